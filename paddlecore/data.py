@@ -102,7 +102,7 @@ class Plan:
     norm cannot work on one row, and each rank must get at least one.
 
     Subclasses with other batches (by length, by session) override `order` and, where batches are not of equal size,
-    `steps` and `rows`.
+    `steps`, `rows` and `count`.
     """
 
     def __init__(self, size: int, batch_size: int, *, seed: int = 0, shuffle: bool = True, drop_last: bool = False) -> None:
@@ -112,18 +112,18 @@ class Plan:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.size, self.batch_size, self.seed, self.shuffle = size, batch_size, seed, shuffle
         self.drop_last = drop_last and size >= batch_size  # an epoch has at least one step
-        self._cached: tuple[int, np.ndarray] | None = None
+        # two epochs: near the end of one, workers already ask for the next
+        self._cached: dict[int, np.ndarray] = {}
 
     def order(self, epoch: int) -> np.ndarray:
         """[size] the rows of an epoch in order."""
-        if self._cached is None or self._cached[0] != epoch:
-            dtype = np.int32 if self.size < 2**31 else np.int64
-            order = np.arange(self.size, dtype=dtype)
+        if epoch not in self._cached:
+            order = np.arange(self.size, dtype=np.int32 if self.size < 2**31 else np.int64)
             if self.shuffle:
                 # Philox is counter based: its stream for a key is fixed by definition, unlike a platform's default
                 np.random.Generator(np.random.Philox(key=mix(self.seed, epoch))).shuffle(order)
-            self._cached = (epoch, order)
-        return self._cached[1]
+            self._cached = {e: o for e, o in self._cached.items() if abs(e - epoch) == 1} | {epoch: order}
+        return self._cached[epoch]
 
     def steps(self, epoch: int) -> int:
         """Optimiser steps of an epoch."""
@@ -133,8 +133,12 @@ class Plan:
     def rows(self, epoch: int, step: int) -> np.ndarray:
         """[b] int64: the rows of one whole step (all ranks and micro-batches)."""
         start = step * self.batch_size
+        return self.order(epoch)[start : start + self.count(epoch, step)].astype(np.int64)
+
+    def count(self, epoch: int, step: int) -> int:
+        """Rows of a step."""
         last = step == self.steps(epoch) - 1 and not self.drop_last
-        return self.order(epoch)[start : None if last else start + self.batch_size].astype(np.int64)
+        return self.size - step * self.batch_size if last else self.batch_size
 
 
 def split(rows: np.ndarray, parts: int, part: int) -> np.ndarray:
@@ -215,6 +219,30 @@ def eval_batches(rows: Rows, batch_size: int, *, workers: int = 0, limit: int | 
     for batch in _batches(rows, keys, min(workers, len(mine)), False):
         assert batch is not None
         yield batch
+
+
+class FirstBatches(Plan):
+    """The first `batches` batches of another plan over and over: a model that cannot overfit them has a bug."""
+
+    def __init__(self, plan: Plan, batches: int) -> None:
+        self.plan, self.batches = plan, min(batches, plan.steps(0))
+        super().__init__(sum(plan.count(0, s) for s in range(self.batches)), plan.batch_size, shuffle=False)
+
+    def order(self, epoch: int) -> np.ndarray:
+        return np.concatenate([self.plan.rows(0, s) for s in range(self.batches)])
+
+
+class Subset:
+    """Some of the rows of another split."""
+
+    def __init__(self, rows: Rows, chosen: np.ndarray) -> None:
+        self.base, self.chosen = rows, chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
+        return self.base.fetch(self.chosen[rows], epoch)
 
 
 class BadRows:
@@ -312,7 +340,16 @@ class DataModule:
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over what `state` gave."""
+        """Take over what `state` gave, or a part of it.
+
+        Called before `prepare` (evaluating, resuming: `prepare` then uses these vocabularies and labels rather than learning new
+        ones) or instead of it (predicting). When pretrained weights are fine-tuned on other data, the key `labels` is left
+        out, so that class names come from the new data and vocabularies from the weights.
+        """
+
+    def bounds(self) -> dict[str, float]:
+        """The best value possible of a metric on the test split, where it is known (generated data)."""
+        return {}
 
     def fingerprint(self) -> str:
         """Hash of the data's content, for the card; empty where it is generated."""

@@ -59,11 +59,20 @@ def start(device: str = "auto", timeout: float = 30.0) -> torch.device:
         # gloo beside nccl: counters, stop flags and metric states are reduced on the CPU
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=datetime.timedelta(seconds=max(10 * timeout, 300)))
+        global _watch
+        _watch = Watch(timeout)
     return chosen
+
+
+_watch: Watch | None = None
 
 
 def stop() -> None:
     """Leave the group, if there is one."""
+    global _watch
+    if _watch is not None:
+        _watch.close()
+        _watch = None
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
@@ -178,15 +187,13 @@ class Watch:
     `timeout` seconds is lost: its number is printed and the process exits with RankLost's code, for torchrun to restart.
     """
 
-    def __init__(self, timeout: float, where: str = "") -> None:
-        self._timeout, self._where = timeout, where
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
         self._done = threading.Event()
-        self._thread: threading.Thread | None = None
-        if world_size() > 1:
-            # a clone has its own connection: the original may be busy in a collective's rendezvous for minutes
-            self._store = dist.distributed_c10d._get_default_store().clone()
-            self._thread = threading.Thread(target=self._beat, daemon=True, name="rank-watch")
-            self._thread.start()
+        # a clone has its own connection: the original may be busy in a collective's rendezvous for minutes
+        self._store = dist.distributed_c10d._get_default_store().clone()
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="rank-watch")
+        self._thread.start()
 
     def _beat(self) -> None:
         me, size = rank(), world_size()
@@ -210,14 +217,15 @@ class Watch:
                     self._exit("the job's store is gone: rank 0 or the torchrun agent that hosts it has died")
 
     def _exit(self, why: str) -> None:
-        print(f"rank {rank()}: {why}; leaving. {self._where}", file=sys.stderr, flush=True)
+        print(
+            f"rank {rank()}: {why}; leaving. The same command goes on from the last checkpoint.", file=sys.stderr, flush=True
+        )
         os._exit(RankLost.exit_code)  # the main thread is stuck in a collective, so no exception would be seen
 
     def close(self) -> None:
-        if self._thread is not None:
-            self._done.set()
-            self._thread.join(timeout=5)
-            try:
-                self._store.set(f"alive/{rank()}", "left")
-            except RuntimeError:
-                pass  # the others left first
+        self._done.set()
+        self._thread.join(timeout=5)
+        try:
+            self._store.set(f"alive/{rank()}", "left")
+        except RuntimeError:
+            pass  # the others left first

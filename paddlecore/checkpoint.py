@@ -1,0 +1,187 @@
+"""Checkpoints on disk: written whole or not at all, hashed, loaded without ever running what is inside.
+
+checkpoints/step_00001234/ holds model.safetensors, ema.safetensors (with an EMA), optimizer.pt, trainer.json, data.json,
+recipe.json and manifest.json, which gives size and sha256 of each of the others. It is written under a temporary name,
+flushed to disk and renamed, so a run that is killed during a save still has the checkpoints from before. It does not depend
+on the number of ranks: every rank holds the same state, and rank 0 writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from paddlecore.errors import CheckpointError
+from paddlecore.sources import sha256_of
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` so that `path` holds either the old or the new text, whatever happens in between."""
+    part = path.with_name(path.name + ".part")
+    with open(part, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except (ValueError, OSError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _savable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """safetensors wants contiguous tensors that share no memory; tied weights are stored once each."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in state.items():
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.numel() and tensor.data_ptr() in seen:
+            tensor = tensor.clone()
+        seen.add(tensor.data_ptr())
+        result[name] = tensor
+    return result
+
+
+def save(
+    root: Path, step: int, *, tensors: Mapping[str, Mapping[str, Tensor]], optimizer: Any, records: Mapping[str, Any]
+) -> Path:
+    """Write `root`/step_<step>/.
+
+    Args:
+        tensors: state dicts by file stem: {"model": ..., "ema": ...}.
+        optimizer: plain tensors and containers.
+        records: JSON-able values by file stem: {"trainer": ..., "data": ..., "recipe": ...}.
+
+    Raises:
+        CheckpointError: the disk is full or cannot be written; what was written before this call is untouched.
+    """
+    folder = root / f"step_{step:08d}"
+    part = root / f".step_{step:08d}.part"
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        for stem, state in tensors.items():
+            save_file(_savable(state), part / f"{stem}.safetensors")
+        torch.save(optimizer, part / "optimizer.pt")
+        for stem, value in records.items():
+            write_json(part / f"{stem}.json", value)
+        files = sorted(part.iterdir())
+        manifest = {f.name: {"sha256": sha256_of(f), "bytes": f.stat().st_size} for f in files}
+        for file in files:
+            _flush(file)
+        write_json(part / "manifest.json", {"step": step, "files": manifest})
+        _flush(part)
+        if folder.exists():  # a damaged one of the same step, or the same step saved again
+            shutil.rmtree(folder)
+        os.rename(part, folder)
+        _flush(root)
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        shutil.rmtree(part, ignore_errors=True)
+        kept = [c.name for c in steps(root)]
+        raise CheckpointError(
+            f"saving {folder} failed: {error}\n  earlier checkpoints are whole: {', '.join(kept) or 'none'}; "
+            "make room, then run the same command again"
+        ) from error
+    return folder
+
+
+def steps(root: Path) -> list[Path]:
+    """The checkpoints under `root`, oldest first; nothing is said about whether they are whole."""
+    return sorted(p for p in root.glob("step_*") if p.is_dir() and p.name[5:].isdigit())
+
+
+def verify(folder: Path) -> None:
+    """Compare each file with the manifest.
+
+    Raises:
+        CheckpointError: names the file that is missing, cut short, or altered.
+    """
+    manifest = read_json(folder / "manifest.json")
+    try:
+        files = {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise CheckpointError(f"{folder / 'manifest.json'} is not a manifest") from None
+    for name, (size, digest) in files.items():
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            raise CheckpointError(f"{path} is missing, but stands in the manifest")
+        if path.stat().st_size != size:
+            raise CheckpointError(f"{path} has {path.stat().st_size} bytes, the manifest says {size}: cut short?")
+        if sha256_of(path) != digest:
+            raise CheckpointError(f"{path} does not have the sha256 of the manifest: it was altered or is damaged")
+
+
+def latest(root: Path) -> Path | None:
+    """The newest checkpoint that is whole; says which damaged ones it passed over. None if there is none at all.
+
+    Raises:
+        CheckpointError: there are checkpoints, and every one is damaged.
+    """
+    damaged = []
+    for folder in reversed(steps(root)):
+        try:
+            verify(folder)
+            return folder
+        except CheckpointError as error:
+            print(f"warning: {error}; trying the checkpoint before it", file=sys.stderr, flush=True)
+            damaged.append(str(error))
+    if damaged:
+        raise CheckpointError(
+            f"every checkpoint under {root} is damaged:\n  " + "\n  ".join(damaged)
+            + "\n  init.resume=never starts afresh in a new folder"
+        )
+    return None
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """A safetensors file on the CPU."""
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def load_optimizer(path: Path) -> Any:
+    """Plain tensors and containers; anything else in the file is refused, never executed."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except Exception as error:  # torch raises a dozen kinds for damaged or hostile pickles; none may pass as a crash
+        reason = str(error).split("\n")[0]
+        raise CheckpointError(f"{path} is not a readable state of plain tensors: {reason}") from None
+
+
+def prune(root: Path, keep: int, best: str | None) -> None:
+    """Delete all but the newest `keep` checkpoints and `best`; also what killed saves left behind."""
+    for folder in steps(root)[:-keep]:
+        if folder.name != best:
+            shutil.rmtree(folder, ignore_errors=True)
+    for part in root.glob(".step_*.part"):
+        shutil.rmtree(part, ignore_errors=True)

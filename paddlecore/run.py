@@ -1,0 +1,366 @@
+"""train, evaluate, predict, check_data, bench: build the parts of a recipe in order, nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from paddlecore import checkpoint, config, distributed, hub, optim
+from paddlecore.data import DataModule, FirstBatches, Loader, Subset
+from paddlecore.errors import CheckpointError, ConfigError
+from paddlecore.journal import Journal, environment
+from paddlecore.optim import LRSchedule
+from paddlecore.schema import RunConfig
+from paddlecore.task import Task
+from paddlecore.trainer import Trainer, evaluate as evaluate_task, peak_memory
+
+
+def train(cfg: RunConfig) -> dict[str, Any]:
+    """Train a recipe, or go on where its run folder stands; return what result.json then holds."""
+    device = _start(cfg)
+    try:
+        folder, last = _agreed_folder(cfg)
+        trainer, data = _trainer(cfg, device, folder, last)
+        outcome = trainer.fit()
+        result = _finished_result(folder, outcome["step"])
+        if result is None:
+            result = _result(cfg, trainer, data, outcome, folder)
+        if trainer.journal is not None:
+            trainer.journal.close()
+        return result
+    finally:
+        distributed.stop()
+
+
+def evaluate(cfg: RunConfig, split: str = "test") -> dict[str, Any]:
+    """Score weights (init.weights, else the recipe's own run or artefact) on a split; metrics, signatures and rows."""
+    device = _start(cfg)
+    try:
+        where = _weights(cfg)
+        artefact = hub.read_artefact(where)
+        data = _data(cfg)
+        data.restore(artefact.data_state)
+        _prepare(data)
+        task = _task(cfg, data)
+        load_exact(task, artefact, where)
+        task.to(device)
+        if cfg.train.channels_last:
+            task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        split = split if split in data.splits else data.splits[-1]
+        rows = data.rows(split)
+        started = time.perf_counter()
+        metrics = evaluate_task(
+            task, rows, data.eval_batch_size, device=device, precision=cfg.train.precision, workers=data.workers,
+            limit=cfg.train.max_eval_batches, channels_last=cfg.train.channels_last,
+        )
+        return {
+            "recipe": cfg.recipe, "weights": str(where), "split": split, "rows": len(rows), **_finite(metrics),
+            **({"best_possible": data.bounds()} if data.bounds() else {}),
+            "signatures": [m.signature for m in task.metrics()], "seconds": round(time.perf_counter() - started, 3),
+        }
+    finally:
+        distributed.stop()
+
+
+def predict(cfg: RunConfig, inputs: Iterable[Any] | None = None) -> Iterator[dict[str, Any]]:
+    """One dict for each raw input, in order; the data module's own examples where `inputs` is None."""
+    device = _start(cfg)
+    where = _weights(cfg)
+    artefact = hub.read_artefact(where)
+    data = _data(cfg)
+    data.restore(artefact.data_state)
+    task = _task(cfg, data)
+    load_exact(task, artefact, where)
+    task.to(device).eval()
+    for raw in data.examples() if inputs is None else inputs:
+        batch = data.encode(raw)
+        with torch.no_grad():
+            prediction = task.predict({k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()})
+        yield {"input": raw, **task.render(prediction)[0]}
+
+
+def check_data(cfg: RunConfig) -> dict[str, Any]:
+    """Read all the data of a recipe, name what is wrong with it, and return its statistics."""
+    data = _data(cfg)
+    data.prepare()
+    return {"recipe": cfg.recipe, **data.describe()}
+
+
+def bench(cfg: RunConfig, steps: int = 100) -> dict[str, Any]:
+    """Training speed of a recipe: the median of five windows after a warm-up, and the share of time waiting for data.
+
+    Writes nothing.
+    """
+    device = _start(cfg)
+    cfg.train.log_every, cfg.train.max_steps, cfg.train.max_epochs = max(steps // 5, 1), steps + max(steps // 5, 1), None
+    cfg.train.early_stop, cfg.train.eval_every = None, None
+    trainer, data = _trainer(cfg, device, None, None)
+    trainer.valid = None
+    lines: list[dict[str, float]] = []
+
+    class Tape:
+        def log(self, step: int, epoch: float, kind: str, values: dict[str, Any]) -> None:
+            lines.append(values)
+
+    trainer.journal = Tape()  # type: ignore[assignment]
+    trainer.fit()
+    windows = sorted(line["examples_per_s"] for line in lines[1:])
+    return {
+        "recipe": cfg.recipe, "device": str(device), "precision": cfg.train.precision, "batch_size": data.batch_size,
+        "examples_per_s": windows[len(windows) // 2], "slowest": windows[0], "fastest": windows[-1],
+        "data_wait": sum(line["data_wait"] for line in lines[1:]) / len(lines[1:]),
+        "memory_gb": lines[-1]["memory_gb"], "threads": torch.get_num_threads(),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------- the parts
+
+
+def _start(cfg: RunConfig) -> torch.device:
+    device = distributed.start(cfg.device, cfg.train.rank_timeout)
+    if cfg.train.deterministic:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    return device
+
+
+def _data(cfg: RunConfig) -> DataModule:
+    data = config.build(cfg.data, "data", seed=cfg.seed)
+    assert isinstance(data, DataModule)
+    return data
+
+
+def _prepare(data: DataModule) -> None:
+    """Rank 0 first: it may download and fill a cache, which the others then find."""
+    failure: BaseException | None = None
+    if distributed.rank() == 0:
+        try:
+            data.prepare()
+        except Exception as error:
+            failure = error
+    message = distributed.broadcast(f"{type(failure).__name__}: {failure}" if failure else "")
+    if failure is not None:
+        raise failure
+    if message:
+        raise SystemExit(1)  # rank 0 says why
+    if distributed.rank() != 0:
+        data.prepare()
+    elif data.bad_rows.count:
+        print(f"warning: {data.bad_rows.summary()}", file=sys.stderr, flush=True)
+
+
+def _task(cfg: RunConfig, data: DataModule) -> Task:
+    torch.manual_seed(cfg.seed)
+    model = config.build(cfg.model, "model", **data.spec)
+    task = config.build(cfg.task, "task", model=model, **data.spec)
+    assert isinstance(task, Task)
+    return task
+
+
+def _trainer(
+    cfg: RunConfig, device: torch.device, folder: Path | None, last: Path | None
+) -> tuple[Trainer, DataModule]:
+    """Every part of a training run. `folder` None writes nothing; `last` is the checkpoint to go on from."""
+    data = _data(cfg)
+    pieces = cfg.train.accumulate * distributed.world_size()
+    if data.batch_size < pieces:
+        raise ConfigError(
+            f"data.batch_size={data.batch_size} cannot be split over train.accumulate={cfg.train.accumulate} x "
+            f"{distributed.world_size()} ranks; it is the size of the whole step"
+        )
+    pretrained = None
+    if last is not None:
+        data.restore(checkpoint.read_json(last / "data.json")["state"])
+    elif cfg.init.weights is not None:
+        pretrained = hub.read_artefact(hub.resolve(cfg.init.weights))
+        data.restore({k: v for k, v in pretrained.data_state.items() if k != "labels"})
+    _prepare(data)
+    task = _task(cfg, data)
+    if pretrained is not None:
+        report = hub.load_state(task, pretrained.state_dict)
+        if distributed.rank() == 0:
+            print(f"init.weights={cfg.init.weights}\n{report}", file=sys.stderr, flush=True)
+    task.to(device)
+
+    rows = data.rows("train")
+    plan = data.plan(rows)
+    valid = data.rows("valid") if "valid" in data.splits else None
+    if cfg.train.overfit_batches:
+        plan = FirstBatches(plan, cfg.train.overfit_batches)
+        valid = Subset(rows, plan.order(0))
+    loader = Loader(rows, plan, accumulate=cfg.train.accumulate, workers=data.workers, pin=device.type == "cuda")
+    optimizers = {phase: optim.build(task, cfg.optim, phase, globs) for phase, globs in task.phases.items()}
+    per_epoch = plan.steps(0)
+    ends = [cfg.train.max_steps, cfg.train.max_epochs and cfg.train.max_epochs * per_epoch]
+    total = min((e for e in ends if e is not None), default=None)
+    schedules = {
+        phase: LRSchedule(_laid_over(cfg.optim, phase).get("schedule", {}), total, per_epoch) for phase in task.phases
+    }
+    records = {
+        "data": {"_target_": cfg.data["_target_"], "state": data.state()},
+        "recipe": {
+            "recipe": cfg.recipe,
+            "model": config.resolved(cfg.model, "model", **data.spec),
+            "task": config.resolved(cfg.task, "task", **data.spec),
+            "data": cfg.data,
+            "identity": config.identity(cfg),
+        },
+    }
+    journal = None
+    if folder is not None and distributed.rank() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        if last is None:
+            (folder / "run_config.yaml").write_text(config.dump(cfg), encoding="utf-8")
+            checkpoint.write_json(folder / "environment.json", environment())
+        journal = Journal(
+            folder, resume_step=int(last.name[5:]) if last is not None else 0, trackers=cfg.train.trackers,
+            run_name=folder.name, config=config.flatten(cfg),
+        )
+    trainer = Trainer(
+        task, optimizers, schedules, loader, cfg.train, device=device, seed=cfg.seed, folder=folder, resume_from=last,
+        valid=valid, eval_batch_size=data.eval_batch_size, journal=journal, records=records, fingerprint=data.fingerprint(),
+    )
+    return trainer, data
+
+
+def _laid_over(section: dict[str, Any], phase: str) -> dict[str, Any]:
+    return {**section, **section.get("phases", {}).get(phase, {})}
+
+
+# ---------------------------------------------------------------------------------------------------- the folder
+
+
+def _agreed_folder(cfg: RunConfig) -> tuple[Path, Path | None]:
+    """The run folder and the checkpoint to go on from. Rank 0 decides: others may see a network disk a little later."""
+    decision: dict[str, Any] = {}
+    error: ConfigError | CheckpointError | None = None
+    if distributed.rank() == 0:
+        try:
+            folder, last = _run_folder(cfg)
+            decision = {"folder": str(folder), "last": str(last) if last else None}
+        except (ConfigError, CheckpointError) as caught:
+            error = caught
+            decision = {"error": f"rank 0: {caught}"}
+    decision = distributed.broadcast(decision)
+    if error is not None:
+        raise error
+    if "error" in decision:
+        raise ConfigError(decision["error"])
+    return Path(decision["folder"]), Path(decision["last"]) if decision["last"] else None
+
+
+def _run_folder(cfg: RunConfig) -> tuple[Path, Path | None]:
+    """The folder of this run and its last whole checkpoint: an existing one only if made by the same recipe and options.
+
+    Raises:
+        ConfigError: the folder named holds another run, naming the options that differ.
+        CheckpointError: every checkpoint in it is damaged.
+    """
+    if cfg.init.resume not in ("auto", "never"):
+        folder = Path(cfg.init.resume)
+        if not (folder / "checkpoints").is_dir():
+            raise ConfigError(f"init.resume={cfg.init.resume} is not a run folder (it has no checkpoints/)")
+    else:
+        folder = Path(cfg.output_dir or config.default_run_dir(cfg))
+    if not checkpoint.steps(folder / "checkpoints"):
+        return folder, None
+    if cfg.init.resume == "never":
+        if cfg.output_dir is not None:
+            raise ConfigError(f"init.resume=never, but output_dir={folder} already holds a run; give another folder")
+        number = 2
+        while checkpoint.steps(Path(f"{folder}-{number}") / "checkpoints"):
+            number += 1
+        return Path(f"{folder}-{number}"), None
+    last = checkpoint.latest(folder / "checkpoints")
+    assert last is not None
+    theirs = checkpoint.read_json(last / "recipe.json").get("identity", {})
+    ours = json.loads(json.dumps(config.identity(cfg)))
+    differing = sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k))
+    if differing:
+        shown = "\n  ".join(f"{k}: there {theirs.get(k)!r}, here {ours.get(k)!r}" for k in differing[:10])
+        raise ConfigError(f"{folder} holds a run with other options:\n  {shown}\n  give another output_dir")
+    return folder, last
+
+
+def _weights(cfg: RunConfig) -> Path:
+    """init.weights; else the recipe's own run folder; else the recipe's artefact."""
+    if cfg.init.weights is not None:
+        return hub.resolve(cfg.init.weights)
+    own = Path(cfg.output_dir or config.default_run_dir(cfg))
+    if checkpoint.steps(own / "checkpoints"):
+        return hub.resolve(own)
+    try:
+        return hub.resolve(cfg.recipe)
+    except (ConfigError, CheckpointError):
+        raise ConfigError(
+            f"no weights: there is neither a run of {cfg.recipe} with these options in {own} nor a published artefact; "
+            "train first, or name them with init.weights=<folder or recipe>"
+        ) from None
+
+
+def load_exact(task: Task, artefact: hub.Artefact, where: Path) -> None:
+    """Weights for evaluation and prediction have to fit wholly.
+
+    Raises:
+        CheckpointError: with the report of what does not.
+    """
+    report = hub.load_state(task, artefact.state_dict)
+    if not report.complete:
+        raise CheckpointError(f"the weights in {where} do not fit this recipe's model:\n{report}")
+
+
+# ---------------------------------------------------------------------------------------------------- the result
+
+
+def _finite(metrics: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def _finished_result(folder: Path, step: int) -> dict[str, Any] | None:
+    path = folder / "result.json"
+    result = checkpoint.read_json(path) if path.is_file() else None
+    return result if result is not None and result.get("steps") == step else None
+
+
+def _result(cfg: RunConfig, trainer: Trainer, data: DataModule, outcome: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Score the best checkpoint on the test split and write result.json."""
+    best = outcome["best"]
+    test: dict[str, float] = {}
+    if "test" in data.splits and not cfg.train.overfit_batches:
+        if best is not None:
+            chosen = folder / "checkpoints" / f"step_{best['step']:08d}"
+            stem = "ema" if trainer.ema is not None else "model"
+            trainer.task.load_state_dict(checkpoint.load_tensors(chosen / f"{stem}.safetensors"))
+        test = evaluate_task(
+            trainer.task, data.rows("test"), data.eval_batch_size, device=trainer.device,
+            precision=cfg.train.precision, workers=data.workers, limit=cfg.train.max_eval_batches,
+            channels_last=cfg.train.channels_last,
+        )
+        if trainer.journal is not None:
+            trainer.journal.log(outcome["step"], trainer.epoch, "test", test)
+    result = {
+        "recipe": cfg.recipe, "run": str(folder), "seed": cfg.seed,
+        "steps": outcome["step"], "epochs": outcome["epoch"],
+        "final": _finite(outcome["final"]),
+        "best": None if best is None else {**best, "value": _finite({"v": best["value"]})["v"],
+                                            "metrics": _finite(best["metrics"])},
+        "test": _finite(test),
+        "parameters": sum(p.numel() for p in trainer.task.parameters()),
+        "seconds": round(outcome["seconds"], 3),
+        "examples_per_second": round(outcome["rows"] / max(outcome["seconds"], 1e-9), 1),
+        "peak_memory_bytes": peak_memory(trainer.device),
+        "ranks": distributed.world_size(),
+    }
+    if data.bounds():
+        result["best_possible"] = data.bounds()
+    if distributed.rank() == 0:
+        checkpoint.write_json(folder / "result.json", result)
+    return result

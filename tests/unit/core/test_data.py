@@ -1,0 +1,147 @@
+"""Order, splitting, loading and randomness: all are functions of (seed, epoch, step, row) and of nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paddlecore import data as D
+from paddlecore.errors import DataError
+
+
+@given(size=st.integers(1, 500), batch=st.integers(1, 120), epoch=st.integers(0, 3), seed=st.integers(0, 9))
+@settings(max_examples=60, deadline=None)
+def test_an_epoch_has_every_row_once(size: int, batch: int, epoch: int, seed: int) -> None:
+    plan = D.Plan(size, batch, seed=seed)
+    steps = [plan.rows(epoch, s) for s in range(plan.steps(epoch))]
+    assert sorted(np.concatenate(steps).tolist()) == list(range(size))
+    assert [len(s) for s in steps] == [plan.count(epoch, s) for s in range(plan.steps(epoch))]
+    assert all(len(s) >= min(batch, size) for s in steps[:-1])
+
+
+@given(size=st.integers(0, 50), parts=st.integers(1, 9))
+@settings(max_examples=50, deadline=None)
+def test_split_is_a_partition_in_order(size: int, parts: int) -> None:
+    rows = np.arange(size)
+    pieces = [D.split(rows, parts, p) for p in range(parts)]
+    assert np.concatenate(pieces).tolist() == rows.tolist()
+    assert max(map(len, pieces)) - min(map(len, pieces)) <= 1
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    a, b = D.Plan(1000, 10, seed=1), D.Plan(1000, 10, seed=1)
+    later = b.rows(7, 3)  # asked for out of turn
+    assert (a.rows(7, 3) == later).all()
+    assert (a.order(0) != a.order(1)).any()
+    assert (a.order(0) != D.Plan(1000, 10, seed=2).order(0)).any()
+    assert (D.Plan(1000, 10, shuffle=False).order(5) == np.arange(1000)).all()
+    assert a.order(0)[:6].tolist() == a.order(0)[:6].tolist()
+
+
+def test_the_order_is_a_known_one() -> None:
+    """Philox's stream is fixed by definition: a checkpoint made elsewhere goes on with the same rows here."""
+    expected = np.arange(10, dtype=np.int32)
+    np.random.Generator(np.random.Philox(key=D.mix(1, 0))).shuffle(expected)
+    assert D.Plan(10, 4, seed=1).order(0).tolist() == expected.tolist()
+    assert D.mix(1, 0) != D.mix(0, 1) != D.mix(1, 0, 0)
+
+
+def test_a_tiny_last_batch_joins_the_one_before() -> None:
+    assert [D.Plan(1601, 100).count(0, s) for s in (14, 15)] == [100, 101]
+    assert D.Plan(1607, 100).steps(0) == 17
+    assert D.Plan(1650, 100, drop_last=True).steps(0) == 16
+    assert D.Plan(50, 100, drop_last=True).steps(0) == 1  # an epoch is never empty
+    with pytest.raises(DataError, match="empty"):
+        D.Plan(0, 4)
+
+
+class Noisy:
+    """Rows with augmentation, as an image data set has it."""
+
+    def __init__(self, size: int) -> None:
+        self.inner = D.SampleRows(size, lambda row: torch.rand(3) + row, lambda s: {"x": torch.stack(s)}, seed=3)
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def fetch(self, rows: np.ndarray, epoch: int) -> D.Batch:
+        return self.inner.fetch(rows, epoch)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stream_from_the_middle_is_the_rest_of_the_stream(workers: int) -> None:
+    plan = D.Plan(23, 5, seed=2)
+    whole = D.Loader(Noisy(23), plan, accumulate=2).stream(0, 0)
+    steps = [next(whole) for _ in range(3 * plan.steps(0))]
+    part = D.Loader(Noisy(23), D.Plan(23, 5, seed=2), accumulate=2, workers=workers).stream(1, 2)
+    for expected in steps[plan.steps(0) + 2 :]:
+        got = next(part)
+        for a, b in zip(expected, got, strict=True):
+            assert (a is None) == (b is None)
+            if a is not None and b is not None:
+                assert torch.equal(a["x"], b["x"])
+    part.close()  # type: ignore[attr-defined]
+
+
+def test_augmentation_belongs_to_the_row_and_the_epoch() -> None:
+    rows = Noisy(10)
+    together = rows.fetch(np.array([4, 7]), 1)["x"]
+    alone = rows.fetch(np.array([7]), 1)["x"]
+    assert torch.equal(together[1:], alone)
+    assert not torch.equal(alone, rows.fetch(np.array([7]), 2)["x"])
+
+
+def test_uniform_is_uniform_and_belongs_to_the_row() -> None:
+    draws = D.uniform(5, 1, np.arange(40_000), 4)
+    assert draws.dtype == np.float32 and 0 <= draws.min() and draws.max() < 1
+    counts = np.histogram(draws, bins=20, range=(0, 1))[0]
+    chi_square = ((counts - 8000) ** 2 / 8000).sum()
+    assert chi_square < 43.8  # 19 degrees of freedom, p = 0.001
+    assert abs(np.corrcoef(draws.T) - np.eye(4)).max() < 0.02
+    assert abs(np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]) < 0.02
+    assert (D.uniform(5, 1, np.array([17, 3]), 4) == draws[[17, 3]]).all()
+    assert (D.uniform(5, 2, np.array([3]), 4) != draws[3]).all()
+
+
+def test_array_rows_slice_and_refuse_unequal_columns() -> None:
+    rows = D.ArrayRows({"ids": np.arange(12).reshape(6, 2), "label": np.arange(6.0, dtype=np.float32)})
+    batch = rows.fetch(np.array([5, 0]), 0)
+    assert batch["ids"].tolist() == [[10, 11], [0, 1]] and batch["label"].tolist() == [5.0, 0.0]
+    with pytest.raises(ValueError, match="differ in length"):
+        D.ArrayRows({"a": np.zeros(3), "b": np.zeros(4)})
+
+
+def test_eval_batches_give_every_row_once() -> None:
+    rows = D.ArrayRows({"i": np.arange(23)})
+    for workers in (0, 2):
+        got = torch.cat([b["i"] for b in D.eval_batches(rows, 5, workers=workers)])
+        assert got.tolist() == list(range(23))
+    assert len(list(D.eval_batches(rows, 5, limit=2))) == 2
+
+
+def test_bad_rows_stop_or_are_counted_up_to_a_limit() -> None:
+    with pytest.raises(DataError, match=r"a\.csv:7: text in a number"):
+        D.BadRows().add("a.csv", 7, "text in a number")
+    bad = D.BadRows("skip", 2)
+    assert bad.summary() == ""
+    bad.add("a.csv", 7, "x")
+    bad.add("a.csv", 9, "y")
+    assert "2 bad rows" in bad.summary() and "a.csv:7" in bad.summary()
+    with pytest.raises(DataError, match="max_bad_rows=2"):
+        bad.add("a.csv", 11, "z")
+
+
+def test_first_batches_repeat_the_plan_s_own() -> None:
+    plan = D.Plan(100, 8, seed=4)
+    few = D.FirstBatches(plan, 2)
+    assert few.rows(5, 0).tolist() == plan.rows(0, 0).tolist() and few.rows(9, 1).tolist() == plan.rows(0, 1).tolist()
+    assert few.steps(3) == 2
+
+
+@pytest.mark.parametrize("bad", [{"batch_size": 0}, {"workers": -1}, {"on_bad_row": "drop"}, {"eval_batch_size": -1}])
+def test_data_module_refuses_impossible_options(bad: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=f"data.{next(iter(bad))}"):
+        D.DataModule(**bad)  # type: ignore[arg-type]
