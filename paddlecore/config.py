@@ -1,0 +1,825 @@
+"""Recipes and command lines in, a typed `RunConfig` out; and `build`, the one place where a name becomes a class.
+
+Options come in layers: configs/train.yaml, the recipe (over the one shared file it may name), a debug file, the command
+line. Hydra composes them; everything is then checked against `schema.py` and against the constructors' signatures, read
+from source, so that a mistake is refused before torch is loaded. Importing this module loads neither Hydra nor torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import inspect
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from paddlecore.errors import ConfigError, nearest
+from paddlecore.schema import About, Optim, RunConfig, Schedule
+from paddlecore.signature import Signature, check_value, signature_of, split_target
+
+# What a recipe may name. `build` also holds the `__module__` of what it found against this list.
+ALLOWED_ROOTS = ("paddlecore", "paddlerec", "paddlecv", "paddlenlp", "torch.optim", "torchvision")
+
+# Verbs that take a recipe: what they do, and options of theirs that are no part of a run's configuration.
+VERBS: dict[str, tuple[str, dict[str, str]]] = {
+    "train": ("train a recipe; the same command goes on where it stopped", {}),
+    "eval": ("score weights; the last line is one JSON object", {"split": "train, valid or test (default)"}),
+    "predict": ("raw input in, one JSON object a line out", {"input": "raw input; default: the data's own examples"}),
+    "check-data": ("read all of a recipe's data and name what is wrong with it", {}),
+    "bench": ("training speed of a recipe; writes nothing", {"steps": "optimiser steps to time (default 100)"}),
+}
+
+_GIVEN_BY_ENGINE = {"model": (), "task": ("model",), "data": ()}  # constructor arguments that no config can give
+_GROUP_KEYS = {"match": "str", "lr": "float", "lr_scale": "float"}
+
+# Options that do not change what a run computes, only where, how long and how loudly.
+_NOT_IDENTITY = (
+    "output_dir", "device", "init.resume", "train.max_steps", "train.max_epochs", "train.log_every", "train.keep",
+    "train.trackers", "train.profile", "train.rank_timeout", "train.save_every", "data.workers",
+)  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def config_root() -> Path:
+    """The folder of the configs: inside the package in an installed wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "_configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def list_recipes(root: Path | None = None) -> list[str]:
+    """All recipes as "<suite>/<name>", sorted. Files that start with `_` are shared parts, not recipes."""
+    folder = (root or config_root()) / "recipe"
+    return sorted(f"{p.parent.name}/{p.stem}" for p in folder.glob("*/*.yaml") if not p.name.startswith("_"))
+
+
+def recipe_path(name: str, root: Path | None = None) -> Path:
+    """The file of a recipe; `name` is "<suite>/<name>" or the path of a user's own file, which ends in .yaml.
+
+    Raises:
+        ConfigError: there is none; names the nearest, or lists all.
+    """
+    if name.endswith(".yaml"):
+        if not Path(name).is_file():
+            raise ConfigError(f"recipe={name}: there is no such file")
+        return Path(name)
+    known = list_recipes(root)
+    if name not in known:
+        raise ConfigError(f"there is no recipe {name!r}{_near_recipe(name, known) or _listing(known)}")
+    return (root or config_root()) / "recipe" / f"{name}.yaml"
+
+
+def read_recipe(name: str, root: Path | None = None) -> dict[str, Any]:
+    """A recipe over the shared file it names, as plain data: what is written, without the engine's defaults."""
+    return _merge(layer.values for layer in _recipe_layers(name, root or config_root()))
+
+
+def _near_recipe(name: str, known: list[str]) -> str:
+    close = [k for k in known if k.rpartition("/")[2] == name.rpartition("/")[2]]
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else nearest(name, known)
+
+
+def _listing(recipes: list[str]) -> str:
+    return "; recipes:" + "".join(f"\n  {r}" for r in recipes) if recipes else "; there are no recipes here"
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values only: no tags that make objects, no aliases (which can blow up), no key twice, 1e-3 is a number."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = parent.start_mark if parent is not None else None
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = (
+            [k for k, _ in node.value if isinstance(k, yaml.ScalarNode)] if isinstance(node, yaml.MappingNode) else []
+        )
+        for i, key in enumerate(keys):
+            if any(key.value == other.value for other in keys[:i]):
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is twice", key.start_mark)
+        return super().construct_mapping(node, deep=deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads back unchanged."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for _class in (_Loader, _Dumper):  # as OmegaConf reads: dates are text, and a number needs no dot before its exponent
+    _class.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in _class.yaml_implicit_resolvers.items()
+    }
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.load(path.read_bytes().decode("utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+    except Exception as error:  # PyYAML also lets ValueError, IndexError and RecursionError through
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{_shown(path)} cannot be read as plain YAML: {reason}") from None
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise ConfigError(f"{_shown(path)} must hold `key: value` lines, got a {type(values).__name__}")
+    return values
+
+
+def _shown(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def _not_plain(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
+    """(key, why) for all in `value` that is not plain data: configs describe, they never compute."""
+    if depth > 20:
+        yield key, "nested too deeply"
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            full = f"{key}.{name}" if key else str(name)
+            if not isinstance(name, (str, int)) or isinstance(name, bool):
+                yield full, f"a key must be text, got {name!r}; quote it"
+            elif isinstance(name, str) and re.fullmatch(r"_\w+_", name) and name != "_target_":
+                yield full, "only _target_ is understood here"
+            elif isinstance(name, str) and "${" in name:
+                yield full, "interpolation is not allowed"
+            else:
+                yield from _not_plain(inner, full, depth + 1)
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from _not_plain(inner, f"{key}.{i}", depth + 1)
+    elif isinstance(value, str):
+        if "${" in value:
+            yield key, f"interpolation is not allowed, got {value!r}; write the value itself"
+        elif value == "???":
+            yield key, "must be given a value"
+    elif isinstance(value, float):
+        if value != value:
+            yield key, "nan is not a value"
+    elif value is not None and not isinstance(value, (bool, int)):
+        yield key, f"only plain values are allowed, got a {type(value).__name__}"
+
+
+@dataclasses.dataclass
+class _Layer:
+    label: str  # what an error calls it
+    values: dict[str, Any]
+
+
+def _layer(path: Path, own: bool = False) -> tuple[_Layer, list[Any]]:
+    """A config file, checked to be plain data, and its defaults list. `own`: it is the user's, not of the tree."""
+    values, label = _read(path), _shown(path)
+    problems = [f"{key}: {why}" for key, why in _not_plain(values)]
+    for name in ("hydra", "recipe", "debug"):
+        if name in values:
+            problems.append(f"{name}: cannot be set in a file")
+    if not own and not re.match(r"# @package _global_\s*\n", path.read_text("utf-8")):
+        problems.append("the first line must be `# @package _global_`")
+    defaults = values.pop("defaults", None)
+    if defaults is not None and not isinstance(defaults, list):
+        problems.append(f"defaults: expected a list, got {defaults!r}")
+    if problems:
+        raise ConfigError(_joined([f"{label}: {p}" for p in problems]))
+    return _Layer(label, values), defaults or []
+
+
+def _recipe_layers(name: str, root: Path) -> list[_Layer]:
+    layer, defaults = _layer(recipe_path(name, root), own=name.endswith(".yaml"))
+    if defaults and defaults[-1] == "_self_":
+        defaults.pop()
+    if not defaults:
+        return [layer]
+    match = re.fullmatch(r"\w+/_base_\w+", str(defaults[0]), re.ASCII)
+    if len(defaults) > 1 or match is None or not (root / "recipe" / f"{match[0]}.yaml").is_file():
+        shared = sorted(f"{p.parent.name}/{p.stem}" for p in (root / "recipe").glob("*/_base_*.yaml"))
+        raise ConfigError(
+            f"{layer.label}: defaults: a recipe may name one shared file ({', '.join(shared) or 'there are none'}) and "
+            f"then _self_; got {defaults}"
+        )
+    base, above = _layer(root / "recipe" / f"{match[0]}.yaml")
+    if above:
+        raise ConfigError(f"{base.label}: a shared file cannot have defaults of its own")
+    return [base, layer]
+
+
+def _merge(trees: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Later over earlier: sections are merged, all else is replaced; as Hydra does."""
+    merged: dict[str, Any] = {}
+    for tree in trees:
+        for key, value in tree.items():
+            below = merged.get(key)
+            if isinstance(value, dict):
+                value = _merge([below if isinstance(below, dict) else {}, value])
+            merged[key] = value
+    return merged
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Composing
+
+
+def compose(overrides: Sequence[str], *, verb: str = "train", root: Path | None = None) -> RunConfig:
+    """The configuration of a run from `key=value` strings, one of which is `recipe=<suite>/<name>` or a .yaml file.
+
+    Values follow Hydra's grammar: 3, 1e-3, true, null, text, 'quoted text', [a,b], {k: v}.
+
+    Raises:
+        ConfigError: with every problem that was found, one a line: key, value, what was expected, where it came from.
+    """
+    root = root or config_root()
+    pairs, problems = _pairs(overrides)
+    chosen: dict[str, str | None] = {"recipe": None, "debug": None}
+    for key, text in pairs:
+        if key in chosen:
+            chosen[key] = None if text in ("", "null") else text
+    recipe, debug = chosen["recipe"], chosen["debug"]
+    pairs = [(key, text) for key, text in pairs if key not in chosen]
+    if recipe is None:
+        usage = f"which recipe? Add recipe=<suite>/<name>, e.g. {_command(verb)} recipe=rec/deepfm_toy"
+        raise ConfigError(_joined([*problems, usage + _listing(list_recipes(root))]))
+    layers = [_train_layer(root), *_recipe_layers(recipe, root)]
+    if debug is not None:
+        known = [p.stem for p in sorted((root / "debug").glob("*.yaml"))]
+        if debug not in known:
+            raise ConfigError(f"debug={debug}: expected {_or(known)}{nearest(debug, known)}")
+        layers.append(_layer(root / "debug" / f"{debug}.yaml")[0])
+
+    checker = _Checker(layers, [key for key, _ in pairs], problems)
+    plain = _plain_overrides(pairs)
+    if plain is not None or problems:
+        # Hydra takes a third of a second to load; a mistake in simple values is found without it
+        _finish(checker, _merge([*(layer.values for layer in layers), plain or {}]), recipe, debug)
+    checker = _Checker(layers, [key for key, _ in pairs], [])
+    return _finish(checker, _hydra(root, recipe, debug, pairs), recipe, debug)
+
+
+def _finish(checker: _Checker, raw: dict[str, Any], recipe: str, debug: str | None) -> RunConfig:
+    config = checker.run_config({**raw, "recipe": recipe, "debug": debug})
+    if checker.problems:
+        raise ConfigError(_joined(checker.problems))
+    return config
+
+
+def _train_layer(root: Path) -> _Layer:
+    path = root / "train.yaml"
+    values = _read(path)
+    values.pop("defaults", None)
+    return _Layer(_shown(path), values)
+
+
+def _command(verb: str) -> str:
+    return f"python tools/{verb.replace('-', '_')}.py"
+
+
+def _pairs(overrides: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """`key=value` strings in two, and what is wrong with those that are not."""
+    pairs, problems = [], []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        shown = override if len(override) <= 80 else override[:77] + "..."
+        if override.startswith("~"):
+            problems.append(f"{shown!r}: options cannot be deleted; set one to null, or to its default")
+        elif override.startswith("+"):
+            problems.append(f"{shown!r}: write key=value, without the +")
+        elif not equals:
+            problems.append(f"{shown!r}: expected key=value, e.g. train.max_steps=100")
+        elif key.split(".")[0] == "hydra" or "@" in key or "/" in key:
+            problems.append(f"{shown!r}: Hydra's own options are not open")
+        elif not re.fullmatch(r"[A-Za-z_][\w-]*(\.[\w-]+)*", key, re.ASCII):
+            problems.append(f"{shown!r}: {key!r} is not the name of an option")
+        elif "${" in text:
+            problems.append(f"{shown!r}: interpolation is not allowed; write the value itself")
+        elif not override.isprintable():
+            problems.append(f"{shown!r}: there are characters in it that are not text")
+        else:
+            pairs.append((key, text))
+    return pairs, problems
+
+
+def _plain_overrides(pairs: list[tuple[str, str]]) -> dict[str, Any] | None:
+    """The overrides as a tree if all values are plain words and numbers, which read the same to Hydra; else None."""
+    tree: dict[str, Any] = {}
+    for key, text in pairs:
+        *parents, last = key.split(".")
+        if any(part.isdigit() for part in (*parents, last)):
+            return None  # an index into a list
+        if re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", text):
+            value: Any = int(text)
+        elif re.fullmatch(r"-?[0-9]{1,9}(\.[0-9]{1,20}([eE][-+]?[0-9]{1,4})?|[eE][-+]?[0-9]{1,4})", text):
+            value = float(text)
+        elif text.lower() in ("true", "false", "null"):
+            value = {"true": True, "false": False, "null": None}[text.lower()]
+        elif re.fullmatch(r"[A-Za-z_/][A-Za-z0-9_/.-]*", text) and text.lower() not in ("nan", "inf"):
+            value = text
+        else:
+            return None
+        node = tree
+        for part in parents:
+            if not isinstance(node.get(part), dict):
+                node[part] = {}
+            node = node[part]
+        node[last] = value
+    return tree
+
+
+_OWN = "_own_recipe"  # what Hydra knows a user's own file as
+
+
+def _hydra(root: Path, recipe: str, debug: str | None, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """The composed options as plain data. The files have been read and found plain before Hydra sees them."""
+    import hydra
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    parser, problems = OverridesParser.create(), []
+    for key, text in pairs:
+        try:
+            if parser.parse_override(f"++{key}={text}").is_sweep_override():
+                problems.append(f"{key}: one value, please, got {text!r}; a list is written [a,b]")
+        except Exception as error:  # whatever a grammar can raise on free text
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            problems.append(f"{key}: {text!r} cannot be read as a value ({reason}); quote text as '{key}=\"...\"'")
+    if problems:
+        raise ConfigError(_joined(problems))
+    name = recipe
+    if recipe.endswith(".yaml"):
+        name = _OWN
+        ConfigStore.instance().store(_OWN, _read(Path(recipe)), group="recipe", package="_global_")
+    groups = [f"recipe={name}", *([f"debug={debug}"] if debug else [])]
+    try:
+        with hydra.initialize_config_dir(str(root.resolve()), version_base="1.3"):
+            composed = hydra.compose("train", groups + [f"++{key}={text}" for key, text in pairs])
+        plain = OmegaConf.to_container(composed, resolve=False)
+    except Exception as error:  # Hydra and OmegaConf have no common base for theirs
+        raise ConfigError(f"cannot compose {recipe}: {' '.join(str(error).split())}") from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checking
+
+
+def _joined(problems: list[str]) -> str:
+    return problems[0] if len(problems) == 1 else "\n  - ".join([f"{len(problems)} problems:", *problems])
+
+
+def _or(names: Iterable[Any]) -> str:
+    return " or ".join(map(str, names))
+
+
+def _has_target(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "_target_" in value or any(_has_target(v) for v in value.values())
+    return isinstance(value, list) and any(_has_target(v) for v in value)
+
+
+def _integral(value: Any) -> Any:
+    """`value` with 1e3 as 1000, in lists and sections too."""
+    if isinstance(value, dict):
+        return {k: _integral(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_integral(v) for v in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class _Checker:
+    """Holds composed options against the schema and the constructors, and collects all that is wrong."""
+
+    def __init__(self, layers: list[_Layer], command_line: list[str], problems: list[str]) -> None:
+        self.layers, self.command_line = layers, command_line
+        self.problems = list(problems)
+        self.known: dict[str, None] = {}  # every option there is, in order
+        self.unknown: list[tuple[str, str, list[str]]] = []  # (key, whose, names it has)
+
+    def origin(self, key: str) -> str:
+        if any(key == k or key.startswith(k + ".") or k.startswith(key + ".") for k in self.command_line):
+            return "command line"
+        for layer in reversed(self.layers):
+            flat = flatten(layer.values)
+            if any(key == k or key.startswith(k + ".") or k.startswith(key + ".") for k in flat):
+                return layer.label
+        return self.layers[min(1, len(self.layers) - 1)].label  # the recipe, where something is missing
+
+    def problem(self, key: str, message: str) -> None:
+        self.problems.append(f"{key}: {message} [{self.origin(key)}]")
+
+    def run_config(self, raw: dict[str, Any]) -> RunConfig:
+        for key, why in _not_plain(raw):
+            self.problem(key, why)
+        config: RunConfig = self.schema(RunConfig, {k: v for k, v in raw.items() if k != "optim"}, "")
+        config.optim = self.optim(raw.get("optim", {}))
+        for name, reserved in _GIVEN_BY_ENGINE.items():
+            setattr(config, name, self.section(raw.get(name), name, reserved, complete=name == "data"))
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", str(config.device)):
+            self.problem("device", f"expected auto, cpu, cuda or cuda:<n>, got {config.device!r}")
+        if config.train.max_epochs is None and config.train.max_steps is None:
+            self.problem("train.max_steps", "the run would never end; set train.max_epochs or train.max_steps")
+        for key, whose, names in self.unknown:
+            self.problem(key, f"{whose} has no such option{self.suggest(key, names)}")
+        return config
+
+    def schema(self, cls: type, raw: Any, prefix: str) -> Any:
+        """A dataclass of `schema.py` from plain options."""
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        self.known.update(dict.fromkeys(prefix + name for name in fields))
+        values = {}
+        for name, value in self.items(raw, prefix):
+            if name in fields:
+                values[name] = self.field(fields[name], value, prefix + name)
+            else:
+                self.unknown.append((prefix + name, prefix.rstrip(".") or "a run", list(fields)))
+        return cls(**values)
+
+    def items(self, raw: Any, prefix: str) -> list[tuple[str, Any]]:
+        if isinstance(raw, dict):
+            return [(str(name), value) for name, value in raw.items()]
+        self.problem(prefix.rstrip("."), f"expected a section of options, got {raw!r}")
+        return []
+
+    def field(self, field: dataclasses.Field[Any], value: Any, key: str) -> Any:
+        self.known[key] = None
+        if dataclasses.is_dataclass(field.default_factory):
+            return self.schema(field.default_factory, value, key + ".")
+        value, why = _fit(str(field.type), value)
+        choices, low = field.metadata.get("choices"), field.metadata.get("low")
+        for item in value if isinstance(value, list) else [value]:
+            if why is None and choices and item is not None and item not in choices:
+                why = f"expected {_or(choices)}, got {item!r}{nearest(str(item), choices)}"
+            elif why is None and low is not None and item is not None and item < low:
+                why = f"must be at least {low}, got {item}"
+        if why is not None:
+            self.problem(key, why)
+        return value
+
+    def target(self, target: Any, key: str) -> Signature | None:
+        try:
+            check_target(target, key)
+            return signature_of(target)
+        except ConfigError as error:
+            text = str(error)
+            self.problem(key, text.removeprefix(f"{key}: "))
+            return None
+
+    def section(self, raw: Any, key: str, reserved: Sequence[str] = (), complete: bool = True) -> dict[str, Any]:
+        """A section that names a class. `complete`: all that the constructor requires must be there."""
+        options = dict(self.items({} if raw is None else raw, key + "."))
+        self.known[f"{key}._target_"] = None
+        if "_target_" not in options:
+            self.problem(f"{key}._target_", "not given: the class to build, as <module>.<class>")
+            return options
+        signature = self.target(options["_target_"], f"{key}._target_")
+        if signature is None:
+            return options
+        names = [n for n in signature.names if n not in reserved]
+        self.known.update(dict.fromkeys(f"{key}.{n}" for n in names))
+        for name, value in options.items():
+            if name != "_target_":
+                options[name] = self.argument(signature, names, name, value, f"{key}.{name}")
+        for name in names if complete else ():
+            if name != "seed" and signature[name].required and name not in options:
+                self.problem(f"{key}.{name}", f"not given, and {signature.target} requires it")
+        return options
+
+    def argument(self, signature: Signature, names: list[str], name: str, value: Any, key: str) -> Any:
+        """One constructor argument of the class that a section names."""
+        if name in names:
+            return self.value(signature[name].annotation, value, key)
+        if not signature.open or name in signature:  # the latter: reserved for the engine
+            self.unknown.append((key, signature.target, names))
+        return self.value(None, value, key)
+
+    def value(self, annotation: str | None, value: Any, key: str) -> Any:
+        if isinstance(value, dict) and "_target_" in value:
+            return self.section(value, key)
+        if _has_target(value):
+            if isinstance(value, dict):
+                return {k: self.value(None, v, f"{key}.{k}") for k, v in value.items()}
+            return [self.value(None, v, f"{key}.{i}") for i, v in enumerate(value)]
+        value, why = _fit(annotation, value)
+        if why is not None:
+            self.problem(key, why)
+        return value
+
+    def optim(self, raw: Any) -> dict[str, Any]:
+        """The `optim` section, defaults filled in: engine keys by the schema, the others by the constructor."""
+        defaults = dataclasses.asdict(Optim())
+        given = self.optim_options(raw, "optim.", defaults["_target_"])
+        phases = given.get("phases", {})
+        target = given.get("_target_", defaults["_target_"])
+        given["phases"] = {
+            name: self.optim_options(phase, f"optim.phases.{name}.", target)
+            for name, phase in self.items(phases, "optim.phases.")
+        }
+        merged = _merge([defaults, given])
+        for phase in merged["phases"].values():
+            if "schedule" in phase:  # a phase lays single keys over the schedule, too
+                phase["schedule"] = _merge([merged["schedule"], phase["schedule"]])
+        return merged
+
+    def optim_options(self, raw: Any, prefix: str, target: Any) -> dict[str, Any]:
+        options = dict(self.items(raw, prefix))
+        signature = self.target(options.get("_target_", target), f"{prefix}_target_")
+        fields = {f.name: f for f in dataclasses.fields(Optim) if prefix == "optim." or f.name != "phases"}
+        own = [n for n in signature.names if n not in ("params", "lr")] if signature else []
+        self.known.update(dict.fromkeys(prefix + n for n in (*fields, *own)))
+        for name, value in options.items():
+            key = prefix + name
+            if name == "groups" and isinstance(value, list):
+                options[name] = [self.group(signature, own, g, f"{key}.{i}") for i, g in enumerate(value)]
+            elif name == "schedule":
+                given = value if isinstance(value, dict) else {}
+                checked = dataclasses.asdict(self.schema(Schedule, value, key + "."))
+                options[name] = {k: v for k, v in checked.items() if k in given}
+            elif name in fields:
+                options[name] = self.field(fields[name], value, key)
+            elif signature is not None:
+                if name not in own and not (signature.open and name not in signature):
+                    self.unknown.append((key, signature.target, [*fields, *own]))
+                else:
+                    options[name] = self.argument(signature, own, name, value, key)
+        return options
+
+    def group(self, signature: Signature | None, own: list[str], raw: Any, key: str) -> dict[str, Any]:
+        options = dict(self.items(raw, key + "."))
+        for name, value in options.items():
+            if name in _GROUP_KEYS:
+                options[name], why = _fit(_GROUP_KEYS[name], value)
+                if why is None and name != "match" and value < 0:
+                    why = f"must be at least 0, got {value}"
+                if why is not None:
+                    self.problem(f"{key}.{name}", why)
+            elif signature is not None and name in own:
+                options[name] = self.argument(signature, own, name, value, f"{key}.{name}")
+            else:
+                self.unknown.append((f"{key}.{name}", "a parameter group", [*_GROUP_KEYS, *own]))
+        if "match" not in options:
+            self.problem(f"{key}.match", "not given: a glob over parameter names")
+        return options
+
+    def suggest(self, key: str, names: list[str]) -> str:
+        """The options most like `key`: in its section, and anywhere by their full name."""
+        section, _, last = key.rpartition(".")
+        scored = [(0.0, "")]
+        for known in dict.fromkeys([*(f"{section}.{n}" if section else n for n in names), *self.known]):
+            where, _, name = known.rpartition(".")
+            likeness = _likeness(last, name)
+            if likeness >= 0.6:
+                scored.append((likeness + 0.2 * _likeness(section, where), known))
+        best = max(scored)[0]
+        close = [k for score, k in sorted(scored, key=lambda s: -s[0]) if score >= max(0.6, best - 0.15)][:3]
+        if close:
+            return f"; did you mean {_or(map(repr, close))}?"
+        return f"; it has {', '.join(names)}" if names else "; it has none"
+
+
+def _likeness(a: str, b: str) -> float:
+    """In [0, 1]; words in another order (`dim_embed`, `embed_dim`) are nearly the same."""
+    a, b = a.lower(), b.lower()
+    if a != b and sorted(a.split("_")) == sorted(b.split("_")):
+        return 0.95
+    return difflib.SequenceMatcher(None, a, b).ratio()
+
+
+def _fit(annotation: str | None, value: Any) -> tuple[Any, str | None]:
+    """`value` as `annotation` wants it (1e3 where an int is due), and why it does not suit, if so."""
+    why = check_value(annotation, value) if annotation else None
+    if why is not None and check_value(annotation or "", _integral(value)) is None:
+        return _integral(value), None
+    return value, why
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Building
+
+
+def check_target(target: object, key: str = "_target_") -> None:
+    """Refuse a class name that is malformed or lies outside `ALLOWED_ROOTS`; `key` is named in the error.
+
+    Raises:
+        ConfigError: see above.
+    """
+    if not isinstance(target, str) or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", target, re.ASCII):
+        raise ConfigError(f"{key}: expected <module>.<class>, got {target!r}")
+    allowed = f"allowed are classes under {', '.join(ALLOWED_ROOTS)}"
+    if any(part.startswith("__") for part in target.split(".")):
+        raise ConfigError(f"{key}: {target} is not allowed; {allowed}")
+    if not _allowed(target):
+        raise ConfigError(f"{key}: {target} is not allowed; {allowed}{nearest(target.split('.')[0], ALLOWED_ROOTS)}")
+
+
+def _allowed(name: str) -> bool:
+    return any(name == root or name.startswith(root + ".") for root in ALLOWED_ROOTS)
+
+
+def _import(target: str, key: str) -> Any:
+    """The class, or the function of a `models` package, that `target` names. The only import by name in the project."""
+    import importlib
+
+    check_target(target, key)
+    try:
+        module, name = split_target(target)
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise ConfigError(f"{key}: cannot import {target}: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from None
+    is_builder = inspect.isfunction(found) and ".models" in str(found.__module__)
+    if not (inspect.isclass(found) or is_builder):
+        what = "there is no such class" if found is None else "it is neither a class nor a function of a models package"
+        raise ConfigError(f"{key}: {target} cannot be built: {what}")
+    if not _allowed(str(found.__module__)):  # a module of ours may well have imported something else's classes
+        raise ConfigError(f"{key}: {target} is not allowed: it is defined in {found.__module__}")
+    return found
+
+
+def build(section: Mapping[str, Any], where: str, /, **extra: Any) -> Any:
+    """Make the object that `section` describes: its `_target_` called with its other keys.
+
+    `extra` holds what the caller can give besides: each is passed on only if the constructor has a parameter of that
+    name and `section` does not set it. So `build(config.model, "model", **data.spec)` fills in sizes. Sections inside
+    the section that name a class are built first, from what they say alone. `where` is the section's name in errors.
+
+    Raises:
+        ConfigError: class not allowed, an argument missing, or refused by the constructor (TypeError, ValueError).
+    """
+    key = f"{where}._target_"
+    if "_target_" not in section:
+        raise ConfigError(f"{key}: not given: the class to build, as <module>.<class>")
+    made = _import(section["_target_"], key)
+    signature = signature_of(section["_target_"])
+    complete = resolved(section, where, **extra)
+    arguments = {
+        name: _build_inside(value, f"{where}.{name}") if name in section else value
+        for name, value in complete.items()
+        if name != "_target_"
+    }
+    missing = [p.name for p in signature.parameters if p.required and p.name not in arguments]
+    if missing:
+        given = f"the engine gives {', '.join(extra)}; " if extra else ""
+        raise ConfigError(
+            f"{where}: {signature.target} also requires {', '.join(missing)}; {given}"
+            f"set {_or(f'{where}.{m}=...' for m in missing)}, or choose data whose spec has it"
+        )
+    try:
+        return made(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {signature.target} refuses its arguments: {error}") from error
+
+
+def resolved(section: Mapping[str, Any], where: str, /, **extra: Any) -> dict[str, Any]:
+    """`section` and those of `extra` that its constructor takes and it does not set: what `build` goes by."""
+    check_target(section.get("_target_"), f"{where}._target_")
+    signature = signature_of(section["_target_"])
+    return {**section, **{k: v for k, v in extra.items() if k in signature and k not in section}}
+
+
+def _build_inside(value: Any, where: str) -> Any:
+    if isinstance(value, dict) and "_target_" in value:
+        return build(value, where)
+    if isinstance(value, dict):
+        return {k: _build_inside(v, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(value, list):
+        return [_build_inside(v, f"{where}.{i}") for i, v in enumerate(value)]
+    return value
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A configuration as data
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """All options as nested plain data."""
+    return dataclasses.asdict(config)
+
+
+def flatten(config: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """All options by full name, `{"train.max_steps": 100, ...}`; lists and empty sections are values."""
+    flat: dict[str, Any] = {}
+    for key, value in (to_dict(config) if isinstance(config, RunConfig) else config).items():
+        if isinstance(value, dict) and value:
+            flat |= {f"{key}.{inner}": v for inner, v in flatten(value).items()}
+        else:
+            flat[str(key)] = value
+    return flat
+
+
+def dump(config: RunConfig) -> str:
+    """The configuration as YAML, for run_config.yaml."""
+    return yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def load_record(path: str | Path) -> dict[str, Any]:
+    """A stored run_config.yaml as plain data: a record to show and compare, never an input to `build`.
+
+    Raises:
+        ConfigError: not readable, or anything but plain values in it.
+    """
+    return _read(Path(path))
+
+
+def identity(config: RunConfig) -> dict[str, Any]:
+    """The options that change what a run computes, by full name; 1 and 1.0 are the same."""
+    flat = {k: _integral(v) for k, v in flatten(config).items()}
+    if config.recipe.endswith(".yaml"):
+        flat["recipe"] = Path(config.recipe).stem  # the file's place does not matter, its content is here
+    return {k: v for k, v in sorted(flat.items()) if k not in _NOT_IDENTITY and not k.startswith("about.")}
+
+
+def default_run_dir(config: RunConfig) -> str:
+    """runs/<suite>/<name>-<hash>: the same options find the same folder, so that the same command goes on."""
+    canonical = json.dumps(identity(config), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    name = f"own/{Path(config.recipe).stem}" if config.recipe.endswith(".yaml") else config.recipe
+    return f"runs/{name}-{hashlib.sha256(canonical.encode()).hexdigest()[:6]}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Help
+
+
+def help_text(verb: str, overrides: Sequence[str] = (), *, root: Path | None = None) -> str:
+    """What `--help` prints: usage, all engine options, and those of the recipe if one is given, else all recipes."""
+    root = root or config_root()
+    summary, own = VERBS.get(verb, ("", {}))
+    lines = [f"{verb}: {summary}" if summary else verb, ""]
+    options = "".join(f" {name}=..." for name in own)
+    lines += [f"  {_command(verb)} recipe=<suite>/<name>{options} [key=value ...]"]
+    lines += [f"  paddlesuite {verb} recipe=<suite>/<name>{options} [key=value ...]", ""]
+    lines += [_row(f"{name}=", help) for name, help in own.items()]
+    recipe = next((text for key, text in reversed(_pairs(overrides)[0]) if key == "recipe"), None)
+    if recipe:
+        raw = read_recipe(recipe, root)
+        lines += _recipe_help(recipe, raw)
+    else:
+        lines += ["Recipes; add recipe=... to see the options of one"]
+        lines += [_row(name, str(_about(name, root).get("title", ""))) for name in list_recipes(root)]
+    lines += ["", "Engine options"]
+    lines += _schema_help(RunConfig(), "")
+    return "\n".join(lines) + "\n"
+
+
+def _about(name: str, root: Path) -> dict[str, Any]:
+    about = read_recipe(name, root).get("about")
+    return about if isinstance(about, dict) else {}
+
+
+def _row(left: str, right: str) -> str:
+    return f"  {left:<42} {right}".rstrip() if len(left) <= 42 else f"  {left}\n  {'':<42} {right}".rstrip()
+
+
+def _plain_text(value: Any) -> str:
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
+def _schema_help(section: Any, prefix: str) -> list[str]:
+    lines = []
+    for field in dataclasses.fields(section):
+        value, meta = getattr(section, field.name), field.metadata
+        if isinstance(value, About):
+            continue  # says what a recipe is; nothing to set
+        if dataclasses.is_dataclass(value) or prefix + field.name == "optim":
+            inner = Optim() if field.name == "optim" else value
+            lines += ["", f"{prefix}{field.name}: {meta['help']}", *_schema_help(inner, f"{prefix}{field.name}.")]
+            continue
+        facts = [meta["unit"], f"at least {meta['low']}" if meta["low"] is not None else "", _or(meta["choices"])]
+        noted = "; ".join(f for f in facts if f)
+        noted = f" ({noted})" if noted else ""
+        lines.append(_row(f"{prefix}{field.name}={_plain_text(value)}", meta["help"] + noted))
+    return lines
+
+
+def _recipe_help(recipe: str, raw: dict[str, Any]) -> list[str]:
+    lines = [recipe] + [f"  {k}: {v}" for k, v in (raw.get("about") or {}).items() if v]
+    for name, reserved in _GIVEN_BY_ENGINE.items():
+        section = raw.get(name) or {}
+        target = section.get("_target_")
+        try:
+            check_target(target, f"{name}._target_")
+            signature = signature_of(target)
+        except ConfigError as error:
+            lines += ["", f"{name}: {error}"]
+            continue
+        lines += ["", f"{name}: {signature.target}", *(f"  {line}" for line in signature.doc.split("\n")[:1] if line)]
+        for p in signature.parameters:
+            if p.name in reserved:
+                continue
+            value = _plain_text(section[p.name]) if p.name in section else p.default or "(from the data)"
+            lines.append(_row(f"{name}.{p.name}={value}", p.doc or p.annotation or ""))
+    return lines

@@ -1,0 +1,432 @@
+"""Read what a class takes without importing it, so that a mistyped option is refused before torch is loaded.
+
+`signature_of("paddlerec.models.DeepFM")` finds the source file, follows re-exports and base classes, and reads the
+constructor with `ast`. No code of the package runs. `check_value` holds a plain value against an annotation's text.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
+from typing import Any
+
+from paddlecore.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One keyword of a constructor. `default` and `annotation` are source text; None where there is none.
+
+    `doc` is its line in the docstring's `Args:`, if there is one.
+    """
+
+    name: str
+    required: bool
+    default: str | None = None
+    annotation: str | None = None
+    doc: str = ""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a class or function takes. `open`: it also takes keywords that the source does not name."""
+
+    target: str  # where it is defined: <module>.<name>
+    parameters: tuple[Parameter, ...]
+    open: bool
+    doc: str
+    file: str
+    line: int
+
+    def __getitem__(self, name: str) -> Parameter:
+        return self._by_name[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    @property
+    def names(self) -> list[str]:
+        return [p.name for p in self.parameters]
+
+    @property
+    def _by_name(self) -> dict[str, Parameter]:
+        return {p.name: p for p in self.parameters}
+
+
+_Function = (ast.FunctionDef, ast.AsyncFunctionDef)
+_FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+_Seen = frozenset[tuple[str, str]]  # (module, name) looked up on the way here: an import cycle ends
+
+
+@dataclass(frozen=True)
+class _Definition:
+    module: str
+    file: str
+    node: ast.ClassDef | _FunctionNode
+
+    @property
+    def target(self) -> str:
+        return f"{self.module}.{self.node.name}"
+
+
+@cache
+def signature_of(target: str) -> Signature:
+    """The signature of the class or function with the dotted path `target`.
+
+    Raises:
+        ConfigError: no such module or name, or it is neither a class nor a function; names the nearest ones.
+    """
+    module, name = split_target(target)
+    found = _lookup(module, name)
+    if not isinstance(found, _Definition):
+        if isinstance(found, str):
+            raise ConfigError(f"{target} is a module; name a class in it")
+        known = sorted(n for n in _names(module) if not n.startswith("_"))
+        raise ConfigError(f"{module} has no class {name!r}{nearest(name, known)}")
+    parameters, is_open = _parameters(found)
+    doc = ast.get_docstring(found.node) or ""
+    return Signature(found.target, tuple(parameters.values()), is_open, doc, found.file, found.node.lineno)
+
+
+def split_target(target: str) -> tuple[str, str]:
+    """`<module>.<name>` in two, where <module> must be a module that exists; nothing is imported.
+
+    Raises:
+        ConfigError: the module does not exist, or `target` reaches into something that is not a module.
+    """
+    module, _, name = target.rpartition(".")
+    if module and _spec(module) is not None:
+        return module, name
+    missing = module or target
+    while "." in missing and _spec(missing.rpartition(".")[0]) is None:
+        missing = missing.rpartition(".")[0]
+    parent, _, tail = missing.rpartition(".")
+    spec = _spec(parent) if parent else None
+    where = f"in {parent} " if parent else ""
+    close = nearest(tail, _submodules(spec)) if spec else ""
+    raise ConfigError(f"cannot find {target}: there is no module {tail!r} {where}(expected <module>.<class>){close}")
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    """Where a module's source is. `importlib.util.find_spec` would import the parents; this asks the finders."""
+    parent, _, _ = module.rpartition(".")
+    if parent:
+        above = _spec(parent)
+        if above is None or above.submodule_search_locations is None:
+            return None
+        return PathFinder.find_spec(module, list(above.submodule_search_locations))
+    for finder in sys.meta_path:  # all of them, for an editable install brings a finder of its own
+        find = getattr(finder, "find_spec", None)
+        spec: ModuleSpec | None = find(module, None) if find and module else None
+        if spec is not None:
+            return spec
+    return None
+
+
+def _submodules(spec: ModuleSpec) -> list[str]:
+    import pkgutil
+
+    return [m.name for m in pkgutil.iter_modules(spec.submodule_search_locations or [])]
+
+
+@cache
+def _source(file: str) -> str:
+    with open(file, encoding="utf-8") as stream:
+        return stream.read()
+
+
+@cache
+def _tree(file: str) -> ast.Module:
+    return ast.parse(_source(file), file)
+
+
+def clear_cache() -> None:
+    """Forget every source file read so far: for a session in which sources change on disk."""
+    for cached in (signature_of, _source, _tree):
+        cached.cache_clear()
+    importlib.invalidate_caches()
+
+
+def _file(module: str) -> tuple[str, bool] | None:
+    """The source file of `module` and whether it is a package; None for built-in, compiled and namespace modules."""
+    spec = _spec(module)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    return spec.origin, spec.submodule_search_locations is not None
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements of a module or class, also those under `if`, `try` and `with`."""
+    for statement in body:
+        yield statement
+        if isinstance(statement, (ast.If, ast.Try, ast.With)):
+            yield from _statements(statement.body)
+        if isinstance(statement, (ast.If, ast.Try)):
+            yield from _statements(statement.orelse)
+        if isinstance(statement, ast.Try):
+            yield from _statements([s for handler in statement.handlers for s in handler.body] + statement.finalbody)
+
+
+def _names(module: str, seen: frozenset[str] = frozenset()) -> set[str]:
+    """Names bound at the top of `module` by class, def and from-import, those of star imports included."""
+    located = _file(module)
+    names: set[str] = set()
+    for statement in _statements(_tree(located[0]).body) if located and module not in seen else ():
+        if isinstance(statement, (ast.ClassDef, *_Function)):
+            names.add(statement.name)
+        elif isinstance(statement, ast.ImportFrom):
+            names |= {a.asname or a.name for a in statement.names if a.name != "*"}
+            if statement.names[0].name == "*":
+                names |= _names(_absolute(module, statement), seen | {module})
+    return names
+
+
+def _absolute(module: str, statement: ast.ImportFrom) -> str:
+    """The module that a `from ... import` in `module` names."""
+    if statement.level == 0:
+        return statement.module or ""
+    located = _file(module)
+    up = statement.level - (1 if located and located[1] else 0)  # in a package's __init__ one dot is the package itself
+    parts = module.split(".")
+    base = parts[: len(parts) - up] if up else parts
+    return ".".join(base + ([statement.module] if statement.module else []))
+
+
+def _lookup(module: str, name: str, seen: _Seen = frozenset()) -> _Definition | str | None:
+    """What `name` is in `module`: a definition, the name of a module, or None if neither can be said."""
+    located = _file(module)
+    if (module, name) in seen:
+        return None
+    seen |= {(module, name)}
+    found: _Definition | str | None = None
+    stars: list[str] = []
+    if located and (name in (source := _source(located[0])) or "import *" in source):  # parse only what may have it
+        for statement in _statements(_tree(located[0]).body):
+            if isinstance(statement, (ast.ClassDef, *_Function)) and statement.name == name:
+                found = _Definition(module, located[0], statement)
+            elif isinstance(statement, ast.ImportFrom):
+                for alias in statement.names:
+                    if alias.name == "*":
+                        stars.append(_absolute(module, statement))
+                    elif (alias.asname or alias.name) == name:
+                        found = _lookup(_absolute(module, statement), alias.name, seen)
+            elif isinstance(statement, ast.Import):
+                for alias in statement.names:
+                    if alias.asname == name:
+                        found = alias.name
+                    elif alias.asname is None and alias.name.split(".")[0] == name:
+                        found = name
+            elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+                if statement.targets[0].id == name and isinstance(statement.value, (ast.Name, ast.Attribute)):
+                    found = _evaluate(module, statement.value, seen)
+    for star in reversed(stars):
+        found = found or _lookup(star, name, seen)
+    if found is None and _spec(f"{module}.{name}") is not None:
+        return f"{module}.{name}"
+    return found
+
+
+def _evaluate(module: str, expression: ast.expr, seen: _Seen = frozenset()) -> _Definition | str | None:
+    """What `a` or `a.b.c` stands for in `module`."""
+    if isinstance(expression, ast.Name):
+        return _lookup(module, expression.id, seen)
+    if isinstance(expression, ast.Attribute):
+        owner = _evaluate(module, expression.value, seen)
+        return _lookup(owner, expression.attr, seen) if isinstance(owner, str) else None
+    return None
+
+
+def _parameters(definition: _Definition) -> tuple[dict[str, Parameter], bool]:
+    """Keywords of a class's constructor or of a function, in order, and whether it takes others besides."""
+    node = definition.node
+    if isinstance(node, _Function):
+        return _documented(_arguments(node, skip=0), node), node.args.kwarg is not None
+    if _is_dataclass(node):
+        return _documented(_dataclass_fields(definition), node), False
+    inits = [s for s in _statements(node.body) if isinstance(s, _Function) and s.name == "__init__"]
+    if not inits:
+        return _inherited(definition)
+    init = inits[-1]  # the last one is the implementation, where there are overloads
+    own = _documented(_arguments(init, skip=1), node, init)
+    if init.args.kwarg is None:
+        return own, False
+    call = _super_call(init, init.args.kwarg.arg)
+    if call is None:
+        return own, True  # it does something else with its **kwargs
+    inherited, is_open = _inherited(definition)
+    given = {k.arg for k in call.keywords} | set(list(inherited)[: len(call.args)])  # what the class passes on itself
+    return own | {name: p for name, p in inherited.items() if name not in given and name not in own}, is_open
+
+
+def _inherited(definition: _Definition) -> tuple[dict[str, Parameter], bool]:
+    """Parameters of the first base class that has any."""
+    assert isinstance(definition.node, ast.ClassDef)
+    unknown = False
+    for base in definition.node.bases:
+        expression = base.value if isinstance(base, ast.Subscript) else base  # Generic[T]
+        if ast.unparse(expression).rpartition(".")[2] in ("object", "Module", "Protocol", "Generic", "ABC"):
+            continue  # they take nothing, and torch's sources are long
+        found = _evaluate(definition.module, expression)
+        if not isinstance(found, _Definition):
+            unknown = True
+            continue
+        parameters, is_open = _parameters(found)
+        if parameters or is_open:
+            return parameters, is_open
+    return {}, unknown
+
+
+def _arguments(function: _FunctionNode, skip: int) -> dict[str, Parameter]:
+    arguments = function.args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    defaults: list[ast.expr | None] = [None] * (len(positional) - len(arguments.defaults)) + list(arguments.defaults)
+    pairs = list(zip(positional, defaults, strict=True))[skip:]
+    pairs += zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    return {a.arg: _parameter(a.arg, a.annotation, default) for a, default in pairs}
+
+
+def _documented(parameters: dict[str, Parameter], *nodes: ast.ClassDef | _FunctionNode) -> dict[str, Parameter]:
+    """`parameters` with their lines in the `Args:` of the docstrings."""
+    docs: dict[str, str] = {}
+    for node in nodes:
+        _, _, entries = (ast.get_docstring(node) or "").partition("Args:\n")
+        docs |= re.findall(r"^ {4}(\w+): (.+(?:\n {5,}.+)*)", entries, re.MULTILINE)
+    return {name: replace(p, doc=" ".join(docs.get(name, "").split())) for name, p in parameters.items()}
+
+
+def _parameter(name: str, annotation: ast.expr | None, default: ast.expr | None) -> Parameter:
+    default_text, annotation_text = (ast.unparse(e) if e else None for e in (default, annotation))
+    return Parameter(name, default is None, default_text, annotation_text)
+
+
+def _super_call(init: _FunctionNode, kwargs: str) -> ast.Call | None:
+    """The call `super().__init__(..., **kwargs)` in a constructor."""
+    for node in ast.walk(init):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "super().__init__":
+            if any(k.arg is None and ast.unparse(k.value) == kwargs for k in node.keywords):
+                return node
+    return None
+
+
+def _is_dataclass(node: ast.ClassDef) -> bool:
+    for decorator in node.decorator_list:
+        call = decorator.func if isinstance(decorator, ast.Call) else decorator
+        if ast.unparse(call) in ("dataclass", "dataclasses.dataclass"):
+            keywords = decorator.keywords if isinstance(decorator, ast.Call) else []
+            return not any(k.arg == "init" and ast.unparse(k.value) == "False" for k in keywords)
+    return False
+
+
+def _dataclass_fields(definition: _Definition) -> dict[str, Parameter]:
+    assert isinstance(definition.node, ast.ClassDef)
+    fields: dict[str, Parameter] = {}
+    for base in reversed(definition.node.bases):
+        found = _evaluate(definition.module, base)
+        if isinstance(found, _Definition) and isinstance(found.node, ast.ClassDef) and _is_dataclass(found.node):
+            fields |= _dataclass_fields(found)
+    for statement in definition.node.body:
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+            continue
+        annotation, value = statement.annotation, statement.value
+        if ast.unparse(annotation).split("[")[0].rpartition(".")[2] in ("ClassVar", "KW_ONLY"):
+            continue
+        if isinstance(value, ast.Call) and ast.unparse(value.func).rpartition(".")[2] == "field":
+            options = {k.arg: k.value for k in value.keywords}
+            if "init" in options and ast.unparse(options["init"]) == "False":
+                continue
+            value = options.get("default", options.get("default_factory"))
+        fields[statement.target.id] = _parameter(statement.target.id, annotation, value)
+    return fields
+
+
+# Types that YAML can give, by the last part of the annotation's name. A name not here is accepted: it says nothing.
+_PLAIN: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "str": (str,),
+    "Path": (str,),
+    "PathLike": (str,),
+    "dict": (dict,),
+    "Dict": (dict,),
+    "Mapping": (dict,),
+    "MutableMapping": (dict,),
+    **{
+        name: (list, tuple)
+        for name in (
+            "list", "List", "tuple", "Tuple", "set", "Set", "frozenset", "Sequence", "MutableSequence", "Iterable",
+            "Collection",
+        )
+    },
+}  # fmt: skip
+
+
+def check_value(annotation: str, value: Any) -> str | None:
+    """Why `value`, as read from YAML, does not suit an annotation's text; None if it does or if that cannot be said.
+
+    An int suits float; a bool suits only bool; a list suits tuple; a str suits Path.
+    """
+    try:
+        node = ast.parse(annotation, mode="eval").body
+    except (SyntaxError, ValueError):
+        return None
+    return None if _suits(node, value) else f"expected {annotation}, got {_show(value)}"
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    text = text if len(text) <= 60 else text[:57] + "..."
+    return text if value is None else f"{text} ({type(value).__name__})"
+
+
+def _suits(node: ast.expr, value: Any) -> bool:
+    if isinstance(node, ast.Constant):
+        if isinstance(node.value, str):  # a quoted annotation
+            return check_value(node.value, value) is None
+        return value is None if node.value is None else True
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return _suits(node.left, value) or _suits(node.right, value)
+    if isinstance(node, ast.Subscript):
+        name = ast.unparse(node.value).rpartition(".")[2]
+        inner = list(node.slice.elts) if isinstance(node.slice, ast.Tuple) else [node.slice]
+        return _suits_generic(name, inner, value)
+    name = ast.unparse(node).rpartition(".")[2]
+    return _suits_plain(name, value)
+
+
+def _suits_plain(name: str, value: Any) -> bool:
+    if name in ("Tensor", "ndarray", "Module"):
+        return False  # never in YAML, so `float | Tensor` means float
+    types = _PLAIN.get(name)
+    if types is None:
+        return True
+    if isinstance(value, bool):
+        return name == "bool"
+    return isinstance(value, types)
+
+
+def _suits_generic(name: str, inner: list[ast.expr], value: Any) -> bool:
+    if name == "Literal":
+        choices = [c.value for c in inner if isinstance(c, ast.Constant)]
+        return len(choices) < len(inner) or any(c == value and type(c) is type(value) for c in choices)
+    if name == "Optional":
+        return value is None or _suits(inner[0], value)
+    if name == "Union":
+        return any(_suits(i, value) for i in inner)
+    if name in ("Annotated", "InitVar", "Final", "ClassVar"):
+        return _suits(inner[0], value)
+    if name not in _PLAIN:
+        return True
+    if not _suits_plain(name, value):
+        return False
+    if isinstance(value, dict):
+        return len(inner) != 2 or all(_suits(inner[0], k) and _suits(inner[1], v) for k, v in value.items())
+    if name in ("tuple", "Tuple") and not (isinstance(inner[-1], ast.Constant) and inner[-1].value is ...):
+        return len(value) == len(inner) and all(_suits(i, v) for i, v in zip(inner, value, strict=True))
+    return all(_suits(inner[0], v) for v in value)
