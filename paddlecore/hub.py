@@ -1,0 +1,484 @@
+"""Models by name, and the weights that go with them: find, check, load with a report, publish.
+
+An artefact is a folder with model.safetensors, data.json (vocabularies, label names, normalisation) and card.json (scores
+and where they come from). What is written in it is a record: its class names pass `config.check_target` before use, its
+weights are compared with their sha256, and nothing in it can run code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paddlecore import config
+from paddlecore.errors import CheckpointError, ConfigError, SuiteError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SUITES = {"rec": "paddlerec", "cv": "paddlecv", "nlp": "paddlenlp"}
+_log = logging.getLogger("paddlecore")
+
+
+# ---------------------------------------------------------------------------------------------------- names
+
+
+def list_models(
+    *, suite: str | None = None, task: str | None = None, data: str | None = None, pretrained: bool = False
+) -> list[str]:
+    """Every name that `create_model` takes: recipes (`rec/deepfm_frappe`), then model classes (`rec/DeepFM`).
+
+    Args:
+        suite: rec, cv or nlp; default: all.
+        task: only recipes of this kind of problem, e.g. ctr.
+        data: only recipes on this data set.
+        pretrained: only names that have trained weights.
+
+    A class has no task or data set of its own and no weights, so the last three leave recipes only.
+    """
+    chosen = _suites(suite)
+    names = []
+    for recipe in config.list_recipes():
+        about = (config.read_recipe(recipe).get("about") or {}) if task or data else {}
+        wrong = (task and about.get("task") != task) or (data and str(about.get("dataset", "")).lower() != data.lower())
+        if recipe.split("/")[0] in chosen and not wrong and not (pretrained and artefact_folder(recipe) is None):
+            names.append(recipe)
+    if not (task or data or pretrained):
+        names += [f"{short}/{name}" for short in chosen for name in _classes(short)]
+    return names
+
+
+def _suites(suite: str | None) -> list[str]:
+    if suite is not None and suite not in SUITES:
+        raise ConfigError(f"suite={suite!r}: expected {', '.join(SUITES)}")
+    return [suite] if suite else list(SUITES)
+
+
+def _classes(suite: str) -> list[str]:
+    return sorted(getattr(importlib.import_module(f"{SUITES[suite]}.models"), "__all__", []))
+
+
+def create_model(
+    name: str, *, pretrained: bool | str | Path = False, suite: str | None = None, **sizes: Any
+) -> nn.Module:
+    """A model as a plain module, in training mode, on the CPU.
+
+    Args:
+        name: a recipe (`rec/deepfm_frappe`), which brings its sizes along, or a class (`rec/DeepFM`, or `deepfm` where
+            only one suite has it; case does not matter).
+        pretrained: True = the published weights of that recipe; or where weights are: an artefact, checkpoint or run
+            folder, or another recipe's name. Sizes that are not given are then those of the weights.
+        suite: look in this one only: rec, cv or nlp.
+        sizes: constructor arguments, over those of the recipe. Where they change a weight's shape (`num_classes=5`),
+            that weight keeps its fresh initialisation, and the log says so.
+
+    Raises:
+        ConfigError: no such model (names the nearest), a size is missing or unknown.
+        CheckpointError: the weights are damaged, or none of them fits.
+    """
+    recipe, target = _find(name, suite)
+    section: dict[str, Any] = {} if target is None else {"_target_": target}
+    artefact = None
+    if pretrained is not False:
+        if pretrained is True and recipe is None:
+            raise ConfigError(
+                f"{name} is a class and has no weights of its own; name a recipe ({_some(list_models(pretrained=True))}) "
+                "or give pretrained=<folder>"
+            )
+        artefact = read_artefact(resolve(recipe if pretrained is True else str(pretrained)))
+    published = artefact or (read_artefact(found) if recipe and (found := artefact_folder(recipe)) else None)
+    if published is not None:  # sizes that come from the data stand there only
+        record = published.recipe["model"]
+        if target is None or record["_target_"].rpartition(".")[2] == target.rpartition(".")[2]:
+            section = {**record, **section}
+    if recipe is not None and artefact is None:
+        section |= config.read_recipe(recipe)["model"]
+    section |= sizes
+    model: nn.Module = config.build(section, "model")
+    if artefact is not None:
+        report = load_state(model, artefact.state_dict)
+        _log.log(logging.INFO if report.complete else logging.WARNING, "%s: %s", name, report)
+    return model
+
+
+def _find(name: str, suite: str | None) -> tuple[str | None, str | None]:
+    """(recipe, None) or (None, dotted path of a class or builder)."""
+    short, _, last = name.rpartition("/")
+    if suite is None and short:
+        suite = short
+    recipe = f"{suite}/{last}" if suite else name
+    known = config.list_recipes()
+    if recipe in known:
+        return recipe, None
+    if not short and suite is None and len(found := [r for r in known if r.endswith("/" + name)]) == 1:
+        return found[0], None
+    found = []
+    for s in _suites(suite):
+        found += [f"{SUITES[s]}.models.{c}" for c in _classes(s) if c.lower() == last.lower()]
+    if len(found) == 1:
+        return None, found[0]
+    if found:
+        raise ConfigError(f"{name} is in several suites; say which: {', '.join(found)}")
+    everything = list_models(suite=suite)
+    close = nearest(name, everything) or nearest(last, [n.split("/")[1] for n in everything])
+    raise ConfigError(f"there is no model {name!r}{close or '; list_models() gives the names'}")
+
+
+def _some(names: Sequence[str], n: int = 5) -> str:
+    return ", ".join(names[:n]) + (", ..." if len(names) > n else "") if names else "none is published"
+
+
+# ---------------------------------------------------------------------------------------------------- loading
+
+
+@dataclass
+class LoadReport:
+    """What became of each tensor, by the names of the module; `str()` of it is meant to be read."""
+
+    loaded: list[str] = field(default_factory=list)
+    reinitialised: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = field(default_factory=list)
+    """Shapes differ: (name, shape in the file, shape in the module). The module keeps what it was initialised with."""
+    missing: list[str] = field(default_factory=list)
+    """In the module but not in the file: initialised afresh too."""
+    unused: list[str] = field(default_factory=list)
+    """In the file but not in the module."""
+
+    @property
+    def complete(self) -> bool:
+        """Every tensor of the module comes from the file, and the file holds no other."""
+        return not (self.reinitialised or self.missing or self.unused)
+
+    def __str__(self) -> str:
+        lines = [f"loaded {len(self.loaded)} of {len(self.loaded) + len(self.reinitialised) + len(self.missing)} tensors"]
+        shapes = [f"{name}: {list(here)} here, {list(there)} in the file" for name, there, here in self.reinitialised]
+        for what, names in (("re-initialised", shapes), ("missing in the file", self.missing), ("unused", self.unused)):
+            if names:
+                lines.append(f"  {what}: {len(names)}")
+                lines += [f"    {name}" for name in names[:10]]
+                lines += [f"    ... and {len(names) - 10} more"] if len(names) > 10 else []
+        return "\n".join(lines)
+
+
+def load_pretrained(module: nn.Module, where: str | Path, *, strict: bool = False) -> LoadReport:
+    """Load weights into `module`, which may have another head than they were trained with.
+
+    Args:
+        module: a model or a task; its dtype and device stay as they are.
+        where: an artefact, checkpoint or run folder, or a recipe's name.
+        strict: refuse unless every tensor fits.
+
+    Raises:
+        CheckpointError: damaged, nothing fits, or (strict) anything does not; the module is then unchanged.
+        ConfigError: nothing is found at `where`.
+    """
+    path = resolve(where)
+    artefact = read_artefact(path)
+    report = _compare(module, artefact.state_dict)
+    if strict and not report.complete:
+        raise CheckpointError(f"{path} does not fit this {type(module).__name__}:\n{report}")
+    return load_state(module, artefact.state_dict)
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
+    """Copy what fits of a task's state dict into a task or a model.
+
+    Raises:
+        CheckpointError: not one tensor fits; the module is unchanged.
+    """
+    import torch
+
+    given = _names_for(module, state)
+    report = _compare(module, state)
+    own = module.state_dict()
+    if own and not report.loaded:
+        raise CheckpointError(f"these weights are not those of a {type(module).__name__}:\n{report}")
+    with torch.no_grad():
+        for name in report.loaded:
+            own[name].copy_(given[name])  # casts float16 of an artefact to the module's own type
+    return report
+
+
+def _names_for(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state`, a task's, by the names of `module`: a model has its names without `model.`, and none of the task's own."""
+    from paddlecore.task import Task
+
+    if isinstance(module, Task) or not any(name.startswith("model.") for name in state):
+        return dict(state)
+    return {name[6:]: value for name, value in state.items() if name.startswith("model.")}
+
+
+def _compare(module: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
+    given = _names_for(module, state)
+    own = module.state_dict()
+    report = LoadReport(unused=[name for name in given if name not in own])
+    for name, tensor in own.items():
+        if name not in given:
+            report.missing.append(name)
+        elif given[name].shape != tensor.shape:
+            report.reinitialised.append((name, tuple(given[name].shape), tuple(tensor.shape)))
+        else:
+            report.loaded.append(name)
+    return report
+
+
+# ---------------------------------------------------------------------------------------------------- artefacts
+
+
+@dataclass
+class Artefact:
+    """Trained weights and all that is needed to use them."""
+
+    path: Path
+    card: dict[str, Any]  # empty for a checkpoint that is not published
+    recipe: dict[str, Any]  # {"recipe": name, "model": {...}, "task": {...}, "data": {...}}, class names checked
+    data_state: dict[str, Any]  # what DataModule.restore takes
+    state_dict: dict[str, Tensor]  # of the task: a model's own names stand behind `model.`
+
+
+def pretrained_root() -> Path:
+    """The folder of the artefacts: inside the package in an installed wheel, beside it in a checkout."""
+    installed = Path(__file__).resolve().parent / "_pretrained"
+    return installed if installed.is_dir() else installed.parent.parent / "pretrained"
+
+
+def artefact_folder(recipe: str) -> Path | None:
+    """Where a recipe's published weights are; None if there are none."""
+    folder = pretrained_root() / recipe
+    return folder if (folder / "card.json").is_file() else None
+
+
+def read_card(recipe: str) -> dict[str, Any]:
+    """A recipe's card; empty if nothing is published for it."""
+    folder = artefact_folder(recipe)
+    return _mapping(folder / "card.json") if folder else {}
+
+
+def resolve(where: str | Path) -> Path:
+    """The artefact or checkpoint folder that `where` means.
+
+    An artefact or a checkpoint folder is itself; a run folder means its best checkpoint, else its last whole one; a
+    recipe's name means its published weights.
+
+    Raises:
+        ConfigError: neither a folder with weights nor a recipe with any; names the nearest.
+        CheckpointError: a run folder without a whole checkpoint.
+    """
+    path = Path(where)
+    if path.is_file() and path.suffix == ".safetensors":
+        path = path.parent
+    if (path / "card.json").is_file() or (path / "manifest.json").is_file():
+        return path
+    if (path / "checkpoints").is_dir():
+        return _of_run(path)
+    name = str(where)
+    folder = artefact_folder(name)
+    if folder is not None:
+        return folder
+    if path.exists():
+        raise ConfigError(f"{path} holds no weights: expected card.json (an artefact), manifest.json (a checkpoint) or "
+                          "checkpoints/ (a run)")
+    recipes = config.list_recipes()
+    if name in recipes:
+        raise ConfigError(
+            f"{name} has no published weights; train it (paddlesuite train recipe={name}) and give its run folder"
+        )
+    published = [r for r in recipes if artefact_folder(r)]
+    raise ConfigError(
+        f"no weights at {name!r}: neither a folder nor a recipe{nearest(name, published)} (published: {_some(published)})"
+    )
+
+
+def _of_run(run: Path) -> Path:
+    from paddlecore import checkpoint
+
+    if (run / "best.json").is_file():
+        best = run / "checkpoints" / str(_mapping(run / "best.json").get("checkpoint"))
+        if best.parent == run / "checkpoints" and best.is_dir():
+            return best
+    last = checkpoint.latest(run / "checkpoints")
+    if last is None:
+        raise CheckpointError(f"{run} holds no checkpoint yet")
+    return last
+
+
+def read_artefact(path: str | Path) -> Artefact:
+    """Read an artefact or a checkpoint folder, everything checked. An EMA's weights are preferred to the raw ones.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or altered; names it and says what to do.
+        ConfigError: a class name in it is not allowed.
+    """
+    from paddlecore import checkpoint
+    from paddlecore.sources import sha256_of
+
+    path = Path(path)
+    if (path / "card.json").is_file():
+        card = _mapping(path / "card.json")
+        weights = path / "model.safetensors"
+        for file, key in ((weights, "weights_sha256"), (path / "data.json", "data_state_sha256")):
+            if not file.is_file():
+                raise CheckpointError(f"{file} is missing; fetch or publish the artefact again")
+            if sha256_of(file) != card.get(key):
+                raise CheckpointError(
+                    f"{file} does not have the sha256 of its card ({key}): damaged or altered; fetch or publish it again"
+                )
+        record = {"recipe": card.get("recipe", ""), "model": card.get("model"), "task": card.get("task_config"),
+                  "data": card.get("data")}
+        where = path / "card.json"
+    else:
+        try:
+            checkpoint.verify(path)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}\n  use another checkpoint of the run, or train it again") from None
+        card, record, where = {}, _mapping(path / "recipe.json"), path / "recipe.json"
+        weights = path / ("ema.safetensors" if (path / "ema.safetensors").is_file() else "model.safetensors")
+    for section in ("model", "task", "data"):
+        if not isinstance(record.get(section), dict):
+            raise CheckpointError(f"{where} has no section {section!r}; it is not an artefact of this project")
+        config.check_target(record[section].get("_target_"), f"{where}: {section}._target_")
+    state = _mapping(path / "data.json").get("state")
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path / 'data.json'} has no 'state'")
+    return Artefact(path, card, record, state, checkpoint.load_tensors(weights))
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    from paddlecore import checkpoint
+
+    value = checkpoint.read_json(path)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, got {type(value).__name__}")
+    return value
+
+
+# ---------------------------------------------------------------------------------------------------- publishing
+
+
+def write_artefact(runs: Sequence[str | Path], out: str | Path, *, fp16: bool = False, notes: str = "") -> Path:
+    """Make an artefact from finished runs of one recipe that differ in nothing but their seed.
+
+    The weights are those of the first run's best checkpoint (the EMA's where there is one); the card gives mean and
+    standard deviation (with n - 1) over all of them.
+
+    Args:
+        runs: run folders, each with its result.json.
+        out: folder to write, e.g. pretrained/rec/deepfm_frappe; replaced if it is there.
+        fp16: store floats as float16, half the size. Scoring `out` again shows whether that costs anything.
+        notes: free text for the card.
+
+    Raises:
+        ConfigError: a run is not finished, or the runs are of different recipes or options.
+        CheckpointError: a checkpoint is damaged.
+    """
+    import math
+    import os
+    import shutil
+    import statistics
+
+    import torch
+    from safetensors.torch import save_file
+
+    from paddlecore import checkpoint
+    from paddlecore.sources import sha256_of
+
+    folders = [Path(run) for run in runs]
+    if not folders:
+        raise ConfigError("which runs? Give at least one run folder")
+    results, identities = [], []
+    for folder in folders:
+        if not (folder / "result.json").is_file():
+            raise ConfigError(f"{folder} is not a finished run: it has no result.json")
+        results.append(_mapping(folder / "result.json"))
+        record = _mapping(_of_run(folder) / "recipe.json")
+        identities.append({k: v for k, v in record.get("identity", {}).items() if k not in ("seed", "recipe")})
+    for folder, result, identity in zip(folders, results, identities, strict=True):
+        if result["recipe"] != results[0]["recipe"] or identity != identities[0]:
+            differing = sorted(k for k in identity.keys() | identities[0].keys() if identity.get(k) != identities[0].get(k))
+            raise ConfigError(
+                f"{folder} is not a run of the same recipe and options as {folders[0]}: "
+                f"{', '.join(differing) or result['recipe']} differ"
+            )
+    seeds = [result["seed"] for result in results]
+    if len(set(seeds)) != len(seeds):
+        raise ConfigError(f"two of the runs have the same seed: {seeds}")
+
+    first = read_artefact(_of_run(folders[0]))
+    recipe = str(results[0]["recipe"])
+    about = config.read_recipe(recipe).get("about") or {} if recipe in config.list_recipes() else {}
+    environment = _mapping(folders[0] / "environment.json")
+    splits: list[dict[str, dict[str, float]]] = []
+    for result in results:
+        best = (result.get("best") or {}).get("metrics") or result.get("final") or {}
+        splits.append({name: values for name, values in (("valid", best), ("test", result.get("test"))) if values})
+    main = "test" if "test" in splits[0] else "valid"
+    spread = None
+    if len(folders) > 1:
+        by_name = {name: [s[main][name] for s in splits] for name in splits[0].get(main, {})}
+        spread = {"n": len(folders), "split": main, "metrics": {
+            name: {"mean": statistics.fmean(values), "sd": statistics.stdev(values)}
+            for name, values in by_name.items() if all(v is not None and math.isfinite(v) for v in values)
+        }}  # fmt: skip
+
+    def stored(tensor: Tensor) -> Tensor:
+        return (tensor.half() if fp16 and tensor.is_floating_point() else tensor).contiguous().clone()
+
+    out = Path(out)
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_file({name: stored(tensor) for name, tensor in first.state_dict.items()}, part / "model.safetensors")
+    checkpoint.write_json(part / "data.json", {"_target_": first.recipe["data"]["_target_"], "state": first.data_state})
+    labels = first.data_state.get("labels")
+    # only what the recipe itself does not say; a path of one's own machine does not belong on a card
+    command = f"paddlesuite train recipe={recipe} seed={seeds[0]}"
+    hardware = ", ".join([*environment.get("gpus", []), f"{environment.get('cpu')}", f"{environment.get('threads')} threads"])
+    trainer_state = _mapping(first.path / "trainer.json")
+    card = {
+        "recipe": recipe, "title": about.get("title", ""), "paper": about.get("paper", ""), "task": about.get("task", ""),
+        "dataset": about.get("dataset", ""), "model": first.recipe["model"], "task_config": first.recipe["task"],
+        "data": {**first.recipe["data"], "source": "auto"} if "source" in first.recipe["data"] else first.recipe["data"],
+        "metrics": splits[0], "signatures": results[0].get("signatures", {}), "seeds": spread,
+        "weights_seed": seeds[0], "target": about.get("expected", ""), "best_possible": results[0].get("best_possible"),
+        "command": command, "eval_command": f"paddlesuite eval recipe={recipe} init.weights={recipe}",
+        "commit": environment.get("commit"), "data_sha256": trainer_state.get("data", {}).get("fingerprint", ""),
+        "licence": about.get("licence", ""), "weights_sha256": sha256_of(part / "model.safetensors"),
+        "data_state_sha256": sha256_of(part / "data.json"), "weights_dtype": "float16" if fp16 else "float32",
+        "parameters": results[0]["parameters"], "train_seconds": results[0]["seconds"], "hardware": hardware,
+        "versions": environment.get("versions", {}), "labels": list(labels) if labels else None, "notes": notes,
+    }  # fmt: skip
+    checkpoint.write_json(part / "card.json", card)
+    if out.exists():
+        shutil.rmtree(out)
+    os.rename(part, out)
+    return out
+
+
+def card_markdown(card: Mapping[str, Any]) -> str:
+    """A card as a piece of a page: scores, how to get them again, size, licence."""
+    lines = ["| split | metric | score |", "|---|---|---|"]
+    spread = card.get("seeds") or {}
+    for split, metrics in card.get("metrics", {}).items():
+        for name, value in metrics.items():
+            score = f"{value:.4f}" if isinstance(value, float) else str(value)
+            over = spread.get("metrics", {}).get(name)
+            if over and split == spread.get("split"):
+                score += f" (mean {over['mean']:.4f}, sd {over['sd']:.4f} over {spread['n']} seeds)"
+            lines.append(f"| {split} | {name} | {score} |")
+    rows = [
+        ("expected", card.get("target")),
+        ("parameters", f"{card['parameters']:,}" if card.get("parameters") else None),
+        ("training time", f"{card['train_seconds']:.0f} s on {card.get('hardware')}" if card.get("train_seconds") else None),
+        ("trained with", f"`{card['command']}`" if card.get("command") else None),
+        ("scored with", f"`{card['eval_command']}`" if card.get("eval_command") else None),
+        ("commit", f"`{card['commit']}`" if card.get("commit") else None),
+        ("weights", f"{card.get('weights_dtype')}, seed {card.get('weights_seed')}, sha256 `{card.get('weights_sha256')}`"),
+        ("licence of the data", card.get("licence")),
+        ("notes", card.get("notes")),
+    ]
+    lines += ["", *(f"- {name}: {value}" for name, value in rows if value)]
+    return "\n".join(lines) + "\n"

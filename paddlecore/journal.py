@@ -1,0 +1,352 @@
+"""The record of a run: metrics.jsonl, TensorBoard, the lines or the bar on the terminal, and W&B or MLflow if asked for.
+
+metrics.jsonl has one JSON object a line: step, epoch, kind (train, eval, test, note) and the values by name; NaN and
+infinities stand there as null. When a run resumes, lines after its checkpoint are taken away, so a run that was
+stopped and one that was not leave the same record.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from paddlecore import __version__
+from paddlecore.errors import ConfigError
+
+_UNITS = ("examples_per_s", "data_wait", "memory_gb", "seconds_left")  # shown in their own way, at the end of a line
+
+
+class Journal:
+    """Where the numbers of a run go. One process writes: rank 0.
+
+    Args:
+        folder: run folder, which exists.
+        resume_step: step of the checkpoint that the run goes on from; 0 for a new run.
+        terminal: show a bar that rewrites itself rather than lines; default: is stderr a terminal?
+        trackers: `wandb`, `mlflow`: also log there.
+        run_name: the run's name for those.
+        config: the options of the run, for those.
+        total_steps: length of the run, for the bar; None shows no end.
+
+    Raises:
+        ConfigError: a tracker's package is not installed; says how to install it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        resume_step: int = 0,
+        terminal: bool | None = None,
+        trackers: Sequence[str] = (),
+        run_name: str = "",
+        config: Mapping[str, Any] | None = None,
+        total_steps: int | None = None,
+    ) -> None:
+        self.folder, self.resume_step = folder, resume_step
+        self._sinks = [_TRACKERS[name](folder, run_name, config or {}) for name in trackers]
+        truncate(folder / "metrics.jsonl", resume_step)
+        self._file = open(folder / "metrics.jsonl", "a", encoding="utf-8")
+        self._tensorboard: Any = None
+        self._bar: Any = None
+        if sys.stderr.isatty() if terminal is None else terminal:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total_steps, initial=resume_step, unit="step", dynamic_ncols=True, file=sys.stderr)
+
+    def log(self, step: int, epoch: float, kind: str, values: Mapping[str, Any]) -> None:
+        """Record `values` (numbers; for a note also text) at `step`, of `kind` train, eval, test or note."""
+        clean = {name: _finite(value) for name, value in values.items()}
+        line = {"step": step, "epoch": epoch, "kind": kind, **clean}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+        numbers = {
+            f"{kind}/{name}": float(value) for name, value in clean.items()
+            if isinstance(value, (int, float)) and name != "seconds_left"
+        }
+        if numbers:
+            if self._tensorboard is None:  # here, for its import takes a second that the first step need not wait for
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._tensorboard = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.resume_step + 1)
+            for name, number in numbers.items():
+                self._tensorboard.add_scalar(name, number, step)
+            for sink in self._sinks:
+                sink.log(numbers, step)
+        self._show(step, epoch, kind, values)
+
+    def _show(self, step: int, epoch: float, kind: str, values: Mapping[str, Any]) -> None:
+        text = human(values)
+        if self._bar is None:
+            print(f"{kind:<5} step {step}  epoch {epoch:.2f}  {text}", file=sys.stderr, flush=True)
+        elif kind == "train":
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(step - self._bar.n)
+        else:
+            self._bar.write(f"{kind:<5} step {step}  epoch {epoch:.2f}  {text}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Write out everything and end the trackers' runs."""
+        self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._bar is not None:
+            self._bar.close()
+        for sink in self._sinks:
+            sink.close()
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def human(values: Mapping[str, Any]) -> str:
+    """Values as one readable line; speed, share of time waiting for data, memory and time left come last."""
+    parts = []
+    for name, value in values.items():
+        if name not in _UNITS:
+            parts.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
+    if "examples_per_s" in values:
+        parts.append(f"{values['examples_per_s']:,.0f} examples/s")
+    if "data_wait" in values:
+        parts.append(f"data {values['data_wait']:.0%}")
+    if "memory_gb" in values:
+        parts.append(f"{values['memory_gb']:.2f} GB")
+    if "seconds_left" in values:
+        left = values["seconds_left"]
+        parts.append(f"left {datetime.timedelta(seconds=round(left))}" if math.isfinite(left) else "left ?")
+    return "  ".join(parts)
+
+
+def truncate(path: Path, step: int) -> None:
+    """Keep the lines of metrics.jsonl up to and with `step`; a last line that was cut short goes too.
+
+    The file is replaced in one go: a crash leaves the old one or the new one.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            if line.endswith(b"\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue  # torn by a crash
+    part = path.with_name(path.name + ".part")
+    with open(part, "wb") as file:
+        file.writelines(kept)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, in order; also while the run is still writing it."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue  # the last one, half written
+    return lines
+
+
+def plot(folder: Path) -> Path:
+    """Draw the training loss and the run's selecting metric over the steps into `folder`/curve.png.
+
+    Raises:
+        ConfigError: there is nothing to draw.
+    """
+    path = folder / "metrics.jsonl"
+    lines = read_metrics(path) if path.is_file() else []
+    losses = [(x["step"], x["loss"]) for x in lines if x["kind"] == "train" and x.get("loss") is not None]
+    evals = [x for x in lines if x["kind"] == "eval"]
+    if not losses and not evals:
+        raise ConfigError(f"{folder} holds no curve: {path} has no train or eval line")
+    result_file = folder / "result.json"
+    result = json.loads(result_file.read_text(encoding="utf-8")) if result_file.is_file() else {}
+    names = [n for x in evals[:1] for n in x if n not in ("step", "epoch", "kind")]
+    main = (result.get("best") or {}).get("metric") or next(iter(names), None)
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    if losses:
+        left.plot(*zip(*losses, strict=True), color="tab:blue")
+    left.set(xlabel="step", ylabel="training loss")
+    points = [(x["step"], x[main]) for x in evals if main and x.get(main) is not None]
+    if points:
+        right.plot(*zip(*points, strict=True), marker="o", markersize=3, color="tab:orange", label="validation")
+        best_possible = (result.get("best_possible") or {}).get(main)
+        if best_possible is not None:
+            right.axhline(best_possible, color="tab:gray", linestyle="--", label="best possible")
+        right.legend()
+    right.set(xlabel="step", ylabel=main or "")
+    figure.suptitle(str(result.get("recipe") or folder.name))
+    target = folder / "curve.png"
+    figure.savefig(target, dpi=120)
+    pyplot.close(figure)
+    return target
+
+
+# ---------------------------------------------------------------------------------------------------- trackers
+
+
+def _extra(package: str, option: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise ConfigError(
+            f"{option} needs the package {package}: pip install 'paddle-suite[{package}]', or leave {package} out"
+        ) from None
+
+
+class _Wandb:
+    """Weights & Biases. The run's id is kept in the run folder, so that a resumed run goes on in the same page."""
+
+    def __init__(self, folder: Path, name: str, config: Mapping[str, Any]) -> None:
+        wandb = _extra("wandb", "train.trackers=[wandb]")
+        known = folder / "wandb_run.txt"
+        run_id = known.read_text(encoding="utf-8").strip() if known.is_file() else None
+        self._run = wandb.init(
+            project="paddle-suite", name=name, id=run_id, resume="allow", dir=str(folder), config=dict(config)
+        )
+        known.write_text(self._run.id + "\n", encoding="utf-8")
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(numbers), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class _Mlflow:
+    """MLflow, at MLFLOW_TRACKING_URI or its default; the run's id is kept as above."""
+
+    def __init__(self, folder: Path, name: str, config: Mapping[str, Any]) -> None:
+        self._mlflow = _extra("mlflow", "train.trackers=[mlflow]")
+        known = folder / "mlflow_run.txt"
+        run_id = known.read_text(encoding="utf-8").strip() if known.is_file() else None
+        if run_id is None:
+            self._mlflow.set_experiment("paddle-suite")
+        run = self._mlflow.start_run(run_id=run_id, run_name=None if run_id else name)
+        known.write_text(run.info.run_id + "\n", encoding="utf-8")
+        if run_id is None:
+            self._mlflow.log_params({key: str(value)[:500] for key, value in config.items()})  # its limit
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        self._mlflow.log_metrics({name.replace("@", "_at_"): value for name, value in numbers.items()}, step=step)
+
+    def close(self) -> None:
+        self._mlflow.end_run()
+
+
+_TRACKERS = {"wandb": _Wandb, "mlflow": _Mlflow}
+
+
+# ---------------------------------------------------------------------------------------------------- environment
+
+
+def environment() -> dict[str, Any]:
+    """What a run ran on, for environment.json and the card: commit, versions, hardware, threads, switches."""
+    import torch
+
+    packages = ("numpy", "torch", "torchvision", "pandas", "pyarrow", "hydra-core", "safetensors", "sentencepiece")
+    return {
+        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "paddle_suite": __version__,
+        "commit": git_commit(Path(__file__).resolve().parent.parent),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": {name: _version(name) for name in packages},
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_bytes": memory_bytes(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "cuda": torch.version.cuda,
+        "ranks": int(os.environ.get("WORLD_SIZE", 1)),
+        "switches": switches(),
+    }
+
+
+def switches() -> dict[str, str]:
+    """The environment variables that change what a run does, those that are set."""
+    names = ("PADDLE_DATA", "PADDLE_OFFLINE", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def git_commit(root: Path) -> str | None:
+    """The commit of the checkout at `root`, with `+changes` where tracked files differ from it; None elsewhere."""
+    if not (root / ".git").exists():
+        return None  # an installed wheel may well lie inside somebody else's checkout
+    try:
+        git = ["git", "-C", str(root)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+
+
+def cpu_name() -> str:
+    for key, value in _proc("/proc/cpuinfo"):
+        if key == "model name":
+            return value
+    return platform.processor() or platform.machine()
+
+
+def cpu_flags() -> list[str]:
+    """The vector and bf16 instructions that decide the speed, of those this CPU has."""
+    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
+    for key, value in _proc("/proc/cpuinfo"):
+        if key in ("flags", "Features"):
+            have = set(value.split())
+            return [flag for flag in wanted if flag in have]
+    return []
+
+
+def memory_bytes() -> int | None:
+    """Main memory that this process may use: the machine's, or the container's limit if that is lower."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            return min(total, int(Path(limit).read_text(encoding="ascii")))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return total
+
+
+def _proc(path: str) -> list[tuple[str, str]]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            pairs = [line.partition(":") for line in file]
+    except OSError:
+        return []
+    return [(key.strip(), value.strip()) for key, _, value in pairs]
