@@ -1,9 +1,9 @@
 """Checkpoints on disk: written whole or not at all, hashed, loaded without ever running what is inside.
 
-checkpoints/step_00001234/ holds model.safetensors, ema.safetensors (with an EMA), optimizer.pt, trainer.json, data.json,
-recipe.json and manifest.json, which gives size and sha256 of each of the others. It is written under a temporary name,
-flushed to disk and renamed, so a run that is killed during a save still has the checkpoints from before. It does not depend
-on the number of ranks: every rank holds the same state, and rank 0 writes it.
+checkpoints/step_00001234/ holds model.safetensors, ema.safetensors (with an EMA), optimizer.pt, trainer.json,
+data.json, recipe.json and manifest.json, which gives size and sha256 of each of the others. It is written under a
+temporary name, flushed to disk and renamed, so a run that is killed during a save still has the checkpoints from
+before. It does not depend on the number of ranks: every rank holds the same state, and rank 0 writes it.
 """
 
 from __future__ import annotations
@@ -151,7 +151,8 @@ def latest(root: Path) -> Path | None:
             damaged.append(str(error))
     if damaged:
         raise CheckpointError(
-            f"every checkpoint under {root} is damaged:\n  " + "\n  ".join(damaged)
+            f"every checkpoint under {root} is damaged:\n  "
+            + "\n  ".join(damaged)
             + "\n  init.resume=never starts afresh in a new folder"
         )
     return None

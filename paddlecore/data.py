@@ -54,7 +54,9 @@ class SampleRows:
     before each call, so a sample is the same in any worker, on any rank, after any resume.
     """
 
-    def __init__(self, size: int, sample: Callable[[int], Any], collate: Callable[[list[Any]], Batch], seed: int) -> None:
+    def __init__(
+        self, size: int, sample: Callable[[int], Any], collate: Callable[[list[Any]], Batch], seed: int
+    ) -> None:
         self.size, self.sample, self.collate, self.seed = size, sample, collate, seed
 
     def __len__(self) -> int:
@@ -83,10 +85,12 @@ def mix(*numbers: int) -> int:
 
 
 def uniform(seed: int, epoch: int, rows: np.ndarray, draws: int) -> np.ndarray:
-    """[b, draws] float32 in [0, 1): random numbers that belong to (seed, epoch, row), for augmenting a batch at once."""
+    """[b, draws] float32 in [0, 1), random numbers of (seed, epoch, row): for augmenting a whole batch at once."""
     with np.errstate(over="ignore"):
-        state = np.uint64(mix(seed, epoch)) + (rows.astype(np.uint64)[:, None] * np.uint64(draws)) + np.arange(
-            draws, dtype=np.uint64
+        state = (
+            np.uint64(mix(seed, epoch))
+            + (rows.astype(np.uint64)[:, None] * np.uint64(draws))
+            + np.arange(draws, dtype=np.uint64)
         )
         state = (state + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -105,7 +109,9 @@ class Plan:
     `steps`, `rows` and `count`.
     """
 
-    def __init__(self, size: int, batch_size: int, *, seed: int = 0, shuffle: bool = True, drop_last: bool = False) -> None:
+    def __init__(
+        self, size: int, batch_size: int, *, seed: int = 0, shuffle: bool = True, drop_last: bool = False
+    ) -> None:
         if size < 1:
             raise DataError("the training split is empty")
         if batch_size < 1:
@@ -142,7 +148,7 @@ class Plan:
 
 
 def split(rows: np.ndarray, parts: int, part: int) -> np.ndarray:
-    """The `part`-th of `parts` nearly equal contiguous pieces; the first ones are longer by one where it does not divide."""
+    """The `part`-th of `parts` contiguous pieces, nearly equal: the first ones may be longer by one."""
     base, extra = divmod(len(rows), parts)
     start = part * base + min(part, extra)
     return rows[start : start + base + (part < extra)]
@@ -173,8 +179,13 @@ def _batches(rows: Rows, keys: Iterator[tuple[int, np.ndarray]], workers: int, p
             yield dataset[key]
     else:
         yield from torch.utils.data.DataLoader(
-            dataset, batch_size=None, sampler=keys, num_workers=workers, pin_memory=pin,  # type: ignore[arg-type]
-            worker_init_fn=_ignore_signals, prefetch_factor=4,
+            dataset,
+            batch_size=None,
+            sampler=keys,
+            num_workers=workers,
+            pin_memory=pin,  # type: ignore[arg-type]
+            worker_init_fn=_ignore_signals,
+            prefetch_factor=4,
         )
 
 
@@ -187,8 +198,8 @@ class Loader:
     def stream(self, epoch: int, step: int) -> Iterator[list[Batch | None]]:
         """From `step` of `epoch` on: for each optimiser step, this rank's `accumulate` micro-batches.
 
-        A micro-batch is None where the step has fewer rows than there are pieces. The stream goes on over the ends of epochs, so that
-        workers never stand still; close it (or drop it) to end them.
+        A micro-batch is None where the step has fewer rows than there are pieces. The stream goes on over the ends of
+        epochs, so that workers never stand still; close it (or drop it) to end them.
         """
         rank, size = distributed.rank(), distributed.world_size()
 
@@ -210,8 +221,8 @@ class Loader:
 def eval_batches(rows: Rows, batch_size: int, *, workers: int = 0, limit: int | None = None) -> Iterator[Batch]:
     """Every row once, in order, in batches that take turns over the ranks (rank r has batches r, r + ranks, ...).
 
-    No batch is padded and none repeated, so counts are exact; ranks may have different numbers of batches, so nothing in the
-    evaluation loop may be a collective.
+    No batch is padded and none repeated, so counts are exact; ranks may have different numbers of batches, so nothing
+    in the evaluation loop may be a collective.
     """
     starts = range(0, len(rows), batch_size)
     mine = list(starts)[:limit][distributed.rank() :: distributed.world_size()]
@@ -280,9 +291,9 @@ class BadRows:
 class DataModule:
     """One data set: sizes before the model exists, rows of each split, and the way from raw input to a batch.
 
-    Subclasses write `prepare` (fills what `spec` and `rows` need) and `encode`. Everything learned from data - vocabularies,
-    label names, normalisation - is given by `state` and taken by `restore`, travels inside checkpoints and artefacts as
-    JSON, and makes `encode` work without the data set.
+    Subclasses write `prepare` (fills what `spec` and `rows` need) and `encode`. Everything learned from data -
+    vocabularies, label names, normalisation - is given by `state` and taken by `restore`, travels inside checkpoints
+    and artefacts as JSON, and makes `encode` work without the data set.
 
     Args:
         source: `auto` = the data set's files under PADDLE_DATA; `toy` = generated, same shapes; or a path to own data.
@@ -309,8 +320,12 @@ class DataModule:
     ) -> None:
         if on_bad_row not in ("error", "skip"):
             raise ValueError(f"data.on_bad_row must be error or skip, got {on_bad_row!r}")
-        for name, value, low in (("batch_size", batch_size, 1), ("eval_batch_size", eval_batch_size or 1, 1),
-                                 ("workers", workers, 0), ("max_bad_rows", max_bad_rows, 0)):
+        for name, value, low in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size or 1, 1),
+            ("workers", workers, 0),
+            ("max_bad_rows", max_bad_rows, 0),
+        ):
             if value < low:
                 raise ValueError(f"data.{name} must be at least {low}, got {value}")
         self.source, self.batch_size, self.workers, self.seed = source, batch_size, workers, seed
@@ -319,8 +334,10 @@ class DataModule:
 
     @property
     def spec(self) -> dict[str, Any]:
-        """Sizes that models and tasks need, by the names of their arguments (num_classes, vocab_size, ...). After `prepare`
-        or `restore`."""
+        """Sizes that models and tasks need, by the names of their arguments (num_classes, vocab_size, ...).
+
+        Valid after `prepare` or `restore`.
+        """
         raise NotImplementedError
 
     def prepare(self) -> None:
@@ -342,9 +359,9 @@ class DataModule:
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` gave, or a part of it.
 
-        Called before `prepare` (evaluating, resuming: `prepare` then uses these vocabularies and labels rather than learning new
-        ones) or instead of it (predicting). When pretrained weights are fine-tuned on other data, the key `labels` is left
-        out, so that class names come from the new data and vocabularies from the weights.
+        Called before `prepare` (evaluating, resuming: `prepare` then uses these vocabularies and labels rather than
+        learning new ones) or instead of it (predicting). When pretrained weights are fine-tuned on other data, the key
+        `labels` is left out, so that class names come from the new data and vocabularies from the weights.
         """
 
     def bounds(self) -> dict[str, float]:
@@ -370,12 +387,16 @@ class DataModule:
     def describe(self) -> dict[str, Any]:
         """Statistics that `check-data` prints."""
         sizes = {split: len(self.rows(split)) for split in self.splits}
-        return {"rows": sizes, "spec": {k: v for k, v in self.spec.items() if isinstance(v, (int, float, str))},
-                "bad_rows": self.bad_rows.count}
+        return {
+            "rows": sizes,
+            "spec": {k: v for k, v in self.spec.items() if isinstance(v, (int, float, str))},
+            "bad_rows": self.bad_rows.count,
+        }
 
 
 def to_device(batch: Batch, device: torch.device, channels_last: bool = False) -> Batch:
     """The batch with its tensors on `device`; [B, C, H, W] images in NHWC order where asked for."""
+
     def move(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value

@@ -5,11 +5,13 @@ Everything works for one process without `torch.distributed` being initialised, 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -77,6 +79,29 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
+@contextlib.contextmanager
+def job(device: str = "auto", timeout: float = 30.0) -> Iterator[torch.device]:
+    """`start` and `stop` around a piece of work; yields the device.
+
+    Raises:
+        RankLost: a reduction failed because other ranks have gone; says which.
+    """
+    chosen = start(device, timeout)
+    try:
+        yield chosen
+    except RuntimeError as error:  # what a broken connection looks like from inside a collective
+        lost = _watch.lost() if _watch is not None else []
+        if not lost:
+            raise
+        names = ", ".join(map(str, lost))
+        raise RankLost(
+            f"rank {rank()}: rank {names} of {world_size()} has gone ({str(error).splitlines()[0][:120]}); "
+            "the same command goes on from the last checkpoint"
+        ) from error
+    finally:
+        stop()
+
+
 def barrier() -> None:
     if world_size() > 1:
         dist.barrier()
@@ -131,8 +156,8 @@ class _SumOverRanks(torch.autograd.Function):
 class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm over the rows of all ranks, on any backend (torch's SyncBatchNorm runs on GPUs only).
 
-    Ioffe and Szegedy, 2015, eq. 1-4 of algorithm 1, with mean and variance of the whole batch: input [B, C, ...]. Ranks may
-    hold different numbers of rows. Running variance is the unbiased one, as torch keeps it.
+    Ioffe and Szegedy, 2015, eq. 1-4 of algorithm 1, with mean and variance of the whole batch: input [B, C, ...]. Ranks
+    may hold different numbers of rows. Running variance is the unbiased one, as torch keeps it.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -182,9 +207,10 @@ def sync_batch_norm(module: nn.Module) -> nn.Module:
 class Watch:
     """A thread that tells the other ranks "I am alive", and ends this process when another one falls silent.
 
-    A rank that is killed leaves the others waiting inside a collective, where no Python exception can reach them. So each
-    rank counts up a key in the job's store once a second, and reads the others'. One whose count stands still for
-    `timeout` seconds is lost: its number is printed and the process exits with RankLost's code, for torchrun to restart.
+    A rank that is killed leaves the others waiting inside a collective, where no Python exception can reach them. So
+    each rank counts up a key in the job's store once a second, and reads the others'. One whose count stands still for
+    `timeout` seconds is lost: its number is printed and the process exits with RankLost's code, for torchrun to
+    restart.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -216,9 +242,21 @@ class Watch:
                 if not self._done.is_set():
                     self._exit("the job's store is gone: rank 0 or the torchrun agent that hosts it has died")
 
+    def lost(self) -> list[int]:
+        """The ranks that give no sign within three seconds, or rank 0 if the store it hosts is gone."""
+        try:
+            others = [r for r in range(world_size()) if r != rank() and self._store.check([f"alive/{r}"])]
+            before = {r: self._store.get(f"alive/{r}") for r in others}
+            time.sleep(3)
+            return [r for r in others if self._store.get(f"alive/{r}") == before[r] != b"left"]
+        except RuntimeError:
+            return [0]
+
     def _exit(self, why: str) -> None:
         print(
-            f"rank {rank()}: {why}; leaving. The same command goes on from the last checkpoint.", file=sys.stderr, flush=True
+            f"rank {rank()}: {why}; leaving. The same command goes on from the last checkpoint.",
+            file=sys.stderr,
+            flush=True,
         )
         os._exit(RankLost.exit_code)  # the main thread is stuck in a collective, so no exception would be seen
 

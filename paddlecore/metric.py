@@ -18,7 +18,8 @@ class Metric:
     subclass states its bound in its docstring. States live on the CPU, counts and sums in float64 or int64.
 
     Attributes:
-        goals: for each name that `compute` returns, "max" or "min": which direction is better. The first is the main one.
+        goals: for each name that `compute` returns, "max" or "min": which direction is better. The first is the main
+            one.
         signature: everything that decides the number (name, variant, k, version of the reference tool), stored with it.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -13,21 +14,21 @@ from typing import Any
 import torch
 
 from paddlecore import checkpoint, config, distributed, hub, optim
-from paddlecore.data import DataModule, FirstBatches, Loader, Subset
+from paddlecore.data import DataModule, FirstBatches, Loader, Subset, to_device
 from paddlecore.errors import CheckpointError, ConfigError
 from paddlecore.journal import Journal, environment
 from paddlecore.optim import LRSchedule
 from paddlecore.schema import RunConfig
 from paddlecore.task import Task
-from paddlecore.trainer import Trainer, evaluate as evaluate_task, peak_memory
+from paddlecore.trainer import Trainer, peak_memory
+from paddlecore.trainer import evaluate as evaluate_task
 
 
 def train(cfg: RunConfig) -> dict[str, Any]:
     """Train a recipe, or go on where its run folder stands; return what result.json then holds."""
-    device = _start(cfg)
-    try:
+    with _job(cfg) as device:
         folder, last = _agreed_folder(cfg)
-        trainer, data = _trainer(cfg, device, folder, last)
+        trainer, data = build_trainer(cfg, device, folder, last)
         outcome = trainer.fit()
         result = _finished_result(folder, outcome["step"])
         if result is None:
@@ -35,14 +36,11 @@ def train(cfg: RunConfig) -> dict[str, Any]:
         if trainer.journal is not None:
             trainer.journal.close()
         return result
-    finally:
-        distributed.stop()
 
 
 def evaluate(cfg: RunConfig, split: str = "test") -> dict[str, Any]:
     """Score weights (init.weights, else the recipe's own run or artefact) on a split; metrics, signatures and rows."""
-    device = _start(cfg)
-    try:
+    with _job(cfg) as device:
         where = _weights(cfg)
         artefact = hub.read_artefact(where)
         data = _data(cfg)
@@ -57,33 +55,42 @@ def evaluate(cfg: RunConfig, split: str = "test") -> dict[str, Any]:
         rows = data.rows(split)
         started = time.perf_counter()
         metrics = evaluate_task(
-            task, rows, data.eval_batch_size, device=device, precision=cfg.train.precision, workers=data.workers,
-            limit=cfg.train.max_eval_batches, channels_last=cfg.train.channels_last,
+            task,
+            rows,
+            data.eval_batch_size,
+            device=device,
+            precision=cfg.train.precision,
+            workers=data.workers,
+            limit=cfg.train.max_eval_batches,
+            channels_last=cfg.train.channels_last,
         )
         return {
-            "recipe": cfg.recipe, "weights": str(where), "split": split, "rows": len(rows), **_finite(metrics),
+            "recipe": cfg.recipe,
+            "weights": str(where),
+            "split": split,
+            "rows": len(rows),
+            **_finite(metrics),
             **({"best_possible": data.bounds()} if data.bounds() else {}),
-            "signatures": [m.signature for m in task.metrics()], "seconds": round(time.perf_counter() - started, 3),
+            "signatures": [m.signature for m in task.metrics()],
+            "seconds": round(time.perf_counter() - started, 3),
         }
-    finally:
-        distributed.stop()
 
 
 def predict(cfg: RunConfig, inputs: Iterable[Any] | None = None) -> Iterator[dict[str, Any]]:
     """One dict for each raw input, in order; the data module's own examples where `inputs` is None."""
-    device = _start(cfg)
-    where = _weights(cfg)
-    artefact = hub.read_artefact(where)
-    data = _data(cfg)
-    data.restore(artefact.data_state)
-    task = _task(cfg, data)
-    load_exact(task, artefact, where)
-    task.to(device).eval()
-    for raw in data.examples() if inputs is None else inputs:
-        batch = data.encode(raw)
-        with torch.no_grad():
-            prediction = task.predict({k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()})
-        yield {"input": raw, **task.render(prediction)[0]}
+    with _job(cfg) as device:
+        where = _weights(cfg)
+        artefact = hub.read_artefact(where)
+        data = _data(cfg)
+        data.restore(artefact.data_state)
+        task = _task(cfg, data)
+        load_exact(task, artefact, where)
+        task.to(device).eval()
+        for raw in data.examples() if inputs is None else inputs:
+            batch = to_device(data.encode(raw), device)
+            with torch.no_grad():
+                prediction = task.predict(batch)
+            yield {"input": raw, **task.render(prediction)[0]}
 
 
 def check_data(cfg: RunConfig) -> dict[str, Any]:
@@ -98,37 +105,42 @@ def bench(cfg: RunConfig, steps: int = 100) -> dict[str, Any]:
 
     Writes nothing.
     """
-    device = _start(cfg)
-    cfg.train.log_every, cfg.train.max_steps, cfg.train.max_epochs = max(steps // 5, 1), steps + max(steps // 5, 1), None
-    cfg.train.early_stop, cfg.train.eval_every = None, None
-    trainer, data = _trainer(cfg, device, None, None)
-    trainer.valid = None
+    every = max(steps // 5, 1)
+    cfg.train.log_every, cfg.train.max_steps, cfg.train.max_epochs = every, 6 * every, None
+    cfg.train.early_stop = None
     lines: list[dict[str, float]] = []
 
     class Tape:
         def log(self, step: int, epoch: float, kind: str, values: dict[str, Any]) -> None:
             lines.append(values)
 
-    trainer.journal = Tape()  # type: ignore[assignment]
-    trainer.fit()
+    with _job(cfg) as device:
+        trainer, data = build_trainer(cfg, device)
+        trainer.valid, trainer.journal = None, Tape()  # type: ignore[assignment]
+        trainer.fit()
     windows = sorted(line["examples_per_s"] for line in lines[1:])
     return {
-        "recipe": cfg.recipe, "device": str(device), "precision": cfg.train.precision, "batch_size": data.batch_size,
-        "examples_per_s": windows[len(windows) // 2], "slowest": windows[0], "fastest": windows[-1],
+        "recipe": cfg.recipe,
+        "device": str(device),
+        "precision": cfg.train.precision,
+        "batch_size": data.batch_size,
+        "examples_per_s": windows[len(windows) // 2],
+        "slowest": windows[0],
+        "fastest": windows[-1],
         "data_wait": sum(line["data_wait"] for line in lines[1:]) / len(lines[1:]),
-        "memory_gb": lines[-1]["memory_gb"], "threads": torch.get_num_threads(),
+        "memory_gb": lines[-1]["memory_gb"],
+        "threads": torch.get_num_threads(),
     }
 
 
 # ---------------------------------------------------------------------------------------------------- the parts
 
 
-def _start(cfg: RunConfig) -> torch.device:
-    device = distributed.start(cfg.device, cfg.train.rank_timeout)
+def _job(cfg: RunConfig) -> contextlib.AbstractContextManager[torch.device]:
     if cfg.train.deterministic:
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False
-    return device
+    return distributed.job(cfg.device, cfg.train.rank_timeout)
 
 
 def _data(cfg: RunConfig) -> DataModule:
@@ -164,8 +176,8 @@ def _task(cfg: RunConfig, data: DataModule) -> Task:
     return task
 
 
-def _trainer(
-    cfg: RunConfig, device: torch.device, folder: Path | None, last: Path | None
+def build_trainer(
+    cfg: RunConfig, device: torch.device, folder: Path | None = None, last: Path | None = None
 ) -> tuple[Trainer, DataModule]:
     """Every part of a training run. `folder` None writes nothing; `last` is the checkpoint to go on from."""
     data = _data(cfg)
@@ -220,12 +232,28 @@ def _trainer(
             (folder / "run_config.yaml").write_text(config.dump(cfg), encoding="utf-8")
             checkpoint.write_json(folder / "environment.json", environment())
         journal = Journal(
-            folder, resume_step=int(last.name[5:]) if last is not None else 0, trackers=cfg.train.trackers,
-            run_name=folder.name, config=config.flatten(cfg),
+            folder,
+            resume_step=int(last.name[5:]) if last is not None else 0,
+            trackers=cfg.train.trackers,
+            run_name=folder.name,
+            total_steps=total,
+            config=config.flatten(cfg),
         )
     trainer = Trainer(
-        task, optimizers, schedules, loader, cfg.train, device=device, seed=cfg.seed, folder=folder, resume_from=last,
-        valid=valid, eval_batch_size=data.eval_batch_size, journal=journal, records=records, fingerprint=data.fingerprint(),
+        task,
+        optimizers,
+        schedules,
+        loader,
+        cfg.train,
+        device=device,
+        seed=cfg.seed,
+        folder=folder,
+        resume_from=last,
+        valid=valid,
+        eval_batch_size=data.eval_batch_size,
+        journal=journal,
+        records=records,
+        fingerprint=data.fingerprint(),
     )
     return trainer, data
 
@@ -257,7 +285,8 @@ def _agreed_folder(cfg: RunConfig) -> tuple[Path, Path | None]:
 
 
 def _run_folder(cfg: RunConfig) -> tuple[Path, Path | None]:
-    """The folder of this run and its last whole checkpoint: an existing one only if made by the same recipe and options.
+    """The folder of this run and its last whole checkpoint: an existing one only if made by the same recipe and
+    options.
 
     Raises:
         ConfigError: the folder named holds another run, naming the options that differ.
@@ -330,7 +359,9 @@ def _finished_result(folder: Path, step: int) -> dict[str, Any] | None:
     return result if result is not None and result.get("steps") == step else None
 
 
-def _result(cfg: RunConfig, trainer: Trainer, data: DataModule, outcome: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _result(
+    cfg: RunConfig, trainer: Trainer, data: DataModule, outcome: dict[str, Any], folder: Path
+) -> dict[str, Any]:
     """Score the best checkpoint on the test split and write result.json."""
     best = outcome["best"]
     test: dict[str, float] = {}
@@ -340,18 +371,27 @@ def _result(cfg: RunConfig, trainer: Trainer, data: DataModule, outcome: dict[st
             stem = "ema" if trainer.ema is not None else "model"
             trainer.task.load_state_dict(checkpoint.load_tensors(chosen / f"{stem}.safetensors"))
         test = evaluate_task(
-            trainer.task, data.rows("test"), data.eval_batch_size, device=trainer.device,
-            precision=cfg.train.precision, workers=data.workers, limit=cfg.train.max_eval_batches,
+            trainer.task,
+            data.rows("test"),
+            data.eval_batch_size,
+            device=trainer.device,
+            precision=cfg.train.precision,
+            workers=data.workers,
+            limit=cfg.train.max_eval_batches,
             channels_last=cfg.train.channels_last,
         )
         if trainer.journal is not None:
             trainer.journal.log(outcome["step"], trainer.epoch, "test", test)
     result = {
-        "recipe": cfg.recipe, "run": str(folder), "seed": cfg.seed,
-        "steps": outcome["step"], "epochs": outcome["epoch"],
+        "recipe": cfg.recipe,
+        "run": str(folder),
+        "seed": cfg.seed,
+        "steps": outcome["step"],
+        "epochs": outcome["epoch"],
         "final": _finite(outcome["final"]),
-        "best": None if best is None else {**best, "value": _finite({"v": best["value"]})["v"],
-                                            "metrics": _finite(best["metrics"])},
+        "best": None
+        if best is None
+        else {**best, "value": _finite({"v": best["value"]})["v"], "metrics": _finite(best["metrics"])},
         "test": _finite(test),
         "parameters": sum(p.numel() for p in trainer.task.parameters()),
         "seconds": round(outcome["seconds"], 3),

@@ -59,7 +59,8 @@ class Optim:
     lr: float = opt(1e-3, "learning rate", low=0)
     schedule: Schedule = field(default_factory=Schedule, metadata={"help": "learning-rate schedule"})
     groups: list[dict[str, Any]] = opt(
-        [], "parameter groups: {match: glob over parameter names, lr_scale: factor, + optimiser options}; first match wins"
+        [],
+        "parameter groups: {match: glob over parameter names, lr_scale: factor, + optimiser options}; first match wins",
     )
     freeze: list[str] = opt([], "globs of parameter names that are not trained")
     tables: str = opt(
@@ -68,7 +69,8 @@ class Optim:
         choices=("dense", "rows"),
     )
     tables_rule: str = opt(
-        "adam", "rows: adam = lazy Adam with decay of the moments for missed steps; adagrad = row-wise; sgd",
+        "adam",
+        "rows: adam = lazy Adam with decay of the moments for missed steps; adagrad = row-wise; sgd",
         choices=("adam", "adagrad", "sgd"),
     )
     tables_weight_decay: float = opt(0.0, "L2 on embedding tables: adds decay * weight to the gradient", low=0)
@@ -119,8 +121,9 @@ class RunConfig:
     output_dir: str | None = opt(None, "run folder; default: runs/<recipe>-<hash of what changes the result>")
     seed: int = opt(1, "seed of weights, order, augmentation and dropout", low=0)
     device: str = opt("auto", "auto, cpu, cuda or cuda:<n>")
-    debug: str | None = opt(None, "smoke = two steps of everything; overfit = one batch; profile",
-                            choices=("smoke", "overfit", "profile"))
+    debug: str | None = opt(
+        None, "smoke = two steps of everything; overfit = one batch; profile", choices=("smoke", "overfit", "profile")
+    )
     about: About = field(default_factory=About, metadata={"help": "what the recipe is"})
     model: dict[str, Any] = opt({}, "the network")
     task: dict[str, Any] = opt({}, "loss, metrics, prediction")

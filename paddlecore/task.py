@@ -16,8 +16,8 @@ Prediction = dict[str, Any]
 class StepOutput(NamedTuple):
     """What one forward of a task gives the trainer.
 
-    The trainer divides `loss_sum` by the `weight` of the WHOLE step (all micro-batches, all ranks), once. So a task never
-    averages, and one process, two accumulated halves and two ranks give the same gradient.
+    The trainer divides `loss_sum` by the `weight` of the WHOLE step (all micro-batches, all ranks), once. So a task
+    never averages, and one process, two accumulated halves and two ranks give the same gradient.
     """
 
     loss_sum: Tensor  # [] float: sum of the losses of everything that was counted
@@ -46,7 +46,7 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def predict(self, batch: Batch) -> Prediction:
-        """What the model says of `batch`, in evaluation mode, without looking at labels. Tensors have the batch in dim 0."""
+        """What the model says of `batch` in evaluation mode, labels not looked at. Tensors have the batch in dim 0."""
         raise NotImplementedError
 
     def metrics(self) -> list[Metric]:
@@ -58,6 +58,6 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def render(self, prediction: Prediction) -> list[dict[str, Any]]:
-        """A prediction as plain Python, one JSON-able dict per input; label names are put in by subclasses that know them."""
+        """A prediction as plain Python, one JSON-able dict per input; subclasses put in the names of labels."""
         rows = {k: v.tolist() if isinstance(v, Tensor) else list(v) for k, v in prediction.items()}
         return [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]

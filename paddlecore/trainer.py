@@ -1,8 +1,8 @@
 """The loop: fetch, forward, backward, clip, step, schedule, log, evaluate, save. `Trainer.fit` is all of it.
 
 The gradient rule, in one place: each micro-batch's SUM of losses is backpropagated; what was counted is added up over
-micro-batches and ranks; the gradient is divided by that one number. So one process, two accumulated halves and two ranks take
-the same step up to rounding, also where micro-batches differ in size or in number of tokens.
+micro-batches and ranks; the gradient is divided by that one number. So one process, two accumulated halves and two
+ranks take the same step up to rounding, also where micro-batches differ in size or in number of tokens.
 
 Nothing here reads a config file, and nothing waits for the device except where a number is shown or state is saved.
 """
@@ -95,8 +95,8 @@ class Trainer:
         self.best_metric = options.best_metric or next(iter(self.goals), "")
         if self.goals and self.best_metric not in self.goals:
             raise ConfigError(
-                f"train.best_metric={self.best_metric!r} is not a metric of this task{nearest(self.best_metric, self.goals)}"
-                f" (it has {', '.join(self.goals)})"
+                f"train.best_metric={self.best_metric!r} is not a metric of this task"
+                f"{nearest(self.best_metric, self.goals)} (it has {', '.join(self.goals)})"
             )
         if options.early_stop and valid is None:
             raise ConfigError("train.early_stop needs validation data, and this data set has none")
@@ -106,7 +106,8 @@ class Trainer:
         self.ema = EMA(task, options.ema) if options.ema is not None else None
         self.scaler = LossScaler(device) if options.precision == "fp16" else None
         self.wrapped = self._wrap()
-        # [phases, 2 + logs] sums since the last log line: weight, loss, then each log; the names of the logs come with the first step
+        # [phases, 2 + logs] sums since the last log line: weight, loss, then each log; the names of the logs come with
+        # the first step
         self.totals: Tensor | None = None
         self.log_names: dict[str, list[str]] = {}
         self.first_bad_step = torch.full((), _NEVER, dtype=torch.int64, device=device)
@@ -184,7 +185,9 @@ class Trainer:
                     counted[-1] = float(self._stop_asked)
                     counted = distributed.all_reduce(counted)
                     bad = ~torch.isfinite(counted[1])
-                    self.first_bad_step = torch.where(bad, self.first_bad_step.clamp(max=self.step), self.first_bad_step)
+                    self.first_bad_step = torch.where(
+                        bad, self.first_bad_step.clamp(max=self.step), self.first_bad_step
+                    )
                     if self.device.type == "cpu":
                         self._check_finite()  # costs nothing here, and the weights are still good
 
@@ -217,7 +220,9 @@ class Trainer:
                     if stop or self._due_save():
                         self._save()
                     if stop:
-                        raise Stopped(f"stopped as asked at step {self.step}, saved; the same command goes on from there")
+                        raise Stopped(
+                            f"stopped as asked at step {self.step}, saved; the same command goes on from there"
+                        )
 
             interval.pause()
             self._check_finite()
@@ -225,14 +230,20 @@ class Trainer:
                 self._evaluate_and_select()
             self._save()
         return {
-            "step": self.step, "epoch": self.epoch, "rows": self.rows_seen, "seconds": self.seconds,
-            "best": self.best, "final": self.last_metrics,
+            "step": self.step,
+            "epoch": self.epoch,
+            "rows": self.rows_seen,
+            "seconds": self.seconds,
+            "best": self.best,
+            "final": self.last_metrics,
         }
 
     def _forward_backward(
         self, micro_batches: list[Batch | None], phase: str, phase_index: int, rank: int, world: int
     ) -> Tensor:
-        """Gradients of this rank's micro-batches, summed. Returns [3 + logs]: weight, loss, logs..., room for the stop flag."""
+        """Gradients of this rank's micro-batches, summed. Returns [3 + logs]: weight, loss, logs..., room for the stop
+        flag.
+        """
         options = self.options
         wanted: list[Tensor] = []
         names: list[str] = []
@@ -308,8 +319,8 @@ class Trainer:
             shown = ", ".join(map(str, rows[:20].tolist())) + (", ..." if len(rows) > 20 else "")
             good = checkpoint.steps(self.folder / "checkpoints") if self.folder is not None else []
             raise NonFiniteLoss(
-                f"the loss is not finite at step {bad + 1} (epoch {epoch + 1}, batch {step + 1}), training rows [{shown}]; "
-                f"last good checkpoint: {good[-1] if good else 'none yet'}\n"
+                f"the loss is not finite at step {bad + 1} (epoch {epoch + 1}, batch {step + 1}), "
+                f"training rows [{shown}]; last good checkpoint: {good[-1] if good else 'none yet'}\n"
                 "  a lower optim.lr, train.clip_norm=1 or train.precision=fp32 are the usual remedies"
             )
 
@@ -324,11 +335,18 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------ evaluate
 
     def evaluate(self, rows: Rows) -> dict[str, float]:
-        """The task's metrics over `rows`, every row counted once over all ranks; with the EMA's weights if there is one."""
+        """The task's metrics over `rows`, every row counted once over all ranks; with the EMA's weights if there is
+        one.
+        """
         with self.ema.applied() if self.ema is not None else contextlib.nullcontext():
             return evaluate(
-                self.task, rows, self.eval_batch_size, device=self.device, precision=self.options.precision,
-                workers=self.loader.workers, limit=self.options.max_eval_batches,
+                self.task,
+                rows,
+                self.eval_batch_size,
+                device=self.device,
+                precision=self.options.precision,
+                workers=self.loader.workers,
+                limit=self.options.max_eval_batches,
                 channels_last=self.options.channels_last,
             )
 
@@ -367,7 +385,10 @@ class Trainer:
             state = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
             try:
                 written = checkpoint.save(
-                    root, self.step, tensors=tensors, optimizer=state,
+                    root,
+                    self.step,
+                    tensors=tensors,
+                    optimizer=state,
                     records={"trainer": self._state(), **self.records},
                 )
                 self._point(written)
@@ -391,13 +412,21 @@ class Trainer:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "step": self.step, "epoch": self.epoch, "epoch_step": self.epoch_step, "rows_seen": self.rows_seen,
-            "seconds": self.seconds, "best": self.best, "last_metrics": self.last_metrics,
-            "evaluations_without_gain": self.evaluations_without_gain, "evaluated_at": self.evaluated_at,
-            "totals": None if self.totals is None else self.totals.tolist(), "log_names": self.log_names,
+            "step": self.step,
+            "epoch": self.epoch,
+            "epoch_step": self.epoch_step,
+            "rows_seen": self.rows_seen,
+            "seconds": self.seconds,
+            "best": self.best,
+            "last_metrics": self.last_metrics,
+            "evaluations_without_gain": self.evaluations_without_gain,
+            "evaluated_at": self.evaluated_at,
+            "totals": None if self.totals is None else self.totals.tolist(),
+            "log_names": self.log_names,
             "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
-            "data": self.data_record, "finished": self.finished(),
+            "data": self.data_record,
+            "finished": self.finished(),
         }
 
     def resume(self, folder: Path) -> None:
@@ -415,13 +444,25 @@ class Trainer:
         optimizer_state = checkpoint.load_optimizer(folder / "optimizer.pt")
         load_strict(self.task, checkpoint.load_tensors(folder / "model.safetensors"), folder)
         if set(optimizer_state) != set(self.optimizers):
-            raise CheckpointError(f"{folder} has the phases {sorted(optimizer_state)}, this run {sorted(self.optimizers)}")
+            raise CheckpointError(
+                f"{folder} has the phases {sorted(optimizer_state)}, this run {sorted(self.optimizers)}"
+            )
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(optimizer_state[name])
         if self.ema is not None:
             self.ema.load_state_dict(checkpoint.load_tensors(folder / "ema.safetensors"))
-        for name in ("step", "epoch", "epoch_step", "rows_seen", "seconds", "best", "last_metrics",
-                     "evaluations_without_gain", "evaluated_at", "log_names"):
+        for name in (
+            "step",
+            "epoch",
+            "epoch_step",
+            "rows_seen",
+            "seconds",
+            "best",
+            "last_metrics",
+            "evaluations_without_gain",
+            "evaluated_at",
+            "log_names",
+        ):
             setattr(self, name, state[name])
         if state["totals"] is not None:
             self.totals = torch.tensor(state["totals"], dtype=torch.float64, device=self.device)
@@ -523,7 +564,9 @@ class _Interval:
             values["loss_scale"] = float(trainer.scaler.scale)
         speed = (trainer.rows_seen - self.rows) / spent
         values |= {
-            "examples_per_s": speed, "data_wait": self.waited / spent, "memory_gb": peak_memory(trainer.device) / 2**30,
+            "examples_per_s": speed,
+            "data_wait": self.waited / spent,
+            "memory_gb": peak_memory(trainer.device) / 2**30,
             "seconds_left": self._left(speed),
         }
         if trainer.journal is not None:
@@ -557,8 +600,16 @@ def peak_memory(device: torch.device) -> int:
 
 
 def evaluate(
-    task: Task, rows: Rows, batch_size: int, *, device: torch.device, precision: str = "fp32", workers: int = 0,
-    limit: int | None = None, channels_last: bool = False, on_batch: Callable[[Batch, Any], None] | None = None,
+    task: Task,
+    rows: Rows,
+    batch_size: int,
+    *,
+    device: torch.device,
+    precision: str = "fp32",
+    workers: int = 0,
+    limit: int | None = None,
+    channels_last: bool = False,
+    on_batch: Callable[[Batch, Any], None] | None = None,
 ) -> dict[str, float]:
     """The metrics of `task` over `rows`: each row once over all ranks, states reduced at the end. Restores the mode."""
     training = task.training
@@ -588,10 +639,13 @@ def load_strict(task: nn.Module, state: Mapping[str, Tensor], where: Path) -> No
         CheckpointError: names the first differences; the module is unchanged.
     """
     own = task.state_dict()
-    problems = [f"{n} is missing" for n in own if n not in state] + [f"{n} is not in this model" for n in state if n not in own]
+    problems = [f"{n} is missing" for n in own if n not in state] + [
+        f"{n} is not in this model" for n in state if n not in own
+    ]
     problems += [
         f"{n} has shape {tuple(state[n].shape)}, this model's is {tuple(own[n].shape)}"
-        for n in own if n in state and state[n].shape != own[n].shape
+        for n in own
+        if n in state and state[n].shape != own[n].shape
     ]
     if problems:
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
@@ -602,8 +656,8 @@ def load_strict(task: nn.Module, state: Mapping[str, Tensor], where: Path) -> No
 def checkpoint_blocks(model: nn.Module) -> None:
     """Recompute activations in backward (Chen et al., 2016) for the model's repeated blocks.
 
-    Blocks are the members of the outermost `nn.ModuleList`s, or where there are none the outermost `nn.Sequential`s. Dropout
-    masks are drawn again from the same state; batch-norm statistics are not updated twice.
+    Blocks are the members of the outermost `nn.ModuleList`s, or where there are none the outermost `nn.Sequential`s.
+    Dropout masks are drawn again from the same state; batch-norm statistics are not updated twice.
 
     Raises:
         ConfigError: the model has no such blocks.
@@ -618,7 +672,8 @@ def checkpoint_blocks(model: nn.Module) -> None:
     blocks = [b for b in blocks if not any(isinstance(m, RowTable) for m in b.modules())]
     if not blocks:
         raise ConfigError(
-            f"train.activation_checkpointing: {type(model).__name__} has no blocks (nn.ModuleList or nn.Sequential) to recompute"
+            f"train.activation_checkpointing: {type(model).__name__} has no blocks to recompute "
+            "(nn.ModuleList or nn.Sequential)"
         )
 
     for block in blocks:
@@ -626,7 +681,9 @@ def checkpoint_blocks(model: nn.Module) -> None:
 
         @contextlib.contextmanager
         def frozen(norms: list[Any] = norms) -> Iterator[None]:
-            before = [(m.momentum, None if m.num_batches_tracked is None else m.num_batches_tracked.clone()) for m in norms]
+            before = [
+                (m.momentum, None if m.num_batches_tracked is None else m.num_batches_tracked.clone()) for m in norms
+            ]
             for m in norms:
                 m.momentum = 0.0
             try:
@@ -638,8 +695,11 @@ def checkpoint_blocks(model: nn.Module) -> None:
                         m.num_batches_tracked.copy_(count)
 
         def forward(
-            *args: Any, inner: Callable[..., Any] = block.forward, block: nn.Module = block,
-            frozen: Callable[[], Any] = frozen, **kwargs: Any,
+            *args: Any,
+            inner: Callable[..., Any] = block.forward,
+            block: nn.Module = block,
+            frozen: Callable[[], Any] = frozen,
+            **kwargs: Any,
         ) -> Any:
             if not (block.training and torch.is_grad_enabled()):
                 return inner(*args, **kwargs)
@@ -664,5 +724,7 @@ def _profiler(folder: Path | None) -> Any:
             print(f"trace: {path}", file=sys.stderr)
 
     return torch.profiler.profile(
-        activities=activities, schedule=torch.profiler.schedule(wait=8, warmup=2, active=10, repeat=1), on_trace_ready=ready
+        activities=activities,
+        schedule=torch.profiler.schedule(wait=8, warmup=2, active=10, repeat=1),
+        on_trace_ready=ready,
     )

@@ -22,7 +22,10 @@ STATE = {"w": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(3)}
 
 def make(root: Path, step: int) -> Path:
     return checkpoint.save(
-        root, step, tensors={"model": STATE}, optimizer={"main": {"w": {"m": torch.ones(2)}}},
+        root,
+        step,
+        tensors={"model": STATE},
+        optimizer={"main": {"w": {"m": torch.ones(2)}}},
         records={"trainer": {"step": step}, "data": {"state": {}}},
     )
 
@@ -137,8 +140,11 @@ def test_no_bytes_make_a_loader_do_anything_but_load_or_refuse(
     folder = tmp_path / "step_00000001"
     if not folder.exists():
         make(tmp_path, 1)
-    for name, load in (("model.safetensors", checkpoint.load_tensors), ("optimizer.pt", checkpoint.load_optimizer),
-                       ("trainer.json", checkpoint.read_json)):
+    for name, load in (
+        ("model.safetensors", checkpoint.load_tensors),
+        ("optimizer.pt", checkpoint.load_optimizer),
+        ("trainer.json", checkpoint.read_json),
+    ):
         content = (folder / name).read_bytes()
         where = at % (len(content) + 1)
         (tmp_path / name).write_bytes(content[:where] + noise + (b"" if cut else content[where + len(noise) :]))
@@ -148,8 +154,12 @@ def test_no_bytes_make_a_loader_do_anything_but_load_or_refuse(
             assert name in str(error)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=12), inner, max_size=3)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=12), inner, max_size=3),
+    )
+)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_manifest_is_verified_or_refused(tmp_path: Path, value: object) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"files": value}))

@@ -1,0 +1,165 @@
+"""What every recipe is tested for without a line of its own: small runs on toy data that a test can compare.
+
+`python -m paddlecore.testing <folder> <recipe> ...` runs them on this rank of a job and writes what came out, for the
+tests that compare two ranks with one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from paddlecore import config, distributed, run
+from paddlecore.data import DataModule
+from paddlecore.schema import RunConfig
+from paddlecore.trainer import Trainer
+
+BATCH = 8  # rows of a step; divides into two ranks and two halves
+
+
+class Tape:
+    """A journal that keeps lines instead of writing them."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def log(self, step: int, epoch: float, kind: str, values: dict[str, Any]) -> None:
+        if kind == "train":
+            self.losses.append(next(v for k, v in values.items() if k.split("/")[-1] == "loss"))
+
+    def close(self) -> None:
+        pass
+
+
+def tiny(recipe: str, *overrides: str) -> RunConfig:
+    """A recipe on its toy data for four steps of eight rows on the CPU; `overrides` come last."""
+    return config.compose(
+        [
+            f"recipe={recipe}",
+            "data.source=toy",
+            f"data.batch_size={BATCH}",
+            "data.workers=0",
+            "device=cpu",
+            "train.max_steps=4",
+            "train.log_every=1",
+            "train.eval_every=1000",
+            "train.max_eval_batches=4",
+            *overrides,
+        ]
+    )
+
+
+def tiny_trainer(
+    recipe: str, *overrides: str, quiet: bool = False, folder: Path | None = None, last: Path | None = None
+) -> tuple[Trainer, DataModule]:
+    """The trainer of such a run. `quiet` turns dropout off, for comparisons where pieces draw other masks."""
+    trainer, data = run.build_trainer(tiny(recipe, *overrides), torch.device("cpu"), folder, last)
+    trainer.journal = Tape()  # type: ignore[assignment]
+    if quiet:
+        still(trainer.task)
+    return trainer, data
+
+
+def still(module: nn.Module) -> None:
+    """Turn off dropout of every kind."""
+    for child in module.modules():
+        if isinstance(child, nn.modules.dropout._DropoutNd):
+            child.p = 0.0
+        elif isinstance(child, nn.RNNBase):
+            child.dropout = 0.0
+
+
+def frozen_statistics(module: nn.Module) -> None:
+    """Batch norms use their running statistics, also in training: halves of a batch have other statistics than the
+    whole.
+    """
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            child.train(False)
+            child.train = lambda mode=True, child=child: child  # type: ignore[method-assign, misc]
+
+
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in trainer.task.state_dict().items()}
+
+
+def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> tuple[float, str]:
+    """Largest absolute difference of two state dicts, and where it is."""
+    assert a.keys() == b.keys(), a.keys() ^ b.keys()
+    return max((float((a[k].double() - b[k].double()).abs().max()) if a[k].numel() else 0.0, k) for k in a)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launch(
+    arguments: Sequence[str], ranks: int, timeout: float = 300, **popen: Any
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run `python <arguments>` on `ranks` processes of one gloo job and wait for all; a test that hangs fails."""
+    port = str(free_port())
+    processes = []
+    for rank in range(ranks):
+        env = {
+            **os.environ,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(ranks),
+            "OMP_NUM_THREADS": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            **popen.get("env", {}),
+        }
+        rest = {k: v for k, v in popen.items() if k != "env"}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, *arguments], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **rest
+            )
+        )
+    done = []
+    for process in processes:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            for p in processes:
+                p.kill()
+            raise
+        done.append(subprocess.CompletedProcess(process.args, process.returncode, out, err))
+    return done
+
+
+def sweep(folder: Path, recipes: Sequence[str]) -> None:
+    """Four quiet steps and an evaluation of each recipe on this job's ranks; rank 0 writes weights, losses and
+    metrics.
+    """
+    distributed.start("cpu")
+    try:
+        for recipe in recipes:
+            trainer, data = tiny_trainer(recipe, quiet=True)
+            trainer.fit()
+            metrics = trainer.evaluate(data.rows(data.splits[-1]))
+            if distributed.rank() == 0:
+                name = recipe.replace("/", "_")
+                save_file(
+                    {k: v.contiguous().clone() for k, v in weights(trainer).items()}, folder / f"{name}.safetensors"
+                )
+                losses = trainer.journal.losses  # type: ignore[union-attr]
+                (folder / f"{name}.json").write_text(json.dumps({"losses": losses, "metrics": metrics}))
+    finally:
+        distributed.stop()
+
+
+if __name__ == "__main__":
+    sweep(Path(sys.argv[1]), sys.argv[2:])

@@ -1,0 +1,161 @@
+"""Every recipe under configs/recipe, held to the same promises, on toy data and the CPU."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from paddlecore import checkpoint, config, run, testing
+from paddlecore.errors import ConfigError
+from paddlecore.testing import largest_difference, tiny, tiny_trainer, weights
+
+RECIPES = config.list_recipes()
+GOLDEN = Path(__file__).parents[1] / "golden" / "losses.json"
+
+
+def test_how_many_recipes_there_are() -> None:
+    """A recipe that the sweep does not find is a recipe that nobody tests."""
+    assert len(RECIPES) == 6, RECIPES
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_composes_and_says_what_it_is(recipe: str) -> None:
+    about = config.compose([f"recipe={recipe}"]).about
+    assert about.title and about.paper and about.task and about.dataset and about.expected
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("section", ["model", "task", "data", "optim", "train", "init"])
+def test_refuses_an_unknown_key(recipe: str, section: str) -> None:
+    with pytest.raises(ConfigError, match=f"{section}.wrongkey"):
+        config.compose([f"recipe={recipe}", f"{section}.wrongkey=1"])
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_parameter_gets_a_gradient_and_moves(recipe: str) -> None:
+    cfg = tiny(recipe)
+    data = run._data(cfg)
+    data.prepare()
+    task = run._task(cfg, data)
+    rows = data.rows("train")
+    batch = rows.fetch(data.plan(rows).rows(0, 0), 0)
+    for phase in task.phases:
+        task(batch, phase).loss_sum.backward()
+    dead = [name for name, p in task.named_parameters() if p.requires_grad and p.grad is None]
+    assert not dead
+    trainer, _ = tiny_trainer(recipe)
+    before = weights(trainer)
+    trainer.fit()
+    after = weights(trainer)
+    trained = [name for name, p in trainer.task.named_parameters() if p.requires_grad]
+    assert not [name for name in trained if torch.equal(before[name], after[name])]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_overfits_a_tiny_batch(recipe: str) -> None:
+    trainer, _ = tiny_trainer(
+        recipe,
+        "train.overfit_batches=1",
+        "train.max_steps=60",
+        "optim.lr=0.01",
+        "optim.schedule.kind=constant",
+        "optim.schedule.warmup_steps=0",
+        "optim.tables_weight_decay=0",
+        quiet=True,
+    )
+    trainer.fit()
+    losses = trainer.journal.losses  # type: ignore[union-attr]
+    assert losses[-1] < 0.3 * losses[0], losses
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_stop_and_resume_in_mid_epoch_is_bit_exact(recipe: str, tmp_path: Path) -> None:
+    whole, _ = tiny_trainer(recipe, folder=tmp_path / "a")
+    whole.fit()
+    first, _ = tiny_trainer(recipe, "train.max_steps=2", folder=tmp_path / "b")
+    first.fit()
+    last = checkpoint.latest(tmp_path / "b" / "checkpoints")
+    second, _ = tiny_trainer(recipe, folder=tmp_path / "b", last=last)
+    second.fit()
+    for name in ("model.safetensors", "optimizer.pt", "data.json"):
+        a, b = (tmp_path / n / "checkpoints" / "step_00000004" / name for n in ("a", "b"))
+        assert a.read_bytes() == b.read_bytes(), name
+    assert whole.journal.losses[2:] == second.journal.losses  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_two_halves_are_one_batch(recipe: str) -> None:
+    runs = []
+    for accumulate in (1, 2):
+        trainer, _ = tiny_trainer(recipe, f"train.accumulate={accumulate}", quiet=True)
+        testing.frozen_statistics(trainer.task)
+        trainer.fit()
+        runs.append(trainer)
+    assert runs[0].journal.losses == pytest.approx(runs[1].journal.losses, rel=1e-5)  # type: ignore[union-attr]
+    difference, where = largest_difference(weights(runs[0]), weights(runs[1]))
+    assert difference < 2e-5, where
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_saved_weights_score_and_predict_the_same(recipe: str, tmp_path: Path) -> None:
+    trainer, data = tiny_trainer(recipe, folder=tmp_path)
+    trainer.fit()
+    expected = trainer.evaluate(data.rows(data.splits[-1]))
+    cfg = tiny(recipe, f"init.weights={tmp_path}")
+    scored = run.evaluate(cfg)
+    assert {k: scored[k] for k in expected} == {k: v if math.isfinite(v) else None for k, v in expected.items()}
+    predictions = list(run.predict(cfg))
+    assert len(predictions) == len(data.examples()) > 0
+    assert json.dumps(predictions)
+    assert (
+        list(
+            run.predict(
+                cfg, [json.dumps(data.examples()[0]) if isinstance(data.examples()[0], dict) else data.examples()[0]]
+            )
+        )[0].keys()
+        == predictions[0].keys()
+    )
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_golden_losses(recipe: str) -> None:
+    """The first losses of a recipe do not change unnoticed. PADDLE_UPDATE_GOLDEN=1 writes them anew."""
+    trainer, _ = tiny_trainer(recipe, quiet=True)
+    trainer.fit()
+    losses = trainer.journal.losses  # type: ignore[union-attr]
+    golden = json.loads(GOLDEN.read_text()) if GOLDEN.is_file() else {}
+    if os.environ.get("PADDLE_UPDATE_GOLDEN"):
+        GOLDEN.write_text(
+            json.dumps({**golden, recipe: [round(v, 6) for v in losses]}, indent=1, sort_keys=True) + "\n"
+        )
+    assert losses == pytest.approx(json.loads(GOLDEN.read_text())[recipe], rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One job of two gloo processes runs every recipe."""
+    folder = tmp_path_factory.mktemp("ranks")
+    for done in testing.launch(["-m", "paddlecore.testing", str(folder), *RECIPES], ranks=2):
+        assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_two_ranks_are_one(recipe: str, on_two_ranks: Path) -> None:
+    name = recipe.replace("/", "_")
+    trainer, data = tiny_trainer(recipe, quiet=True)
+    trainer.fit()
+    theirs = json.loads((on_two_ranks / f"{name}.json").read_text())
+    assert trainer.journal.losses == pytest.approx(theirs["losses"], rel=1e-5)  # type: ignore[union-attr]
+    difference, where = largest_difference(weights(trainer), load_file(on_two_ranks / f"{name}.safetensors"))
+    assert difference < 2e-5, where
+    ours = trainer.evaluate(data.rows(data.splits[-1]))
+    assert ours.keys() == theirs["metrics"].keys()
+    for key, value in ours.items():
+        assert value == pytest.approx(theirs["metrics"][key], rel=1e-4, nan_ok=True), key

@@ -1,0 +1,346 @@
+"""The loop, against plain PyTorch loops and against itself."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import parts
+import pytest
+import torch
+from parts import Net, Regression, largest_difference, rows, trainer, weights
+from torch import nn
+
+from paddlecore import checkpoint
+from paddlecore.data import ArrayRows, Plan
+from paddlecore.errors import CheckpointError, ConfigError, NonFiniteLoss, Stopped
+from paddlecore.metric import Mean, Metric
+from paddlecore.task import Batch, Prediction, StepOutput, Task
+from paddlecore.trainer import is_better
+
+
+def test_equals_a_plain_loop() -> None:
+    """Adam with clipping over a plain nn.Embedding, written out."""
+    run = trainer(max_steps=15, clip_norm=0.5)
+    torch.manual_seed(5)
+    net = Net()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    data, plan, losses = rows(), Plan(103, 16, seed=5), []
+    for step in range(15):
+        batch = data.fetch(plan.rows(step // plan.steps(0), step % plan.steps(0)), 0)
+        loss = nn.functional.mse_loss(net(batch["ids"], batch["x"]), batch["y"])
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 0.5)
+        optimizer.step()
+        losses.append(loss.item())
+    outcome = run.fit()
+    assert outcome["step"] == 15 and outcome["rows"] == 16 * 5 + 23 + 16 * 5 + 23 + 16 * 3
+    assert parts.largest_difference(weights(run.task.model), weights(net)) < 2e-6
+    assert run.journal.of("train", "loss") == pytest.approx(losses, rel=1e-5)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"clip_norm": 0.3},
+        {"section": {"tables": "rows", "tables_rule": "adagrad"}},
+        {"section": {"tables_weight_decay": 0.1, "tables_decay_rows": "all"}},
+    ],
+)
+def test_accumulation_is_the_same_step(options: dict[str, object]) -> None:
+    whole = trainer(batch_size=15, max_steps=12, **options)  # type: ignore[arg-type]
+    parts_ = trainer(batch_size=15, accumulate=4, max_steps=12, **options)  # type: ignore[arg-type]
+    whole.fit()
+    parts_.fit()
+    assert largest_difference(weights(whole.task), weights(parts_.task)) < 1e-6
+    a, b = whole.journal.of("train", "loss"), parts_.journal.of("train", "loss")  # type: ignore[union-attr]
+    assert a == pytest.approx(b, rel=1e-6)
+
+
+def test_a_step_with_fewer_rows_than_pieces_loses_none() -> None:
+    """3 rows in 4 pieces: one piece is empty and must weigh nothing."""
+    a, b = (trainer(data=rows(3), batch_size=3, accumulate=n, max_steps=4) for n in (1, 4))
+    assert a.fit()["rows"] == b.fit()["rows"] == 12
+    assert largest_difference(weights(a.task), weights(b.task)) < 1e-6
+
+
+def test_epochs_or_steps_whichever_ends_first() -> None:
+    assert trainer(max_epochs=2, max_steps=None).fit()["step"] == 12
+    assert trainer(max_epochs=2, max_steps=5).fit()["step"] == 5
+    with pytest.raises(ConfigError, match="never end"):
+        trainer(max_epochs=None, max_steps=None)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_follows_fp32(precision: str) -> None:
+    full, low = trainer(max_steps=20), trainer(max_steps=20, precision=precision)
+    full.fit()
+    low.fit()
+    a, b = full.journal.of("train", "loss"), low.journal.of("train", "loss")  # type: ignore[union-attr]
+    assert a != b and b == pytest.approx(a, rel=0.05)
+    assert all(v.dtype == torch.float32 for v in low.task.state_dict().values())
+
+
+def test_activation_checkpointing_changes_nothing_but_memory() -> None:
+    def make(on: bool) -> object:
+        torch.manual_seed(1)
+        return trainer(Regression(Net(dropout=0.3, batch_norm=True)), activation_checkpointing=on)
+
+    a, b = make(False), make(True)
+    a.fit()  # type: ignore[attr-defined]
+    b.fit()  # type: ignore[attr-defined]
+    assert largest_difference(weights(a.task), weights(b.task)) == 0  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="no blocks"):
+        trainer(_Plain(nn.Linear(3, 1)), activation_checkpointing=True)
+
+
+class _Plain(Regression):
+    def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
+        out = self.model(batch["x"]).squeeze(1)
+        return StepOutput((out - batch["y"]).square().sum(), torch.tensor(len(out)), {})
+
+    def predict(self, batch: Batch) -> Prediction:
+        return {"y": self.model(batch["x"]).squeeze(1)}
+
+
+def test_ema_is_the_average_and_is_what_is_evaluated() -> None:
+    torch.manual_seed(0)
+    run = trainer(_Plain(nn.Linear(3, 1)), max_steps=5, ema=0.8, valid=rows(40, 1))
+    expected = run.task.model.weight.detach().clone()  # type: ignore[union-attr]
+    seen = []
+    advance = run._advance
+
+    def spy(sums: list[torch.Tensor]) -> None:
+        nonlocal expected
+        expected = 0.8 * expected + 0.2 * run.task.model.weight.detach()  # type: ignore[union-attr]
+        seen.append(expected)
+        advance(sums)
+
+    run._advance = spy  # type: ignore[method-assign]
+    outcome = run.fit()
+    assert torch.allclose(run.ema.state_dict()["model.weight"], expected, atol=1e-6)  # type: ignore[union-attr]
+    batch = rows(40, 1).fetch(np.arange(40), 0)
+    bias = run.ema.state_dict()["model.bias"]  # type: ignore[union-attr]
+    mse = ((batch["x"] @ expected.T + bias).squeeze(1) - batch["y"]).square().mean()
+    assert outcome["final"]["mse"] == pytest.approx(mse.item(), rel=1e-5)
+    assert not torch.allclose(run.task.model.weight, expected)  # type: ignore[arg-type, union-attr]
+
+
+def test_early_stop_and_best_checkpoint(tmp_path: Path) -> None:
+    """The validation scores are given: 3, 2, 2.5, 2.6 - the best is the second, and patience 2 ends after the
+    fourth.
+    """
+    scores = iter([3.0, 2.0, 2.5, 2.6, 1.0])
+    run = trainer(max_steps=100, eval_every=2, early_stop=2, folder=tmp_path, valid=rows(8), keep=1)
+    run.evaluate = lambda _: {"mse": next(scores)}  # type: ignore[method-assign]
+    outcome = run.fit()
+    assert outcome["step"] == 8 and outcome["best"]["step"] == 4 and outcome["best"]["value"] == 2.0
+    assert json.loads((tmp_path / "best.json").read_text())["checkpoint"] == "step_00000004"
+    assert json.loads((tmp_path / "last.json").read_text())["checkpoint"] == "step_00000008"
+    assert [p.name for p in checkpoint.steps(tmp_path / "checkpoints")] == ["step_00000004", "step_00000008"]
+
+
+def test_is_better_knows_the_goal_and_nan() -> None:
+    assert (
+        is_better(2, 1, "max") and not is_better(1, 2, "max") and is_better(1, 2, "min") and not is_better(1, 1, "min")
+    )
+    assert (
+        not is_better(math.nan, 1, "max") and is_better(1, math.nan, "max") and not is_better(math.nan, math.nan, "max")
+    )
+
+
+def test_best_metric_must_exist() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'mse'"):
+        trainer(best_metric="mze")
+    with pytest.raises(ConfigError, match="validation"):
+        trainer(early_stop=1)
+
+
+def test_plateau_lowers_the_rate() -> None:
+    run = trainer(max_steps=8, eval_every=2, valid=rows(8), section={"schedule": {"kind": "plateau", "factor": 0.1}})
+    scores = iter([1.0, 2.0, 2.0, 0.5])
+    run.evaluate = lambda _: {"mse": next(scores)}  # type: ignore[method-assign]
+    run.fit()
+    # type: ignore[union-attr]
+    assert run.journal.of("train", "lr") == pytest.approx([0.01] * 4 + [1e-3] * 2 + [1e-4] * 2)
+
+
+@pytest.mark.parametrize("log_every", [1, 5])
+def test_a_loss_that_is_not_finite_stops_with_step_and_rows(tmp_path: Path, log_every: int) -> None:
+    data = rows()
+    plan = Plan(103, 16, seed=5)
+    poisoned = int(plan.rows(0, 4)[2])
+    data.columns["x"][poisoned] = np.inf
+    run = trainer(data=data, folder=tmp_path, save_every=2, max_steps=20, log_every=log_every)
+    with pytest.raises(NonFiniteLoss) as caught:
+        run.fit()
+    text = str(caught.value)
+    assert "step 5 " in text and str(poisoned) in text and "step_00000004" in text and "optim.lr" in text
+    assert all(v.isfinite().all() for v in run.task.state_dict().values())  # the bad step was not taken
+    assert NonFiniteLoss.exit_code == 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("at", [3, 7, 12])
+def test_stop_and_go_on_is_bit_identical(tmp_path: Path, at: int, workers: int) -> None:
+    def make(folder: Path, steps: int, resume: Path | None = None) -> object:
+        torch.manual_seed(2)
+        return trainer(
+            Regression(Net(dropout=0.2, batch_norm=True)),
+            folder=folder,
+            resume_from=resume,
+            max_steps=steps,
+            ema=0.9,
+            eval_every=4,
+            save_every=5,
+            log_every=3,
+            valid=rows(30, 1),
+            workers=workers,
+            accumulate=2,
+            section={"schedule": {"kind": "plateau"}, "tables": "rows", "tables_weight_decay": 0.01},
+        )
+
+    whole = make(tmp_path / "whole", 15)
+    first = make(tmp_path / "parts", at)
+    whole.fit()  # type: ignore[attr-defined]
+    first.fit()  # type: ignore[attr-defined]
+    second = make(tmp_path / "parts", 15, checkpoint.latest(tmp_path / "parts" / "checkpoints"))
+    second.fit()  # type: ignore[attr-defined]
+    a, b = (tmp_path / n / "checkpoints" / "step_00000015" for n in ("whole", "parts"))
+    for name in ("model.safetensors", "ema.safetensors", "optimizer.pt"):
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+    lines = {s: v["loss"] for s, k, v in whole.journal.lines if k == "train"}  # type: ignore[attr-defined]
+    resumed = {s: v["loss"] for s, k, v in second.journal.lines if k == "train"}  # type: ignore[attr-defined]
+    assert resumed and all(lines[s] == v for s, v in resumed.items())
+
+
+def test_other_data_or_another_model_is_refused(tmp_path: Path) -> None:
+    trainer(folder=tmp_path, max_steps=2).fit()
+    last = checkpoint.latest(tmp_path / "checkpoints")
+    with pytest.raises(CheckpointError, match="other training data"):
+        trainer(data=rows(50), resume_from=last).fit()
+    with pytest.raises(CheckpointError, match="shape"):
+        trainer(Regression(Net(dim=5)), resume_from=last).fit()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_signals_save_and_leave(tmp_path: Path, number: signal.Signals) -> None:
+    run = trainer(folder=tmp_path, max_steps=10_000)
+    advance = run._advance
+
+    def at_step_5(sums: list[torch.Tensor]) -> None:
+        advance(sums)
+        if run.step == 5:
+            os.kill(os.getpid(), number)
+
+    run._advance = at_step_5  # type: ignore[method-assign]
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped, match="saved"):
+        run.fit()
+    assert run.step in (5, 6) and run.saved_at == run.step  # the flag is read where the step's sums are reduced
+    assert checkpoint.latest(tmp_path / "checkpoints").name == f"step_{run.step:08d}"  # type: ignore[union-attr]
+    assert signal.getsignal(number) == before and Stopped.exit_code == 75
+
+
+class Gan(Task):
+    """A generator of one number and a linear judge; losses with a closed form, so the loop can be written out."""
+
+    phases = {"generator": ("model.0.*",), "judge": ("model.1.*",)}
+
+    def forward(self, batch: Batch, phase: str = "generator") -> StepOutput:
+        generator, judge = self.model[0], self.model[1]  # type: ignore[index]
+        noise, real = batch["x"], batch["y"][:, None]
+        if phase == "generator":
+            loss = nn.functional.softplus(-judge(generator(noise))).sum()
+        else:
+            with torch.no_grad():
+                fake = generator(noise)
+            loss = nn.functional.softplus(judge(fake)).sum() + nn.functional.softplus(-judge(real)).sum()
+        return StepOutput(loss, torch.tensor(len(noise)), {"d": loss.detach()} if phase == "judge" else {})
+
+    def predict(self, batch: Batch) -> Prediction:
+        return {"y": self.model[0](batch["x"]).squeeze(1)}  # type: ignore[index]
+
+    def metrics(self) -> list[Metric]:
+        return [Mean("mse")]
+
+    def measure(self, metrics: Sequence[Metric], prediction: Prediction, batch: Batch) -> None:
+        metrics[0].update((prediction["y"] - batch["y"]).square().sum(), len(batch["y"]))
+
+
+def gan() -> nn.Sequential:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(3, 1), nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1)))
+
+
+def test_a_gan_needs_no_second_loop(tmp_path: Path) -> None:
+    """Two phases through the same loop equal alternating steps written out; and it resumes."""
+    section = {"lr": 0.02, "phases": {"judge": {"lr": 0.05}}}
+    run = trainer(Gan(gan()), section=section, max_steps=9, folder=tmp_path, save_every=4)
+    run.fit()
+    net = gan()
+    g, d = torch.optim.Adam(net[0].parameters(), lr=0.02), torch.optim.Adam(net[1].parameters(), lr=0.05)
+    data, plan = rows(), Plan(103, 16, seed=5)
+    for step in range(9):
+        batch = data.fetch(plan.rows(step // plan.steps(0), step % plan.steps(0)), 0)
+        g.zero_grad()
+        nn.functional.softplus(-net[1](net[0](batch["x"]))).mean().backward()
+        g.step()
+        d.zero_grad()
+        fake = net[0](batch["x"]).detach()
+        judged = (
+            nn.functional.softplus(net[1](fake)).mean() + nn.functional.softplus(-net[1](batch["y"][:, None])).mean()
+        )
+        judged.backward()
+        d.step()
+    assert largest_difference(weights(run.task.model), weights(net)) < 2e-6
+    assert run.journal.of("train", "judge/d") == run.journal.of("train", "judge/loss")  # type: ignore[union-attr]
+    again = trainer(Gan(gan()), section=section, max_steps=9, resume_from=tmp_path / "checkpoints" / "step_00000008")
+    again.fit()
+    assert largest_difference(weights(run.task), weights(again.task)) == 0
+    halves = trainer(Gan(gan()), section=section, max_steps=9, accumulate=2)
+    halves.fit()
+    assert largest_difference(weights(run.task), weights(halves.task)) < 1e-6
+
+
+def test_profile_leaves_a_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer(folder=tmp_path, max_steps=22, profile=True).fit()
+    assert "traceEvents" in (tmp_path / "profile.json").read_text() and "Self CPU" in capsys.readouterr().err
+
+
+def test_compile_gives_the_same_losses() -> None:
+    plain, compiled = trainer(max_steps=4), trainer(max_steps=4, compile=True)
+    plain.fit()
+    compiled.fit()
+    assert compiled.task.state_dict().keys() == plain.task.state_dict().keys()
+    a, b = plain.journal.of("train", "loss"), compiled.journal.of("train", "loss")  # type: ignore[union-attr]
+    assert a == pytest.approx(b, rel=1e-4)
+
+
+def test_each_line_has_what_a_user_watches() -> None:
+    run = trainer(max_steps=4, log_every=2)
+    run.fit()
+    step, kind, values = run.journal.lines[0]  # type: ignore[union-attr]
+    assert (step, kind) == (2, "train")
+    assert values.keys() >= {"loss", "lr", "grad_norm", "examples_per_s", "data_wait", "memory_gb", "seconds_left"}
+    assert values["size"] == 1 and 0 <= values["data_wait"] <= 1 and values["memory_gb"] > 0.05
+
+
+def test_rows_are_fed_in_the_plan_s_order() -> None:
+    seen: list[int] = []
+
+    class Spy(Regression):
+        def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
+            seen.extend(batch["row"].tolist())
+            return super().forward(batch, phase)
+
+    data = ArrayRows({**rows().columns, "row": np.arange(103)})
+    trainer(Spy(Net()), data, max_epochs=1, max_steps=None, accumulate=3).fit()
+    assert seen == Plan(103, 16, seed=5).order(0).tolist()
