@@ -1,14 +1,14 @@
 """Models by name, and the weights that go with them: find, check, load with a report, publish.
 
-An artefact is a folder with model.safetensors, data.json (vocabularies, label names, normalisation) and card.json (scores
-and where they come from). What is written in it is a record: its class names pass `config.check_target` before use, its
-weights are compared with their sha256, and nothing in it can run code.
+An artefact is a folder with model.safetensors, data.json (vocabularies, label names, normalisation) and card.json
+(scores and where they come from). What is written in it is a record: its class names pass `config.check_target` before
+use, its weights are compared with their sha256, and nothing in it can run code.
 """
 
 from __future__ import annotations
 
 import importlib
-import inspect
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paddlecore import config
-from paddlecore.errors import CheckpointError, ConfigError, SuiteError, nearest
+from paddlecore.errors import CheckpointError, ConfigError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -84,13 +84,13 @@ def create_model(
     recipe, target = _find(name, suite)
     section: dict[str, Any] = {} if target is None else {"_target_": target}
     artefact = None
-    if pretrained is not False:
+    if pretrained:
         if pretrained is True and recipe is None:
             raise ConfigError(
-                f"{name} is a class and has no weights of its own; name a recipe ({_some(list_models(pretrained=True))}) "
-                "or give pretrained=<folder>"
+                f"{name} is a class and has no weights of its own; give pretrained=<folder>, or name a recipe "
+                f"({_some(list_models(pretrained=True))})"
             )
-        artefact = read_artefact(resolve(recipe if pretrained is True else str(pretrained)))
+        artefact = read_artefact(resolve(str(recipe) if pretrained is True else pretrained))
     published = artefact or (read_artefact(found) if recipe and (found := artefact_folder(recipe)) else None)
     if published is not None:  # sizes that come from the data stand there only
         record = published.recipe["model"]
@@ -154,7 +154,8 @@ class LoadReport:
         return not (self.reinitialised or self.missing or self.unused)
 
     def __str__(self) -> str:
-        lines = [f"loaded {len(self.loaded)} of {len(self.loaded) + len(self.reinitialised) + len(self.missing)} tensors"]
+        total = len(self.loaded) + len(self.reinitialised) + len(self.missing)
+        lines = [f"loaded {len(self.loaded)} of {total} tensors"]
         shapes = [f"{name}: {list(here)} here, {list(there)} in the file" for name, there, here in self.reinitialised]
         for what, names in (("re-initialised", shapes), ("missing in the file", self.missing), ("unused", self.unused)):
             if names:
@@ -204,7 +205,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
 
 
 def _names_for(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state`, a task's, by the names of `module`: a model has its names without `model.`, and none of the task's own."""
+    """`state`, a task's, by the names of `module`: a model's lack the `model.`, and the task's own are left out."""
     from paddlecore.task import Task
 
     if isinstance(module, Task) or not any(name.startswith("model.") for name in state):
@@ -289,7 +290,8 @@ def resolve(where: str | Path) -> Path:
         )
     published = [r for r in recipes if artefact_folder(r)]
     raise ConfigError(
-        f"no weights at {name!r}: neither a folder nor a recipe{nearest(name, published)} (published: {_some(published)})"
+        f"no weights at {name!r}: neither a folder nor a published recipe{nearest(name, published)} "
+        f"(published: {_some(published)})"
     )
 
 
@@ -325,7 +327,8 @@ def read_artefact(path: str | Path) -> Artefact:
                 raise CheckpointError(f"{file} is missing; fetch or publish the artefact again")
             if sha256_of(file) != card.get(key):
                 raise CheckpointError(
-                    f"{file} does not have the sha256 of its card ({key}): damaged or altered; fetch or publish it again"
+                    f"{file} does not have the sha256 of its card ({key}): it is damaged or was altered; "
+                    "fetch or publish the artefact again"
                 )
         record = {"recipe": card.get("recipe", ""), "model": card.get("model"), "task": card.get("task_config"),
                   "data": card.get("data")}
@@ -380,7 +383,6 @@ def write_artefact(runs: Sequence[str | Path], out: str | Path, *, fp16: bool = 
     import shutil
     import statistics
 
-    import torch
     from safetensors.torch import save_file
 
     from paddlecore import checkpoint
@@ -398,10 +400,9 @@ def write_artefact(runs: Sequence[str | Path], out: str | Path, *, fp16: bool = 
         identities.append({k: v for k, v in record.get("identity", {}).items() if k not in ("seed", "recipe")})
     for folder, result, identity in zip(folders, results, identities, strict=True):
         if result["recipe"] != results[0]["recipe"] or identity != identities[0]:
-            differing = sorted(k for k in identity.keys() | identities[0].keys() if identity.get(k) != identities[0].get(k))
             raise ConfigError(
-                f"{folder} is not a run of the same recipe and options as {folders[0]}: "
-                f"{', '.join(differing) or result['recipe']} differ"
+                f"{folder} is not a run of the same recipe and options as {folders[0]}; they differ in "
+                f"{', '.join(_differing(identity, identities[0])) or 'the recipe'}"
             )
     seeds = [result["seed"] for result in results]
     if len(set(seeds)) != len(seeds):
@@ -434,28 +435,66 @@ def write_artefact(runs: Sequence[str | Path], out: str | Path, *, fp16: bool = 
     save_file({name: stored(tensor) for name, tensor in first.state_dict.items()}, part / "model.safetensors")
     checkpoint.write_json(part / "data.json", {"_target_": first.recipe["data"]["_target_"], "state": first.data_state})
     labels = first.data_state.get("labels")
-    # only what the recipe itself does not say; a path of one's own machine does not belong on a card
-    command = f"paddlesuite train recipe={recipe} seed={seeds[0]}"
-    hardware = ", ".join([*environment.get("gpus", []), f"{environment.get('cpu')}", f"{environment.get('threads')} threads"])
-    trainer_state = _mapping(first.path / "trainer.json")
+    data = first.recipe["data"]
+    if "source" in data:
+        data = {**data, "source": "auto"}  # the place of the data on one machine does not belong on a card
+    fingerprint = _mapping(first.path / "trainer.json").get("data", {}).get("fingerprint", "")
+    threads = f"{environment.get('threads')} threads"
     card = {
-        "recipe": recipe, "title": about.get("title", ""), "paper": about.get("paper", ""), "task": about.get("task", ""),
-        "dataset": about.get("dataset", ""), "model": first.recipe["model"], "task_config": first.recipe["task"],
-        "data": {**first.recipe["data"], "source": "auto"} if "source" in first.recipe["data"] else first.recipe["data"],
-        "metrics": splits[0], "signatures": results[0].get("signatures", {}), "seeds": spread,
-        "weights_seed": seeds[0], "target": about.get("expected", ""), "best_possible": results[0].get("best_possible"),
-        "command": command, "eval_command": f"paddlesuite eval recipe={recipe} init.weights={recipe}",
-        "commit": environment.get("commit"), "data_sha256": trainer_state.get("data", {}).get("fingerprint", ""),
-        "licence": about.get("licence", ""), "weights_sha256": sha256_of(part / "model.safetensors"),
-        "data_state_sha256": sha256_of(part / "data.json"), "weights_dtype": "float16" if fp16 else "float32",
-        "parameters": results[0]["parameters"], "train_seconds": results[0]["seconds"], "hardware": hardware,
-        "versions": environment.get("versions", {}), "labels": list(labels) if labels else None, "notes": notes,
-    }  # fmt: skip
+        "recipe": recipe,
+        **{name: about.get(name, "") for name in ("title", "paper", "task", "dataset", "licence")},
+        "target": about.get("expected", ""),
+        "model": first.recipe["model"],
+        "task_config": first.recipe["task"],
+        "data": data,
+        "metrics": splits[0],
+        "best_possible": results[0].get("best_possible"),
+        "signatures": results[0].get("signatures", {}),
+        "seeds": spread,
+        "weights_seed": seeds[0],
+        "weights_sha256": sha256_of(part / "model.safetensors"),
+        "weights_dtype": "float16" if fp16 else "float32",
+        "data_state_sha256": sha256_of(part / "data.json"),
+        "data_sha256": fingerprint,
+        "labels": list(labels) if labels else None,
+        "parameters": results[0]["parameters"],
+        "command": _command(recipe, seeds[0], identities[0]),
+        "eval_command": f"paddlesuite eval recipe={recipe} init.weights={recipe}",
+        "commit": environment.get("commit"),
+        "train_seconds": results[0]["seconds"],
+        "hardware": ", ".join([*environment.get("gpus", []), str(environment.get("cpu")), threads]),
+        "versions": environment.get("versions", {}),
+        "notes": notes,
+    }
     checkpoint.write_json(part / "card.json", card)
     if out.exists():
         shutil.rmtree(out)
     os.rename(part, out)
     return out
+
+
+def record_scores(folder: Path, split: str, metrics: Mapping[str, float | None]) -> None:
+    """Put what the stored weights themselves score on `split` into the card of the artefact in `folder`."""
+    from paddlecore import checkpoint
+
+    card = _mapping(folder / "card.json")
+    card["metrics"][split] = dict(metrics)
+    checkpoint.write_json(folder / "card.json", card)
+
+
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
+
+
+def _command(recipe: str, seed: int, identity: Mapping[str, Any]) -> str:
+    """The command that makes the run again: the recipe, the seed, and each option that is not the recipe's own."""
+    words = [f"paddlesuite train recipe={recipe} seed={seed}"]
+    if recipe in config.list_recipes():
+        own = json.loads(json.dumps(config.identity(config.compose([f"recipe={recipe}"]))))
+        for name in _differing(identity, own):
+            if name in identity and name not in ("seed", "recipe", "data.source"):
+                words.append(f"{name}={json.dumps(identity[name])}")
+    return " ".join(words)
 
 
 def card_markdown(card: Mapping[str, Any]) -> str:
@@ -469,14 +508,15 @@ def card_markdown(card: Mapping[str, Any]) -> str:
             if over and split == spread.get("split"):
                 score += f" (mean {over['mean']:.4f}, sd {over['sd']:.4f} over {spread['n']} seeds)"
             lines.append(f"| {split} | {name} | {score} |")
+    seconds, weights = card.get("train_seconds"), card.get("weights_sha256")
     rows = [
         ("expected", card.get("target")),
         ("parameters", f"{card['parameters']:,}" if card.get("parameters") else None),
-        ("training time", f"{card['train_seconds']:.0f} s on {card.get('hardware')}" if card.get("train_seconds") else None),
+        ("training time", f"{seconds:.0f} s on {card.get('hardware')}" if seconds else None),
         ("trained with", f"`{card['command']}`" if card.get("command") else None),
         ("scored with", f"`{card['eval_command']}`" if card.get("eval_command") else None),
         ("commit", f"`{card['commit']}`" if card.get("commit") else None),
-        ("weights", f"{card.get('weights_dtype')}, seed {card.get('weights_seed')}, sha256 `{card.get('weights_sha256')}`"),
+        ("weights", f"{card.get('weights_dtype')}, of seed {card.get('weights_seed')}, sha256 `{weights}`"),
         ("licence of the data", card.get("licence")),
         ("notes", card.get("notes")),
     ]

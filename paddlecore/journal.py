@@ -1,4 +1,4 @@
-"""The record of a run: metrics.jsonl, TensorBoard, the lines or the bar on the terminal, and W&B or MLflow if asked for.
+"""The record of a run: metrics.jsonl, TensorBoard, lines or a bar on the terminal; W&B and MLflow if asked for.
 
 metrics.jsonl has one JSON object a line: step, epoch, kind (train, eval, test, note) and the values by name; NaN and
 infinities stand there as null. When a run resumes, lines after its checkpoint are taken away, so a run that was
@@ -54,7 +54,7 @@ class Journal:
         total_steps: int | None = None,
     ) -> None:
         self.folder, self.resume_step = folder, resume_step
-        self._sinks = [_TRACKERS[name](folder, run_name, config or {}) for name in trackers]
+        self._sinks: list[_Wandb | _Mlflow] = [_TRACKERS[name](folder, run_name, config or {}) for name in trackers]
         truncate(folder / "metrics.jsonl", resume_step)
         self._file = open(folder / "metrics.jsonl", "a", encoding="utf-8")
         self._tensorboard: Any = None
@@ -255,7 +255,7 @@ class _Mlflow:
         self._mlflow.end_run()
 
 
-_TRACKERS = {"wandb": _Wandb, "mlflow": _Mlflow}
+_TRACKERS: dict[str, type[_Wandb] | type[_Mlflow]] = {"wandb": _Wandb, "mlflow": _Mlflow}
 
 
 # ---------------------------------------------------------------------------------------------------- environment
@@ -302,14 +302,13 @@ def git_commit(root: Path) -> str | None:
     if not (root / ".git").exists():
         return None  # an installed wheel may well lie inside somebody else's checkout
     try:
-        git = ["git", "-C", str(root)]
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-        status = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=10, check=True
+        commit, changes = (
+            subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True)
+            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
 
 
 def cpu_name() -> str:

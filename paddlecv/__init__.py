@@ -1,4 +1,4 @@
-"""Vision: models, tasks, data. Importing this loads nothing else; `from paddlecv.models import LeNet` a model."""
+"""Vision: models, tasks, data; this loads none of them. `from paddlecv.models import LeNet` gives a plain module."""
 
 from __future__ import annotations
 

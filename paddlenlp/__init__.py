@@ -1,4 +1,4 @@
-"""Language: models, tasks, data. Importing this loads nothing else; `from paddlenlp.models import TextCNN` a model."""
+"""Language: models, tasks, data; this loads none of them. `from paddlenlp.models import TextCNN` gives a plain module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recommendation: models, tasks, data. Importing this loads nothing else; `from paddlerec.models import DeepFM` a model."""
+"""Recommendation: models, tasks, data; this loads none of them. `from paddlerec.models import DeepFM` gives a plain module."""
 
 from __future__ import annotations
 

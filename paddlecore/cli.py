@@ -1,0 +1,366 @@
+"""The command line: `paddlesuite <verb> key=value ...`, and `tools/<verb>.py` in a checkout.
+
+A verb first composes and checks its options, which loads neither torch nor Hydra where it can be helped, so a mistake is
+answered at once. What a script may want to read goes to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from paddlecore import __version__, config
+from paddlecore.errors import ConfigError, SuiteError, nearest
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns the exit code: 0, that of a `SuiteError`, or 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
+    except SuiteError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr, flush=True)
+        return 130
+    except BrokenPipeError:  # the reader (head, less) has left; Python would complain once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # 128 + SIGPIPE, as other tools end
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if words else ConfigError.exit_code
+    if words[0] == "--version":
+        print(__version__)
+        return 0
+    verb, rest = words[0].replace("_", "-"), words[1:]
+    if verb not in _VERBS:
+        raise ConfigError(f"there is no verb {words[0]!r}{nearest(verb, _VERBS)}\n{_usage()}")
+    action, usage, summary = _VERBS[verb]
+    if "-h" in rest or "--help" in rest:
+        overrides = [word for word in rest if not word.startswith("-")]
+        takes_recipe = verb in config.VERBS
+        print(config.help_text(verb, overrides) if takes_recipe else f"paddlesuite {verb} {usage}\n  {summary}")
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    return action(rest)
+
+
+def _usage() -> str:
+    lines = ["usage: paddlesuite <verb> [key=value ...]   (in a checkout also: python tools/<verb>.py)", ""]
+    lines += [f"  {verb:<11} {summary}" for verb, (_, _, summary) in _VERBS.items()]
+    lines += ["", "`paddlesuite <verb> --help` shows a verb's options, with recipe=<suite>/<name> also the recipe's."]
+    return "\n".join(lines)
+
+
+def _take(words: list[str], *names: str) -> tuple[dict[str, list[str]], list[str]]:
+    """A verb's own options (each may be repeated), and the words that are left for the configuration."""
+    own: dict[str, list[str]] = {name: [] for name in names}
+    rest = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals and name in own:
+            own[name].append(value)
+        else:
+            rest.append(word)
+    return own, rest
+
+
+def _print_json(value: Any, indent: int | None = None) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=indent, default=str), flush=True)
+
+
+def _is_first_rank() -> bool:
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+# ---------------------------------------------------------------------------------------------------- recipes
+
+
+def _train(words: list[str]) -> int:
+    cfg = config.compose(words, verb="train")
+    from paddlecore import run
+
+    result = run.train(cfg)
+    if _is_first_rank():
+        best, bounds = result.get("best"), result.get("best_possible") or {}
+        if best and best["value"] is not None:
+            print(f"best on validation: {best['metric']} {best['value']:.4f} at step {best['step']}")
+        for name, value in result["test"].items():
+            bound = f"   (best possible: {bounds[name]:.4f})" if name in bounds else ""
+            print(f"test: {name} {value:.4f}{bound}" if value is not None else f"test: {name} is not defined")
+        speed = f"{result['examples_per_second']:,.0f} examples/s"
+        print(f"{result['parameters']:,} parameters, {result['steps']} steps, {result['seconds']:.1f} s, {speed}")
+        print(f"run folder: {result['run']}")
+    return 0
+
+
+def _eval(words: list[str]) -> int:
+    own, rest = _take(words, "split")
+    cfg = config.compose(rest, verb="eval")
+    from paddlecore import run
+
+    result = run.evaluate(cfg, *own["split"][-1:])
+    if _is_first_rank():
+        _print_json(result)
+    return 0
+
+
+def _predict(words: list[str]) -> int:
+    own, rest = _take(words, "input")
+    cfg = config.compose(rest, verb="predict")
+    inputs = read_inputs(own["input"]) if own["input"] else None
+    from paddlecore import run
+
+    for prediction in run.predict(cfg, inputs):
+        _print_json(prediction)
+    return 0
+
+
+def read_inputs(values: Sequence[str]) -> list[Any]:
+    """Raw inputs from the values of `input=`: text as it stands, `-` the lines of stdin, `@<file>` the lines of a file.
+
+    Empty lines are left out. What is a JSON object or list is given to the data module as such.
+    """
+    inputs: list[Any] = []
+    for value in values:
+        if value == "-":
+            texts = sys.stdin.read().splitlines()
+        elif value.startswith("@"):
+            try:
+                texts = Path(value[1:]).read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"input={value}: cannot read {value[1:]} as UTF-8 text: {error}") from None
+        else:
+            texts = [value]
+        inputs += [_as_json(text) for text in texts if text.strip()]
+    if not inputs:
+        raise ConfigError(f"there is no input in {', '.join(f'input={v}' for v in values)}")
+    return inputs
+
+
+def _as_json(text: str) -> Any:
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            return json.loads(text)
+        except ValueError:
+            pass  # text that happens to start with a bracket
+    return text
+
+
+def _check_data(words: list[str]) -> int:
+    cfg = config.compose(words, verb="check-data")
+    from paddlecore import run
+
+    _print_json(run.check_data(cfg), indent=1)
+    return 0
+
+
+def _bench(words: list[str]) -> int:
+    own, rest = _take(words, "steps")
+    cfg = config.compose(rest, verb="bench")
+    steps = own["steps"][-1] if own["steps"] else "100"
+    if not steps.isdecimal() or int(steps) < 5:
+        raise ConfigError(f"steps={steps}: expected a number of at least 5")
+    from paddlecore import run
+
+    _print_json(run.bench(cfg, steps=int(steps)))
+    return 0
+
+
+def _publish(words: list[str]) -> int:
+    own, rest = _take(words, "runs", "out", "fp16", "notes")
+    cfg = config.compose(rest, verb="publish")
+    fp16 = (own["fp16"] or ["false"])[-1].lower()
+    if fp16 not in ("true", "false"):
+        raise ConfigError(f"fp16={fp16}: expected true or false")
+    runs = [run for value in own["runs"] for run in value.split(",") if run]
+    from paddlecore import hub, run
+
+    out = Path(own["out"][-1]) if own["out"] else hub.pretrained_root() / cfg.recipe
+    hub.write_artefact(runs, out, fp16=fp16 == "true", notes=" ".join(own["notes"]))
+    trained = hub.read_artefact(out).card["metrics"]
+    # The card gives what the weights in it score, not what they scored before they were rounded and stored.
+    cfg.init.weights = str(out)
+    scored = run.evaluate(cfg)
+    metrics = {name: scored[name] for name in trained.get(scored["split"], {}) if name in scored}
+    hub.record_scores(out, scored["split"], metrics)
+    size = sum(file.stat().st_size for file in out.iterdir())
+    _print_json({"artefact": str(out), "bytes": size, "trained": trained.get(scored["split"]), "stored": metrics})
+    return 0
+
+
+def _plot(words: list[str]) -> int:
+    if not words:
+        raise ConfigError("which run? paddlesuite plot <run folder> ...")
+    from paddlecore import journal
+
+    for word in words:
+        print(journal.plot(Path(word)))
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------------- what there is
+
+
+def _zoo(words: list[str]) -> int:
+    as_json = "--json" in words
+    own, rest = _take([word for word in words if word != "--json"], "recipe", "suite", "task", "data")
+    if rest:
+        options = ("suite=", "task=", "data=", "recipe=", "--json")
+        raise ConfigError(f"zoo: {rest[0]!r} is not an option{nearest(rest[0], options)} (it has {', '.join(options)})")
+    if own["recipe"]:
+        return _zoo_one(own["recipe"][-1], as_json)
+    rows = zoo_rows(*(own[name][-1] if own[name] else None for name in ("suite", "task", "data")))
+    if as_json:
+        _print_json(rows, indent=1)
+    elif not rows:
+        print("no recipe matches; `paddlesuite zoo` lists all")
+    else:
+        print(_table(rows))
+    return 0
+
+
+def zoo_rows(suite: str | None = None, task: str | None = None, data: str | None = None) -> list[dict[str, Any]]:
+    """One dict for each recipe that matches: recipe, task, data, score (of its card), expected, parameters."""
+    from paddlecore import hub
+
+    rows = []
+    for name in config.list_recipes():
+        about = config.read_recipe(name).get("about") or {}
+        row = {"recipe": name, "task": about.get("task", ""), "data": about.get("dataset", "")}
+        wanted = {"suite": suite, "task": task, "data": data}
+        have = {"suite": name.split("/")[0], "task": row["task"], "data": row["data"]}
+        if any(value is not None and value.lower() != str(have[key]).lower() for key, value in wanted.items()):
+            continue
+        card = hub.read_card(name)
+        row |= {"score": card_score(card), "expected": about.get("expected", ""), "parameters": card.get("parameters")}
+        rows.append(row)
+    return rows
+
+
+def card_score(card: dict[str, Any]) -> str:
+    """The card's first metric on its last split, e.g. `auc 0.9841 ± 0.0003`; empty without a card."""
+    metrics = card.get("metrics") or {}
+    split = "test" if "test" in metrics else next(iter(metrics), None)
+    if split is None or not metrics[split]:
+        return ""
+    name, value = next(iter(metrics[split].items()))
+    spread = (card.get("seeds") or {}).get("metrics", {}).get(name)
+    if spread:
+        return f"{name} {spread['mean']:.4f} ± {spread['sd']:.4f}"
+    return f"{name} {value:.4f}"
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    cells = [["RECIPE", "TASK", "DATA", "SCORE", "EXPECTED", "SIZE"]]
+    for row in rows:
+        size = f"{row['parameters'] / 1e6:.2f} M" if row["parameters"] else "-"
+        cells.append([row["recipe"], row["task"], row["data"], row["score"] or "-", row["expected"] or "-", size])
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
+    )
+
+
+def _zoo_one(name: str, as_json: bool) -> int:
+    from paddlecore import hub
+
+    raw = config.read_recipe(name)
+    card = hub.read_card(name)
+    if as_json:
+        _print_json({"recipe": name, **raw, "card": card or None}, indent=1)
+        return 0
+    print(name)
+    for key, value in (raw.get("about") or {}).items():
+        if value:
+            print(f"  {key}: {value}")
+    print(f"  file: {config.recipe_path(name)}")
+    print()
+    print(hub.card_markdown(card) if card else f"no published weights; train it: paddlesuite train recipe={name}")
+    return 0
+
+
+def _doctor(words: list[str]) -> int:
+    report = _report()
+    if "--json" in words:
+        _print_json(report, indent=1)
+        return 0
+    for section, values in report.items():
+        print(section)
+        for name, value in values.items():
+            print(f"  {name}: {value}")
+    return 0
+
+
+def _report() -> dict[str, dict[str, Any]]:
+    """What is installed and what the machine has. Answers also where half of it is broken."""
+    import shutil
+
+    def attempt(ask: Callable[[], Any]) -> Any:
+        try:
+            return ask()
+        except Exception as error:  # the doctor's whole purpose is to look at broken installations
+            return f"cannot tell: {type(error).__name__}: {error}"
+
+    def torch_facts() -> dict[str, Any]:
+        import torch
+
+        gpus = [
+            f"{torch.cuda.get_device_name(i)}, {torch.cuda.get_device_properties(i).total_memory / 2**30:.0f} GB"
+            for i in range(torch.cuda.device_count())
+        ]
+        return {"threads": torch.get_num_threads(), "CUDA": torch.version.cuda or "none", "GPUs": gpus or "none"}
+
+    def data_facts() -> dict[str, Any]:
+        from paddlecore import sources
+
+        return sources.report()
+
+    from paddlecore import hub, journal
+
+    environment = attempt(journal.environment)
+    facts = environment if isinstance(environment, dict) else {"environment": environment}
+    memory = facts.get("memory_bytes")
+    machine: dict[str, Any] = {
+        "platform": facts.get("platform"), "cpu": facts.get("cpu"), "cores": facts.get("cores"),
+        "vector instructions": " ".join(journal.cpu_flags()) or "unknown",
+        "memory": f"{memory / 2**30:.1f} GB" if isinstance(memory, int) else "unknown",
+        "free disk here": attempt(lambda: f"{shutil.disk_usage('.').free / 2**30:.1f} GB"),
+    }
+    torch_part, data_part = attempt(torch_facts), attempt(data_facts)
+    return {
+        "versions": {"paddle-suite": __version__, "commit": facts.get("commit"), "python": sys.version.split()[0],
+                     **(facts.get("versions") or {})},
+        "machine": machine,
+        "torch": torch_part if isinstance(torch_part, dict) else {"torch": torch_part},
+        "data": data_part if isinstance(data_part, dict) else {"data": data_part},
+        "files": {"configs": config.config_root(), "recipes": attempt(lambda: len(config.list_recipes())),
+                  "pretrained": hub.pretrained_root(), "published": attempt(lambda: len(hub.list_models(pretrained=True)))},
+        "switches": journal.switches() or {"none": "is set"},
+    }  # fmt: skip
+
+
+_VERBS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
+    "train": (_train, "", "train a recipe; the same command goes on where it stopped"),
+    "eval": (_eval, "", "score weights; the last line is one JSON object"),
+    "predict": (_predict, "", "raw input in, one JSON object a line out"),
+    "zoo": (_zoo, "[suite=...] [task=...] [data=...] [recipe=<suite>/<name>] [--json]",
+            "list the recipes and their scores, or show one with its card"),
+    "check-data": (_check_data, "", "read all of a recipe's data and name what is wrong with it"),
+    "doctor": (_doctor, "[--json]", "report versions, hardware and data, for yourself or for a bug report"),
+    "bench": (_bench, "", "time the training steps of a recipe"),
+    "publish": (_publish, "recipe=<suite>/<name> runs=<folder>[,<folder>...] [out=<folder>] [fp16=true] [notes=...]",
+                "make weights and card from finished runs, one for each seed, and score what was stored"),
+    "plot": (_plot, "<run folder> ...", "draw the curves of runs into their curve.png"),
+}  # fmt: skip
