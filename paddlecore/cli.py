@@ -1,7 +1,7 @@
 """The command line: `paddlesuite <verb> key=value ...`, and `tools/<verb>.py` in a checkout.
 
-A verb first composes and checks its options, which loads neither torch nor Hydra where it can be helped, so a mistake is
-answered at once. What a script may want to read goes to stdout, everything else to stderr.
+A verb first composes and checks its options, which does not load torch, so a mistake is answered at once. What a script
+may want to read goes to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -345,8 +345,10 @@ def _report() -> dict[str, dict[str, Any]]:
         "machine": machine,
         "torch": torch_part if isinstance(torch_part, dict) else {"torch": torch_part},
         "data": data_part if isinstance(data_part, dict) else {"data": data_part},
-        "files": {"configs": config.config_root(), "recipes": attempt(lambda: len(config.list_recipes())),
-                  "pretrained": hub.pretrained_root(), "published": attempt(lambda: len(hub.list_models(pretrained=True)))},
+        "files": {
+            "configs": config.config_root(), "recipes": attempt(lambda: len(config.list_recipes())),
+            "pretrained": hub.pretrained_root(), "published": attempt(lambda: len(hub.list_models(pretrained=True))),
+        },
         "switches": journal.switches() or {"none": "is set"},
     }  # fmt: skip
 

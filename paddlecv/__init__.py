@@ -1,4 +1,4 @@
-"""Vision: models, tasks, data; this loads none of them. `from paddlecv.models import LeNet` gives a plain module."""
+"""Vision: models, tasks, data; this loads none of them. `from paddlecv.models import LeNet` loads models."""
 
 from __future__ import annotations
 

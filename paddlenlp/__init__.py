@@ -1,4 +1,4 @@
-"""Language: models, tasks, data; this loads none of them. `from paddlenlp.models import TextCNN` gives a plain module."""
+"""Language: models, tasks, data; this loads none of them. `from paddlenlp.models import TextCNN` loads models."""
 
 from __future__ import annotations
 

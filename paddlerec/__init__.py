@@ -1,4 +1,4 @@
-"""Recommendation: models, tasks, data; this loads none of them. `from paddlerec.models import DeepFM` gives a plain module."""
+"""Recommendation: models, tasks, data; this loads none of them. `from paddlerec.models import DeepFM` loads models."""
 
 from __future__ import annotations
 
