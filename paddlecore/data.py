@@ -7,7 +7,7 @@ epoch 5 is computed. The rows of a step are split over micro-batches and ranks, 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -87,7 +87,7 @@ def mix(*numbers: int) -> int:
 def uniform(seed: int, epoch: int, rows: np.ndarray, draws: int) -> np.ndarray:
     """[b, draws] float32 in [0, 1), random numbers of (seed, epoch, row): for augmenting a whole batch at once."""
     with np.errstate(over="ignore"):
-        state = (
+        state: np.ndarray = (
             np.uint64(mix(seed, epoch))
             + (rows.astype(np.uint64)[:, None] * np.uint64(draws))
             + np.arange(draws, dtype=np.uint64)
@@ -183,7 +183,7 @@ def _batches(rows: Rows, keys: Iterator[tuple[int, np.ndarray]], workers: int, p
             batch_size=None,
             sampler=keys,
             num_workers=workers,
-            pin_memory=pin,  # type: ignore[arg-type]
+            pin_memory=pin,
             worker_init_fn=_ignore_signals,
             prefetch_factor=4,
         )
@@ -195,7 +195,7 @@ class Loader:
     def __init__(self, rows: Rows, plan: Plan, *, accumulate: int = 1, workers: int = 0, pin: bool = False) -> None:
         self.rows, self.plan, self.accumulate, self.workers, self.pin = rows, plan, accumulate, workers, pin
 
-    def stream(self, epoch: int, step: int) -> Iterator[list[Batch | None]]:
+    def stream(self, epoch: int, step: int) -> Generator[list[Batch | None], None, None]:
         """From `step` of `epoch` on: for each optimiser step, this rank's `accumulate` micro-batches.
 
         A micro-batch is None where the step has fewer rows than there are pieces. The stream goes on over the ends of

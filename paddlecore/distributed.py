@@ -89,6 +89,9 @@ def job(device: str = "auto", timeout: float = 30.0) -> Iterator[torch.device]:
     chosen = start(device, timeout)
     try:
         yield chosen
+        if _watch is not None:
+            _watch.close()
+        barrier()  # rank 0 hosts the store, so it must not be the first to go
     except RuntimeError as error:  # what a broken connection looks like from inside a collective
         lost = _watch.lost() if _watch is not None else []
         if not lost:
@@ -177,7 +180,7 @@ class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
         # two passes: E[x^2] - E[x]^2 loses digits when the mean is large
         centred = x - mean.view(shape)
         var = _SumOverRanks.apply(centred.square().sum(axes)) / count  # [C]
-        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
+        if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)
                 momentum = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
@@ -192,7 +195,7 @@ class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
 def sync_batch_norm(module: nn.Module) -> nn.Module:
     """Replace each BatchNorm{1,2,3}d in `module` by one over all ranks, sharing its parameters and buffers."""
     for name, child in module.named_children():
-        if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+        if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
             synced = SyncedBatchNorm(
                 child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
             )

@@ -64,6 +64,9 @@ class Metric:
 class Mean(Metric):
     """Weighted mean of a quantity, e.g. a loss. States: two numbers."""
 
+    total: Tensor
+    count: Tensor
+
     def __init__(self, name: str, goal: str = "min") -> None:
         super().__init__()
         self.goals = {name: goal}
@@ -86,6 +89,9 @@ class Accuracy(Metric):
     Ties are counted as a careful user would: a label is in the top k if fewer than k classes score strictly higher AND
     it is not beaten by an equal score of a lower index, which is what `argmax` does on the CPU for k = 1.
     """
+
+    right: Tensor
+    rows: Tensor
 
     def __init__(self, top_k: tuple[int, ...] = (1,)) -> None:
         super().__init__()

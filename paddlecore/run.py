@@ -50,7 +50,7 @@ def evaluate(cfg: RunConfig, split: str = "test") -> dict[str, Any]:
         load_exact(task, artefact, where)
         task.to(device)
         if cfg.train.channels_last:
-            task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            task.to(memory_format=torch.channels_last)
         split = split if split in data.splits else data.splits[-1]
         rows = data.rows(split)
         started = time.perf_counter()

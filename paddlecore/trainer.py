@@ -117,7 +117,7 @@ class Trainer:
     def _wrap(self) -> nn.Module:
         """The task as the loop calls it: compiled, checkpointed and averaged over ranks where asked for."""
         if self.options.channels_last:
-            self.task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.task.to(memory_format=torch.channels_last)
         if self.options.activation_checkpointing:
             checkpoint_blocks(self.task.model)
         if self.options.compile:
@@ -164,7 +164,7 @@ class Trainer:
         self.task.train()
 
         with contextlib.ExitStack() as stack:
-            stack.callback(stream.close)
+            stack.callback(stream.close)  # ends the data workers
             stack.enter_context(self._signals())
             if profiler is not None:
                 stack.enter_context(profiler)
@@ -576,7 +576,7 @@ class _Interval:
     def _left(self, speed: float) -> float:
         """Seconds to the end of the run at this speed, evaluations not counted."""
         options, plan = self.trainer.options, self.trainer.loader.plan
-        ends = []
+        ends: list[float] = []
         if options.max_steps is not None:
             ends.append((options.max_steps - self.trainer.step) * plan.batch_size)
         if options.max_epochs is not None:
@@ -707,7 +707,7 @@ def checkpoint_blocks(model: nn.Module) -> None:
                 inner, *args, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), frozen()), **kwargs
             )
 
-        block.forward = forward  # type: ignore[method-assign]
+        block.forward = forward
 
 
 def _profiler(folder: Path | None) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from paddlecore import optim
 from paddlecore.data import ArrayRows, Loader, Plan
+from paddlecore.errors import Stopped as Stopped
 from paddlecore.metric import Mean, Metric
 from paddlecore.schema import Train
 from paddlecore.task import Batch, Prediction, StepOutput, Task
