@@ -351,11 +351,15 @@ def read_artefact(path: str | Path) -> Artefact:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    from paddlecore import checkpoint
-
-    value = checkpoint.read_json(path)
+    """A JSON object. Not `checkpoint.read_json`, for the zoo reads cards without loading torch."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, got {type(value).__name__}")
+        raise CheckpointError(f"{path} must hold a JSON object, got a {type(value).__name__}")
     return value
 
 

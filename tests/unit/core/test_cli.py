@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import paddlecore
+from paddlecore import cli, config, hub
+from paddlecore.errors import CheckpointError, NonFiniteLoss
+
+ROOT = Path(__file__).resolve().parents[3]
+VERBS = ["train", "eval", "predict", "zoo", "check-data", "doctor", "bench", "publish", "plot"]
+RECIPE = """# @package _global_
+about: {title: "MLP on nothing", task: ctr, dataset: Nothing, expected: "auc 0.9"}
+model: {_target_: torchvision.ops.MLP, in_channels: 3, hidden_channels: [4, 2]}
+task: {_target_: paddlecore.task.Task}
+data: {_target_: paddlecore.data.DataModule}
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A config tree with the recipes rec/one and cv/two, and a place for artefacts."""
+    configs = tmp_path / "configs"
+    shutil.copytree(ROOT / "configs", configs, ignore=lambda folder, names: {"recipe"} & set(names))
+    for name, text in (("rec/one", RECIPE), ("cv/two", RECIPE.replace("ctr", "image-classification"))):
+        path = configs / "recipe" / f"{name}.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    monkeypatch.setattr(config, "config_root", lambda: configs)
+    monkeypatch.setattr(hub, "pretrained_root", lambda: tmp_path / "pretrained")
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Stands in for paddlecore.run, so that these tests are of the command line alone."""
+    calls: list[Any] = []
+
+    def predict(cfg: Any, inputs: Any) -> Iterator[dict[str, Any]]:
+        calls.append(inputs)
+        yield from ({"input": raw, "score": 0.5} for raw in inputs or ["an example"])
+
+    def evaluate(cfg: Any, split: str = "test") -> dict[str, Any]:
+        calls.append((cfg.recipe, cfg.init.weights, split))
+        return {"split": split, "auc": 0.75}
+
+    fake = SimpleNamespace(calls=calls, predict=predict, evaluate=evaluate)
+    monkeypatch.setattr(paddlecore, "run", fake, raising=False)
+    return fake
+
+
+def test_usage_names_every_verb_and_every_verb_has_a_tool(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in shown.splitlines() if line.startswith("  ")] == VERBS
+    assert sorted(p.stem.replace("_", "-") for p in (ROOT / "tools").glob("*.py")) == sorted(VERBS)
+    assert cli.main([]) == 2
+
+
+def test_a_mistyped_verb_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["trian", "recipe=rec/one"]) == 2
+    assert "did you mean 'train'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_each_verb(verb: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([verb, "--help"]) == 0
+    shown = capsys.readouterr()
+    assert verb in shown.out and shown.err == ""
+
+
+def test_help_with_a_recipe_shows_its_own_options(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "recipe=rec/one", "-h"]) == 0
+    assert "model.hidden_channels" in capsys.readouterr().out
+
+
+def test_errors_for_the_user_have_no_traceback_and_their_own_code(
+    run: SimpleNamespace, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for error in (CheckpointError("model.safetensors is cut short"), NonFiniteLoss("step 7")):
+        def fail(cfg: Any, error: Exception = error) -> None:
+            raise error
+
+        run.train = fail
+        assert cli.main(["train", "recipe=rec/one"]) == error.exit_code
+        shown = capsys.readouterr()
+        assert shown.err == f"error: {error}\n" and shown.out == ""
+
+
+def test_ctrl_c_ends_without_a_traceback(run: SimpleNamespace, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(cfg: Any) -> None:
+        raise KeyboardInterrupt
+
+    run.train = interrupt
+    assert cli.main(["train", "recipe=rec/one"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_bug_keeps_its_traceback(run: SimpleNamespace, root: Path) -> None:
+    def bug(cfg: Any) -> None:
+        raise ZeroDivisionError
+
+    run.train = bug
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["train", "recipe=rec/one"])
+
+
+def test_train_prints_scores_beside_the_best_possible(
+    run: SimpleNamespace, root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.train = lambda cfg: {
+        "run": "runs/x", "steps": 10, "seconds": 1.5, "examples_per_second": 1000.0, "parameters": 1234,
+        "best": {"metric": "auc", "value": 0.79, "step": 8}, "test": {"auc": 0.78125, "logloss": None},
+        "best_possible": {"auc": 0.8},
+    }  # fmt: skip
+    assert cli.main(["train", "recipe=rec/one"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert "test: auc 0.7812   (best possible: 0.8000)" in shown
+    assert "test: logloss is not defined" in shown
+    assert "best on validation: auc 0.7900 at step 8" in shown and "run folder: runs/x" in shown
+    monkeypatch.setenv("RANK", "1")
+    assert cli.main(["train", "recipe=rec/one"]) == 0
+    assert capsys.readouterr().out == ""  # one rank speaks
+
+
+def test_eval_ends_with_one_json_object(run: SimpleNamespace, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["eval", "recipe=rec/one", "init.weights=somewhere", "split=valid"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"split": "valid", "auc": 0.75}
+    assert run.calls == [("rec/one", "somewhere", "valid")]
+
+
+def test_predict_takes_text_json_files_and_stdin(
+    run: SimpleNamespace, root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "lines.txt").write_text("aus einer Datei\n\nzwei\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("from stdin\n"))
+    words = ["a=b, c", '{"user": 3, "item": "x"}', f"@{root / 'lines.txt'}", "-", "{not json"]
+    assert cli.main(["predict", "recipe=rec/one", *(f"input={w}" for w in words)]) == 0
+    wanted = ["a=b, c", {"user": 3, "item": "x"}, "aus einer Datei", "zwei", "from stdin", "{not json"]
+    assert run.calls == [wanted]
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["input"] for line in lines] == wanted
+
+
+def test_predict_without_input_uses_the_examples(
+    run: SimpleNamespace, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["predict", "recipe=rec/one"]) == 0
+    assert run.calls == [None]
+    assert json.loads(capsys.readouterr().out)["input"] == "an example"
+
+
+@pytest.mark.parametrize("word", ["@no/such/file", "@binary", "@empty"])
+def test_an_input_file_that_cannot_be_used_is_named(
+    run: SimpleNamespace, root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    (root / "binary").write_bytes(b"\xff\xfe\x00\xd8")
+    (root / "empty").write_text("\n")
+    monkeypatch.chdir(root)
+    assert cli.main(["predict", "recipe=rec/one", f"input={word}"]) == 2
+    assert word in capsys.readouterr().err and run.calls == []
+
+
+def test_zoo_lists_filters_and_shows(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    artefact = root / "pretrained" / "rec" / "one"
+    artefact.mkdir(parents=True)
+    card = {"metrics": {"valid": {"auc": 0.1}, "test": {"auc": 0.98765}}, "parameters": 2_500_000, "command": "x y"}
+    (artefact / "card.json").write_text(json.dumps(card))
+
+    assert cli.main(["zoo"]) == 0
+    head, two, one = capsys.readouterr().out.splitlines()
+    assert head.split() == ["RECIPE", "TASK", "DATA", "SCORE", "EXPECTED", "SIZE"]
+    assert one.split() == ["rec/one", "ctr", "Nothing", "auc", "0.9877", "auc", "0.9", "2.50", "M"]
+    assert two.split() == ["cv/two", "image-classification", "Nothing", "-", "auc", "0.9", "-"]
+
+    for words, wanted in (
+        (["suite=cv"], ["cv/two"]), (["task=ctr"], ["rec/one"]), (["data=nothing"], ["cv/two", "rec/one"]),
+        (["data=nothing", "suite=rec"], ["rec/one"]), (["task=nothing"], []),
+    ):  # fmt: skip
+        assert cli.main(["zoo", "--json", *words]) == 0
+        assert [row["recipe"] for row in json.loads(capsys.readouterr().out)] == wanted
+
+    assert cli.main(["zoo", "recipe=rec/one"]) == 0
+    shown = capsys.readouterr().out
+    assert "| test | auc | 0.9877 |" in shown and "`x y`" in shown and "MLP on nothing" in shown
+    assert cli.main(["zoo", "recipe=cv/two"]) == 0
+    assert "no published weights" in capsys.readouterr().out
+    assert cli.main(["zoo", "recipe=rec/won"]) == 2
+    assert "rec/one" in capsys.readouterr().err
+    assert cli.main(["zoo", "tsk=ctr"]) == 2
+    assert "task=" in capsys.readouterr().err
+
+
+def test_seeds_are_shown_with_their_spread() -> None:
+    card = {
+        "metrics": {"test": {"auc": 0.9}},
+        "seeds": {"n": 5, "split": "test", "metrics": {"auc": {"mean": 0.91, "sd": 0.002}}},
+    }
+    assert cli.card_score(card) == "auc 0.9100 ± 0.0020"
+    assert cli.card_score({}) == ""
+
+
+def test_doctor_never_fails(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise OSError("driver too old")
+
+    import torch
+
+    from paddlecore import journal
+
+    monkeypatch.setattr(torch.cuda, "device_count", broken)
+    monkeypatch.setattr(journal, "environment", broken)
+    monkeypatch.setattr(config, "list_recipes", broken)
+    assert cli.main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert "driver too old" in report["torch"]["torch"]
+    assert report["machine"]["memory"] == "unknown"
+    monkeypatch.undo()
+    assert cli.main(["doctor"]) == 0
+    assert "vector instructions: " in capsys.readouterr().out
+
+
+def test_a_mistyped_key_is_refused_in_a_second_without_torch() -> None:
+    """In a fresh process, as a user sees it."""
+    code = (
+        "import sys; from paddlecore.cli import main; code = main(sys.argv[1:]); "
+        "print([m for m in ('torch', 'hydra', 'numpy', 'pandas') if m in sys.modules], code)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code, "train", "recipe=rec/deepfm_toy", "trian.max_steps=3"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert shown.stdout == "[] 2\n"
+    assert "trian.max_steps" in shown.stderr and "train.max_steps" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import sys; from paddlecore import cli; sys.stdin.read(); sys.exit(cli.main(['zoo']))"],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    process.stdin.close()  # only now does it begin to write
+    assert process.wait(timeout=30) == 141
+    assert process.stderr.read() == b""
+    process.stderr.close()

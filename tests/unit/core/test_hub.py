@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.ops import MLP
+
+from paddlecore import checkpoint, config, hub
+from paddlecore.errors import CheckpointError, ConfigError
+from paddlecore.task import Task
+
+ROOT = Path(__file__).resolve().parents[3]
+MODEL = {"_target_": "torchvision.ops.MLP", "in_channels": 3, "hidden_channels": [4, 2]}
+RECORD = {
+    "recipe": "rec/one", "model": MODEL, "task": {"_target_": "paddlecore.task.Task"},
+    "data": {"_target_": "paddlecore.data.DataModule", "source": "/home/me/rows.csv"},
+}  # fmt: skip
+
+
+def mlp(classes: int = 2, seed: int = 0) -> MLP:
+    torch.manual_seed(seed)
+    return MLP(3, [4, classes])
+
+
+def make_run(folder: Path, *, seed: int = 0, auc: float = 0.9, ema: bool = False, lr: float = 0.1) -> Path:
+    """A finished run: checkpoint 1 is the best one, 2 the last."""
+    for step in (1, 2):
+        state = Task(mlp(seed=100 * seed + step)).state_dict()
+        tensors = {"model": state} | ({"ema": {k: v + 1 for k, v in state.items()}} if ema else {})
+        checkpoint.save(
+            folder / "checkpoints", step, tensors=tensors, optimizer={},
+            records={
+                "trainer": {"data": {"fingerprint": "f" * 8}}, "data": {"state": {"labels": ["no", "yes"]}},
+                "recipe": {**RECORD, "identity": {"seed": seed, "optim.lr": lr}},
+            },
+        )  # fmt: skip
+    checkpoint.write_json(folder / "best.json", {"checkpoint": "step_00000001"})
+    checkpoint.write_json(folder / "environment.json", {"commit": "c0ffee", "cpu": "a CPU", "threads": 2, "gpus": []})
+    checkpoint.write_json(folder / "result.json", {
+        "recipe": "rec/one", "seed": seed, "parameters": 26, "seconds": 1.5, "signatures": {"auc": "auc|exact"},
+        "best": {"metric": "auc", "metrics": {"auc": auc - 0.1}}, "test": {"auc": auc},
+    })  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The recipes rec/one, with weights, and rec/two, without; returns the artefact of rec/one."""
+    configs = tmp_path / "configs"
+    shutil.copytree(ROOT / "configs", configs, ignore=lambda folder, names: {"recipe"} & set(names))
+    (configs / "recipe" / "rec").mkdir(parents=True)
+    for name, task in (("one", "ctr"), ("two", "ranking")):
+        (configs / "recipe" / "rec" / f"{name}.yaml").write_text(
+            "# @package _global_\n"
+            f"about: {{title: A title, task: {task}, dataset: Rows, expected: auc 0.9}}\n"
+            "model: {_target_: torchvision.ops.MLP, in_channels: 3, hidden_channels: [4, 2]}\n"
+            "task: {_target_: paddlecore.task.Task}\n"
+            "data: {_target_: paddlecore.data.DataModule}\n"
+            "optim: {lr: 0.2}\n"
+        )
+    monkeypatch.setattr(config, "config_root", lambda: configs)
+    monkeypatch.setattr(hub, "pretrained_root", lambda: tmp_path / "pretrained")
+    return hub.write_artefact([make_run(tmp_path / "run")], tmp_path / "pretrained" / "rec" / "one")
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+# ---------------------------------------------------------------------------------------------------- loading
+
+
+def test_all_fits() -> None:
+    source, target = Task(mlp(seed=1)), Task(mlp(seed=2))
+    report = hub.load_state(target, source.state_dict())
+    assert same(target.state_dict(), source.state_dict())
+    assert report.complete and str(report) == "loaded 4 of 4 tensors"
+
+
+def test_another_head_keeps_its_fresh_weights_and_is_reported() -> None:
+    source, target = mlp(2, seed=1), mlp(5, seed=2)
+    fresh = {k: v.clone() for k, v in target.state_dict().items()}
+    report = hub.load_state(target, Task(source).state_dict())  # a task's names, into a model
+    assert report.loaded == ["0.weight", "0.bias"]
+    assert report.reinitialised == [("3.weight", (2, 4), (5, 4)), ("3.bias", (2,), (5,))]
+    assert torch.equal(target[0].weight, source[0].weight)
+    assert torch.equal(target[3].weight, fresh["3.weight"])
+    assert "3.weight: [5, 4] here, [2, 4] in the file" in str(report) and not report.complete
+
+
+def test_missing_and_unused_are_reported_and_the_tasks_own_tensors_are_not_the_models() -> None:
+    state = Task(mlp()).state_dict() | {"class_weight": torch.ones(2), "model.old": torch.ones(1)}
+    del state["model.0.bias"]
+    report = hub.load_state(mlp(), state)
+    assert report.missing == ["0.bias"] and report.unused == ["old"] and len(report.loaded) == 3
+
+
+def test_weights_of_something_else_are_refused() -> None:
+    target = nn.Linear(7, 7)
+    before = target.weight.clone()
+    with pytest.raises(CheckpointError, match="not those of a Linear"):
+        hub.load_state(target, Task(mlp()).state_dict())
+    assert torch.equal(target.weight, before)
+
+
+def test_half_precision_weights_take_the_modules_dtype(zoo: Path, tmp_path: Path) -> None:
+    hub.write_artefact([tmp_path / "run"], tmp_path / "half", fp16=True)
+    card = json.loads((tmp_path / "half" / "card.json").read_text())
+    assert card["weights_dtype"] == "float16"
+    assert (tmp_path / "half" / "model.safetensors").stat().st_size < (zoo / "model.safetensors").stat().st_size
+    target, exact = mlp(seed=7), mlp(seed=1)  # 1: the best checkpoint of seed 0
+    assert hub.load_pretrained(target, tmp_path / "half").complete
+    assert target[0].weight.dtype == torch.float32
+    assert torch.equal(target[0].weight, exact[0].weight.half().float())
+
+
+def test_strict_refuses_and_changes_nothing(zoo: Path) -> None:
+    target = mlp(5, seed=3)
+    before = {k: v.clone() for k, v in target.state_dict().items()}
+    with pytest.raises(CheckpointError, match="3.weight"):
+        hub.load_pretrained(target, "rec/one", strict=True)
+    assert same(target.state_dict(), before)
+    assert len(hub.load_pretrained(target, "rec/one").loaded) == 2
+
+
+# ---------------------------------------------------------------------------------------------------- resolving
+
+
+def test_resolve_takes_all_kinds_of_places(zoo: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert hub.resolve("rec/one") == zoo == hub.resolve(zoo) == hub.resolve(zoo / "model.safetensors")
+    assert hub.resolve(run) == run / "checkpoints" / "step_00000001"  # the best
+    assert hub.resolve(run / "checkpoints" / "step_00000002").name == "step_00000002"
+    (run / "best.json").unlink()
+    assert hub.resolve(run).name == "step_00000002"  # the last
+
+
+def test_resolve_says_what_there_is(zoo: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'rec/one'"):
+        hub.resolve("rec/onne")
+    with pytest.raises(ConfigError, match="paddlesuite train recipe=rec/two"):
+        hub.resolve("rec/two")
+    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="no checkpoint yet"):
+        hub.resolve(tmp_path / "empty")
+    with pytest.raises(ConfigError, match="holds no weights"):
+        hub.resolve(tmp_path)
+
+
+def test_a_best_json_that_points_elsewhere_is_not_followed(zoo: Path, tmp_path: Path) -> None:
+    checkpoint.write_json(tmp_path / "run" / "best.json", {"checkpoint": "../../pretrained"})
+    assert hub.resolve(tmp_path / "run").name == "step_00000002"
+
+
+# ---------------------------------------------------------------------------------------------------- artefacts
+
+
+def test_an_artefact_has_the_weights_of_the_best_checkpoint_and_where_they_come_from(zoo: Path) -> None:
+    artefact = hub.read_artefact(zoo)
+    assert same(artefact.state_dict, Task(mlp(seed=1)).state_dict())
+    assert artefact.recipe["model"] == MODEL and artefact.data_state == {"labels": ["no", "yes"]}
+    card = artefact.card
+    assert card["metrics"] == {"valid": {"auc": 0.8}, "test": {"auc": 0.9}} and card["seeds"] is None
+    assert card["title"] == "A title" and card["target"] == "auc 0.9" and card["labels"] == ["no", "yes"]
+    assert card["commit"] == "c0ffee" and card["data_sha256"] == "f" * 8 and card["hardware"] == "a CPU, 2 threads"
+    assert card["data"]["source"] == "auto"  # no path of one machine
+    # options that are not the recipe's own stand in the command (the recipe says lr 0.2, the run took 0.1)
+    assert card["command"] == "paddlesuite train recipe=rec/one seed=0 optim.lr=0.1"
+    assert {p.name for p in zoo.iterdir()} == {"model.safetensors", "data.json", "card.json"}
+    assert [p.name for p in zoo.parent.iterdir()] == ["one"]  # nothing half written is left
+
+
+def test_ema_weights_are_preferred(tmp_path: Path, zoo: Path) -> None:
+    artefact = hub.read_artefact(hub.resolve(make_run(tmp_path / "averaged", ema=True)))
+    raw = Task(mlp(seed=1)).state_dict()
+    assert same(artefact.state_dict, {k: v + 1 for k, v in raw.items()})
+
+
+def test_seeds_give_mean_and_sample_deviation(tmp_path: Path, zoo: Path) -> None:
+    runs = [make_run(tmp_path / f"seed{i}", seed=i, auc=auc) for i, auc in enumerate((0.90, 0.92, 0.94))]
+    card = hub.read_artefact(hub.write_artefact(runs, tmp_path / "out")).card
+    assert card["seeds"]["n"] == 3 and card["seeds"]["split"] == "test"
+    assert card["seeds"]["metrics"]["auc"]["mean"] == pytest.approx(0.92)
+    assert card["seeds"]["metrics"]["auc"]["sd"] == pytest.approx(0.02)
+    assert card["weights_seed"] == 0 and card["metrics"]["test"]["auc"] == 0.90  # of the weights in the folder
+
+
+def test_runs_that_do_not_belong_together_are_refused(tmp_path: Path, zoo: Path) -> None:
+    first, again = make_run(tmp_path / "a", seed=1), make_run(tmp_path / "b", seed=1)
+    other = make_run(tmp_path / "c", seed=2, lr=0.5)
+    with pytest.raises(ConfigError, match="same seed"):
+        hub.write_artefact([first, again], tmp_path / "out")
+    with pytest.raises(ConfigError, match="differ in optim.lr"):
+        hub.write_artefact([first, other], tmp_path / "out")
+    (other / "result.json").unlink()
+    with pytest.raises(ConfigError, match="not a finished run"):
+        hub.write_artefact([other], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "data.json"])
+@pytest.mark.parametrize("damage", ["altered", "cut", "gone"])
+def test_a_damaged_file_is_named(zoo: Path, name: str, damage: str) -> None:
+    file = zoo / name
+    content = file.read_bytes()
+    if damage == "altered":
+        file.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
+    elif damage == "cut":
+        file.write_bytes(content[:-5])
+    else:
+        file.unlink()
+    with pytest.raises(CheckpointError, match=f"{name}.*publish"):
+        hub.read_artefact(zoo)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"model": 3}', '{"weights_sha256": null}'])
+def test_a_card_that_is_none_is_refused(zoo: Path, text: str) -> None:
+    (zoo / "card.json").write_text(text)
+    with pytest.raises(CheckpointError):
+        hub.read_artefact(zoo)
+
+
+def test_a_class_outside_the_allow_list_is_refused(zoo: Path) -> None:
+    card = json.loads((zoo / "card.json").read_text())
+    for section in ("model", "task_config", "data"):
+        hostile = {**card, section: {"_target_": "os.system", "command": "true"}}
+        (zoo / "card.json").write_text(json.dumps(hostile))
+        with pytest.raises(ConfigError, match="os.system is not allowed"):
+            hub.read_artefact(zoo)
+
+
+def test_a_pickle_named_safetensors_is_not_run(zoo: Path, tmp_path: Path) -> None:
+    import pickle
+
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "ran",)
+
+    (zoo / "model.safetensors").write_bytes(pickle.dumps(Bomb()))
+    card = json.loads((zoo / "card.json").read_text())
+    from paddlecore.sources import sha256_of
+
+    card["weights_sha256"] = sha256_of(zoo / "model.safetensors")  # even with a hash that fits
+    (zoo / "card.json").write_text(json.dumps(card))
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        hub.read_artefact(zoo)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_card_takes_the_score_of_the_stored_weights(zoo: Path) -> None:
+    hub.record_scores(zoo, "test", {"auc": 0.875})
+    card = hub.read_artefact(zoo).card
+    assert card["metrics"] == {"valid": {"auc": 0.8}, "test": {"auc": 0.875}}
+    shown = hub.card_markdown(card)
+    assert "| test | auc | 0.8750 |" in shown and "`paddlesuite eval recipe=rec/one init.weights=rec/one`" in shown
+
+
+# ---------------------------------------------------------------------------------------------------- models
+
+
+def test_names(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "_classes", lambda suite: ["MLP"] if suite == "rec" else [])
+    assert hub.list_models() == ["rec/one", "rec/two", "rec/MLP"]
+    assert hub.list_models(task="ctr") == ["rec/one"]
+    assert hub.list_models(data="rows") == ["rec/one", "rec/two"]
+    assert hub.list_models(pretrained=True) == ["rec/one"]
+    assert hub.list_models(suite="cv") == []
+    with pytest.raises(ConfigError, match="expected rec, cv, nlp"):
+        hub.list_models(suite="audio")
+
+
+@pytest.mark.parametrize("name", ["rec/one", "one"])
+def test_a_published_recipe_by_name(zoo: Path, name: str) -> None:
+    model = hub.create_model(name, pretrained=True)
+    assert same(model.state_dict(), mlp(seed=1).state_dict()) and model.training
+    torch.manual_seed(3)
+    fresh = hub.create_model(name)
+    assert same(fresh.state_dict(), mlp(seed=3).state_dict())
+
+
+def test_other_sizes_and_other_weights(zoo: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING"):
+        model = hub.create_model("rec/one", pretrained=True, hidden_channels=[4, 7])
+    assert model[3].weight.shape == (7, 4) and torch.equal(model[0].weight, mlp(seed=1)[0].weight)
+    assert "re-initialised: 2" in caplog.text
+    of_run = hub.create_model("rec/two", pretrained=tmp_path / "run" / "checkpoints" / "step_00000002")
+    assert same(of_run.state_dict(), mlp(seed=2).state_dict())
+
+
+def test_a_model_that_is_not_there(zoo: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'rec/one'"):
+        hub.create_model("rec/onne")
+    with pytest.raises(ConfigError, match="has no published weights"):
+        hub.create_model("rec/two", pretrained=True)
+    with pytest.raises(ConfigError, match="hidden_channel"):
+        hub.create_model("rec/one", hidden_channel=[4, 2])
+
+
+@pytest.mark.parametrize("suite", ["paddlerec", "paddlecv", "paddlenlp"])
+def test_importing_a_suite_loads_nothing_heavy(suite: str) -> None:
+    code = (
+        f"import sys, {suite}; {suite}.create_model, {suite}.list_models, {suite}.load_pretrained;"
+        "print([m for m in ('torch', 'hydra', 'tensorboard', 'pandas', 'paddlecore.trainer') if m in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shown.stdout == "[]\n"
+
+
+def test_each_suite_lists_its_own() -> None:
+    import paddlecv
+    import paddlenlp
+    import paddlerec
+
+    for short, suite in (("rec", paddlerec), ("cv", paddlecv), ("nlp", paddlenlp)):
+        names = suite.list_models()
+        assert names == hub.list_models(suite=short) and all(name.startswith(short + "/") for name in names)
