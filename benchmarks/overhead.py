@@ -2,8 +2,8 @@
 
     python benchmarks/overhead.py
 
-The bare loop makes the same forward, backward and optimiser calls on the same batches and nothing else. Both run in turns in
-one process; figures are medians over the turns.
+The bare loop makes the same forward, backward and optimiser calls on the same batches and nothing else. Both run in
+turns in one process; figures are medians over the turns.
 """
 
 from __future__ import annotations
