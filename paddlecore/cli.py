@@ -366,3 +366,7 @@ _VERBS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
                 "make weights and card from finished runs, one for each seed, and score what was stored"),
     "plot": (_plot, "<run folder> ...", "draw the curves of runs into their curve.png"),
 }  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
