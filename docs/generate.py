@@ -1,0 +1,131 @@
+"""The pages that are made from the code: options, one page a recipe, and the README's table of recipes.
+
+    python docs/generate.py            write docs/options.md and docs/models/
+    python docs/generate.py --readme   also bring the table in README.md up to date
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS.parent))
+
+from paddlecore import cli, config, hub  # noqa: E402
+from paddlecore.errors import ConfigError  # noqa: E402
+from paddlecore.schema import About, Optim, RunConfig  # noqa: E402
+from paddlecore.signature import signature_of  # noqa: E402
+
+SUITES = {"rec": "Recommendation", "cv": "Vision", "nlp": "Language"}
+
+
+def options() -> str:
+    """Every option of the engine, from schema.py."""
+    lines = [
+        "# Options",
+        "",
+        "Give them as `key=value` on the command line or in a recipe. The `model`, `task` and `data` sections take the",
+        "arguments of the classes that a recipe names; `paddlesuite train recipe=<suite>/<name> --help` lists those too.",
+        "A name that does not exist, or a value of the wrong type, is refused with the nearest names.",
+    ]
+    lines += _section(RunConfig(), "", "The run")
+    return "\n".join(lines) + "\n"
+
+
+def _section(section: Any, prefix: str, title: str) -> list[str]:
+    rows, below = [], []
+    for field in dataclasses.fields(section):
+        value, meta = getattr(section, field.name), field.metadata
+        if isinstance(value, About):
+            continue
+        if dataclasses.is_dataclass(value) or (prefix == "" and field.name == "optim"):
+            inner = Optim() if field.name == "optim" else value
+            below += _section(inner, f"{prefix}{field.name}.", f"`{prefix}{field.name}`: {meta['help']}")
+            continue
+        facts = [str(meta["help"])]
+        if meta["choices"]:
+            facts.append("one of " + ", ".join(f"`{c}`" for c in meta["choices"]))
+        if meta["low"] is not None:
+            facts.append(f"at least {meta['low']:g}")
+        facts += [meta["unit"]] if meta["unit"] else []
+        default = "none" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+        rows.append(f"| `{prefix}{field.name}` | {default} | {_cell('; '.join(facts))} |")
+    return ["", f"## {title}", "", "| option | default | meaning |", "|---|---|---|", *rows, *below]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def recipe_page(name: str) -> str:
+    """One recipe: what it is, its scores, its file, and what its classes take."""
+    raw, card = config.read_recipe(name), hub.read_card(name)
+    about = raw.get("about") or {}
+    lines = [f"# {name}", "", str(about.get("title", "")), ""]
+    for key in ("paper", "task", "dataset", "expected", "time", "licence"):
+        if about.get(key):
+            lines.append(f"- {key}: {about[key]}")
+    lines += ["", "## Scores", ""]
+    if card:
+        lines += [hub.card_markdown(card)]
+    else:
+        lines += ["There are no published weights for this recipe.", ""]
+    text = config.recipe_path(name).read_text(encoding="utf-8")
+    lines += ["## The recipe", "", "```yaml", text.rstrip(), "```", ""]
+    for section in ("model", "task", "data"):
+        try:
+            signature = signature_of(raw[section]["_target_"])
+        except (ConfigError, KeyError, TypeError):
+            continue
+        lines += [f"## {section}: `{signature.target}`", "", "```text", signature.doc.strip() or "(no description)", "```", ""]
+        lines += ["| argument | type | default |", "|---|---|---|"]
+        for p in signature.parameters:
+            default = f"`{_cell(p.default)}`" if p.default is not None else "required"
+            lines.append(f"| `{section}.{p.name}` | `{_cell(p.annotation or '')}` | {default} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def table(link: bool) -> list[str]:
+    """The recipes with the scores of their cards; `link` to their pages."""
+    lines = ["| recipe | task | data | score on its card | expected |", "|---|---|---|---|---|"]
+    for row in cli.zoo_rows():
+        name = f"[{row['recipe']}](models/{row['recipe'].replace('/', '_')}.md)" if link else f"`{row['recipe']}`"
+        cells = [name, row["task"], row["data"], row["score"] or "not published", row["expected"]]
+        lines.append("| " + " | ".join(_cell(str(c)) for c in cells) + " |")
+    return lines
+
+
+def write(folder: Path = DOCS) -> None:
+    """All generated pages; those of recipes that are gone are removed."""
+    models = folder / "models"
+    models.mkdir(exist_ok=True)
+    for old in models.glob("*.md"):
+        old.unlink()
+    names = config.list_recipes()
+    for name in names:
+        (models / f"{name.replace('/', '_')}.md").write_text(recipe_page(name), encoding="utf-8")
+    index = ["# Models", "", *(line.replace("(models/", "(") for line in table(link=True)), ""]
+    for suite, title in SUITES.items():
+        own = [name.replace("/", "_") for name in names if name.startswith(suite + "/")]
+        index += ["```{toctree}", ":hidden:", f":caption: {title}", "", *own, "```", ""] if own else []
+    (models / "index.md").write_text("\n".join(index), encoding="utf-8")
+    (folder / "options.md").write_text(options(), encoding="utf-8")
+
+
+def readme(text: str) -> str:
+    """`text` with the table between its two markers made anew."""
+    start, end = "<!-- recipes: made by docs/generate.py --readme -->", "<!-- end of recipes -->"
+    made = "\n".join([start, *table(link=False), end])
+    return re.sub(re.escape(start) + ".*?" + re.escape(end), lambda _: made, text, flags=re.S)
+
+
+if __name__ == "__main__":
+    write()
+    if "--readme" in sys.argv:
+        path = DOCS.parent / "README.md"
+        path.write_text(readme(path.read_text(encoding="utf-8")), encoding="utf-8")

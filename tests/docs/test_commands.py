@@ -1,0 +1,107 @@
+"""Every command and every piece of Python in README and docs is run, in the order of its page.
+
+A page's ```bash and ```python blocks run one after another in one folder, as a reader would run them. A comment before a
+block changes that:
+
+    <!-- test: skip, <why> -->        is not run; pytest reports it as skipped, with the reason
+    <!-- test: add <key=value> ... --> is put behind each command of ours, so that a long run becomes a short one
+    <!-- test: file <name> -->        (before a block of another language) is written to that file
+    <!-- test: fails <code> -->       must end with that exit code
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"(?:<!-- test: (?P<test>.*?) -->\n+)?^```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
+OURS = re.compile(r"(python tools/\w+\.py|paddlesuite [\w-]+)")
+
+
+@dataclass
+class Block:
+    page: Path
+    number: int
+    language: str
+    code: str
+    what: str  # skip, add, file, fails or empty
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.page.stem}-{self.number}"
+
+
+def blocks() -> list[Block]:
+    found = []
+    for page in PAGES:
+        for number, match in enumerate(BLOCK.finditer(page.read_text(encoding="utf-8")), 1):
+            what, _, value = (match["test"] or "").replace(",", " ", 1).partition(" ")
+            assert what in ("", "skip", "add", "file", "fails"), f"{page.name}: {match['test']}"
+            if match["language"] in ("bash", "python") or what == "file":
+                found.append(Block(page, number, match["language"], match["code"], what, value.strip()))
+    return found
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
+    """A folder for each page that looks like a fresh checkout, and takes what the commands write."""
+    made = {}
+    for page in PAGES:
+        folder = tmp_path_factory.mktemp(page.stem)
+        for name in ("tools", "configs", "benchmarks", "docs", "Makefile"):
+            if (ROOT / name).exists():
+                (folder / name).symlink_to(ROOT / name)
+        (folder / "bin").mkdir()
+        command = folder / "bin" / "paddlesuite"
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m paddlecore.cli "$@"\n')
+        command.chmod(0o755)
+        made[page] = folder
+    return made
+
+
+def prepared(block: Block) -> str:
+    """The block's code with what the test adds to each of our commands."""
+    if block.what != "add":
+        return block.code
+    lines = []
+    for line in block.code.replace("\\\n", " ").splitlines():
+        line, comment, _ = line.partition("  #")
+        lines.append(f"{line.rstrip()} {block.value}" if OURS.search(line) else line)
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("block", [
+    pytest.param(b, id=str(b), marks=pytest.mark.xdist_group(f"docs-{b.page.stem}")) for b in blocks()
+])  # fmt: skip
+def test_block(block: Block, folders: dict[Path, Path]) -> None:
+    folder = folders[block.page]
+    if block.what == "skip":
+        pytest.skip(block.value)
+    if block.what == "file":
+        (folder / block.value).parent.mkdir(parents=True, exist_ok=True)
+        (folder / block.value).write_text(block.code, encoding="utf-8")
+        return
+    paths = [str(folder / "bin"), str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    environment = {**os.environ, "PATH": os.pathsep.join(paths), "PYTHONPATH": f"{ROOT}:{folder}", "OMP_NUM_THREADS": "1"}
+    environment.pop("MAKEFLAGS", None)
+    command = ["bash", "-e", "-o", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
+    shown = subprocess.run(
+        [*command, prepared(block)], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
+    )
+    wanted = int(block.value) if block.what == "fails" else 0
+    assert shown.returncode == wanted, f"{block.code}\n{shown.stdout[-2000:]}\n{shown.stderr[-3000:]}"
+
+
+def test_there_are_blocks_and_a_broken_one_is_seen(folders: dict[Path, Path]) -> None:
+    assert len(blocks()) > 20
+    broken = Block(PAGES[0], 0, "bash", "paddlesuite zoo recipe=rec/no_such_recipe\ntrue\n", "", "")
+    with pytest.raises(AssertionError, match="no_such_recipe"):
+        test_block(broken, folders)
