@@ -1,0 +1,9 @@
+"""What several recommendation models share."""
+
+from __future__ import annotations
+
+from paddlerec.layers.fields import FieldTable
+from paddlerec.layers.interaction import fm_pooling
+from paddlerec.layers.mlp import mlp
+
+__all__ = ["FieldTable", "fm_pooling", "mlp"]

@@ -1,0 +1,8 @@
+"""Metrics of recommendation: rankings and probabilities, exact over ranks."""
+
+from __future__ import annotations
+
+from paddlerec.metrics.auc import AUC, auc
+from paddlerec.metrics.logloss import LogLoss
+
+__all__ = ["AUC", "LogLoss", "auc"]

@@ -1,0 +1,73 @@
+"""DeepFM: a factorisation machine and a deep network that share their embeddings.
+
+Guo, Tang, Ye, Li, He, 2017, "DeepFM: A Factorization-Machine based Neural Network for CTR Prediction", IJCAI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from paddlerec.layers import FieldTable, fm_pooling, mlp
+
+
+class DeepFM(nn.Module):
+    """logit = b + first order + pairs (eq. 2) + deep network (eq. 3, 4), all trained together (eq. 1).
+
+    A row of the table is an id's embedding and, in its last column, the id's first-order weight: one gather serves all
+    three parts. A dense feature x_d has a first-order weight, and in the pairs an embedding v_d times its value. The
+    deep network takes x_d itself: its first layer is linear, so W (v_d x_d) spans nothing that one column does not.
+
+    Args:
+        vocab_sizes: ids of each categorical field; at least one field.
+        num_dense: dense features, D; may be 0.
+        dim: width of an embedding.
+        hidden: widths of the deep network's layers; empty = no deep network, a plain FM.
+        dropout: probability that a hidden unit is dropped.
+        batch_norm: batch norm after each linear layer of the deep network.
+        init_std: standard deviation of the initial embeddings and first-order weights.
+
+    Shapes: ids [B, F] int32 or int64, dense [B, D] float32 (None where D = 0) -> logit [B].
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_sizes: Sequence[int],
+        num_dense: int = 0,
+        dim: int = 16,
+        hidden: Sequence[int] = (400, 400, 400),
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+        init_std: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.fields = FieldTable(vocab_sizes, dim + 1, init_std=init_std)
+        self.bias = nn.Parameter(torch.zeros(()))
+        self.dense = nn.Linear(num_dense, 1, bias=False) if num_dense else None  # first order
+        self.dense_embedding = nn.Parameter(init_std * torch.randn(num_dense, dim)) if num_dense else None  # [D, dim]
+        self.deep = None
+        if hidden:
+            width = len(vocab_sizes) * dim + num_dense
+            self.deep = nn.Sequential(
+                mlp([width, *hidden], dropout=dropout, batch_norm=batch_norm), nn.Linear(hidden[-1], 1)
+            )
+
+    def forward(self, ids: Tensor, dense: Tensor | None = None) -> Tensor:
+        embedding, first = self.fields(ids).split([self.dim, 1], -1)  # [B, F, dim], [B, F, 1]
+        flat = embedding.flatten(1)  # [B, F * dim]: the one copy, which all that follows reads in order
+        total = flat.unflatten(1, (-1, self.dim)).sum(1)  # [B, dim]
+        squares = flat.square().sum(1)  # [B]
+        logit = self.bias + first.sum((1, 2))
+        if self.dense is not None:
+            logit = logit + self.dense(dense).squeeze(1)
+            total = total + dense @ self.dense_embedding
+            squares = squares + dense.square() @ self.dense_embedding.square().sum(1)
+            flat = torch.cat([flat, dense], 1)  # [B, F * dim + D]
+        logit = logit + fm_pooling(total, squares)
+        if self.deep is not None:
+            logit = logit + self.deep(flat).squeeze(1)
+        return logit

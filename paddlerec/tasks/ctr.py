@@ -1,0 +1,46 @@
+"""Click-through rate: will this row be a 1?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from paddlecore.metric import Metric
+from paddlecore.task import Batch, Prediction, StepOutput, Task
+from paddlerec.metrics import AUC, LogLoss
+
+
+class CTR(Task):
+    """Binary cross-entropy of one logit a row.
+
+    Batch: ids [B, F] int32 or int64, dense [B, D] float32 (left out where there are none), label [B] float32, 0 or 1.
+    Prediction: score [B] the logit, probability [B].
+
+    Args:
+        model: maps (ids, dense or None) to logits [B].
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+
+    def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
+        logit = self.model(batch["ids"], batch.get("dense")).float()
+        loss = nn.functional.binary_cross_entropy_with_logits(logit, batch["label"], reduction="sum")
+        return StepOutput(loss, torch.tensor(len(logit)), {})
+
+    def predict(self, batch: Batch) -> Prediction:
+        score = self.model(batch["ids"], batch.get("dense")).float()
+        return {"score": score, "probability": score.sigmoid()}
+
+    def metrics(self) -> list[Metric]:
+        return [AUC(), LogLoss()]
+
+    def measure(self, metrics: Sequence[Metric], prediction: Prediction, batch: Batch) -> None:
+        for metric in metrics:
+            metric.update(prediction["score"], batch["label"])
+
+    def render(self, prediction: Prediction) -> list[dict[str, Any]]:
+        return [{"probability": round(p, 6)} for p in prediction["probability"].tolist()]
