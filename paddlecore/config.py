@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from paddlecore.errors import ConfigError, nearest
-from paddlecore.schema import About, Optim, RunConfig, Schedule
+from paddlecore.schema import Optim, RunConfig, Schedule
 from paddlecore.signature import Signature, check_value, signature_of, split_target
 
 # What a recipe may name. `build` also holds the `__module__` of what it found against this list.
@@ -117,6 +117,13 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+    def text(self, data: str) -> yaml.ScalarNode:
+        style = '"' if re.search("[\x85\u2028\u2029]", data) else None  # PyYAML loses rare line ends otherwise
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+
+_Dumper.add_representer(str, _Dumper.text)
 
 
 for _class in (_Loader, _Dumper):  # as OmegaConf reads: dates are text, and a number needs no dot before its exponent
@@ -301,7 +308,7 @@ def _pairs(overrides: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
             problems.append(f"{shown!r}: expected key=value, e.g. train.max_steps=100")
         elif key.split(".")[0] == "hydra" or "@" in key or "/" in key:
             problems.append(f"{shown!r}: Hydra's own options are not open")
-        elif not re.fullmatch(r"[A-Za-z_][\w-]*(\.[\w-]+)*", key, re.ASCII):
+        elif not re.fullmatch(r"[A-Za-z_][\w-]*(\.([A-Za-z_][\w-]*|[0-9]+))*", key, re.ASCII):
             problems.append(f"{shown!r}: {key!r} is not the name of an option")
         elif "${" in text:
             problems.append(f"{shown!r}: interpolation is not allowed; write the value itself")
@@ -321,7 +328,7 @@ def _plain_overrides(pairs: list[tuple[str, str]]) -> dict[str, Any] | None:
             return None  # an index into a list
         if re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", text):
             value: Any = int(text)
-        elif re.fullmatch(r"-?[0-9]{1,9}(\.[0-9]{1,20}([eE][-+]?[0-9]{1,4})?|[eE][-+]?[0-9]{1,4})", text):
+        elif re.fullmatch(r"-?(0|[1-9][0-9]{0,8})(\.[0-9]{1,20}([eE][-+]?[0-9]{1,4})?|[eE][-+]?[0-9]{1,4})", text):
             value = float(text)
         elif text.lower() in ("true", "false", "null"):
             value = {"true": True, "false": False, "null": None}[text.lower()]
@@ -762,15 +769,14 @@ def help_text(verb: str, overrides: Sequence[str] = (), *, root: Path | None = N
     options = "".join(f" {name}=..." for name in own)
     lines += [f"  {_command(verb)} recipe=<suite>/<name>{options} [key=value ...]"]
     lines += [f"  paddlesuite {verb} recipe=<suite>/<name>{options} [key=value ...]", ""]
-    lines += [_row(f"{name}=", help) for name, help in own.items()]
+    lines += [*(_row(f"{name}=", help) for name, help in own.items()), *([""] if own else [])]
     recipe = next((text for key, text in reversed(_pairs(overrides)[0]) if key == "recipe"), None)
     if recipe:
-        raw = read_recipe(recipe, root)
-        lines += _recipe_help(recipe, raw)
+        lines += _recipe_help(recipe, read_recipe(recipe, root))
     else:
         lines += ["Recipes; add recipe=... to see the options of one"]
         lines += [_row(name, str(_about(name, root).get("title", ""))) for name in list_recipes(root)]
-    lines += ["", "Engine options"]
+    lines += ["", "Engine options and their defaults"]
     lines += _schema_help(RunConfig(), "")
     return "\n".join(lines) + "\n"
 
@@ -789,20 +795,21 @@ def _plain_text(value: Any) -> str:
 
 
 def _schema_help(section: Any, prefix: str) -> list[str]:
-    lines = []
+    lines, inner = [], []
     for field in dataclasses.fields(section):
-        value, meta = getattr(section, field.name), field.metadata
-        if isinstance(value, About):
-            continue  # says what a recipe is; nothing to set
-        if dataclasses.is_dataclass(value) or prefix + field.name == "optim":
-            inner = Optim() if field.name == "optim" else value
-            lines += ["", f"{prefix}{field.name}: {meta['help']}", *_schema_help(inner, f"{prefix}{field.name}.")]
+        value, meta, key = getattr(section, field.name), field.metadata, prefix + field.name
+        if key == "optim":
+            value = Optim()
+        if key in ("about", *_GIVEN_BY_ENGINE):
+            continue  # `about` is not for setting; the others stand with the recipe
+        if dataclasses.is_dataclass(value):
+            inner += ["", f"{key}: {meta['help']}", *_schema_help(value, f"{key}.")]
             continue
-        facts = [meta["unit"], f"at least {meta['low']}" if meta["low"] is not None else "", _or(meta["choices"])]
+        choices = [] if all(c in meta["help"] for c in meta["choices"]) else meta["choices"]
+        facts = [meta["unit"], f"at least {meta['low']}" if meta["low"] is not None else "", _or(choices)]
         noted = "; ".join(f for f in facts if f)
-        noted = f" ({noted})" if noted else ""
-        lines.append(_row(f"{prefix}{field.name}={_plain_text(value)}", meta["help"] + noted))
-    return lines
+        lines.append(_row(f"{key}={_plain_text(value)}", meta["help"] + (f" ({noted})" if noted else "")))
+    return lines + inner
 
 
 def _recipe_help(recipe: str, raw: dict[str, Any]) -> list[str]:
@@ -820,6 +827,6 @@ def _recipe_help(recipe: str, raw: dict[str, Any]) -> list[str]:
         for p in signature.parameters:
             if p.name in reserved:
                 continue
-            value = _plain_text(section[p.name]) if p.name in section else p.default or "(from the data)"
+            value = _plain_text(_integral(section[p.name])) if p.name in section else p.default or "(from the data)"
             lines.append(_row(f"{name}.{p.name}={value}", p.doc or p.annotation or ""))
     return lines
