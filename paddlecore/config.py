@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import inspect
 import json
@@ -598,10 +599,16 @@ class _Checker:
 
 
 def _likeness(a: str, b: str) -> float:
-    """In [0, 1]; words in another order (`dim_embed`, `embed_dim`) are nearly the same."""
-    a, b = a.lower(), b.lower()
-    if a != b and sorted(a.split("_")) == sorted(b.split("_")):
-        return 0.95
+    """In [0, 1]; words may stand in another order (`dim_embed`, `embed_dim`) or be left out (`dim`)."""
+    if a == b:
+        return 1.0
+    short, long = sorted((a.lower().split("_"), b.lower().split("_")), key=len)
+    words = sum(max(_ratio(word, other) for other in long) for word in short) / len(short)
+    return max(_ratio(a.lower(), b.lower()), words * (0.95 if len(short) == len(long) else 0.9))
+
+
+@functools.cache
+def _ratio(a: str, b: str) -> float:
     return difflib.SequenceMatcher(None, a, b).ratio()
 
 
@@ -778,7 +785,7 @@ def help_text(verb: str, overrides: Sequence[str] = (), *, root: Path | None = N
         lines += [_row(name, str(_about(name, root).get("title", ""))) for name in list_recipes(root)]
     lines += ["", "Engine options and their defaults"]
     lines += _schema_help(RunConfig(), "")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _about(name: str, root: Path) -> dict[str, Any]:
@@ -827,6 +834,10 @@ def _recipe_help(recipe: str, raw: dict[str, Any]) -> list[str]:
         for p in signature.parameters:
             if p.name in reserved:
                 continue
-            value = _plain_text(_integral(section[p.name])) if p.name in section else p.default or "(from the data)"
+            value = (
+                _plain_text(_integral(section[p.name]))
+                if p.name in section
+                else (p.default or "(from the data)").strip("'")
+            )
             lines.append(_row(f"{name}.{p.name}={value}", p.doc or p.annotation or ""))
     return lines

@@ -88,7 +88,8 @@ def signature_of(target: str) -> Signature:
         if isinstance(found, str):
             raise ConfigError(f"{target} is a module; name a class in it")
         known = sorted(n for n in _names(module) if not n.startswith("_"))
-        raise ConfigError(f"{module} has no class {name!r}{nearest(name, known)}")
+        listed = f"; it has {', '.join(n for n in known if n[0].isupper())}" if len(known) < 40 else ""
+        raise ConfigError(f"{module} has no class {name!r}{nearest(name, known) or listed}")
     parameters, is_open = _parameters(found)
     doc = ast.get_docstring(found.node) or ""
     return Signature(found.target, tuple(parameters.values()), is_open, doc, found.file, found.node.lineno)

@@ -158,6 +158,8 @@ def test_configs_inside_an_installed_package(tmp_path: Path, monkeypatch: pytest
         ("trian.precision=bf16", ["trian", "'train'"]),
         ("model.num_clases=3", ["torchvision.models.alexnet.AlexNet has no such option", "'model.num_classes'"]),
         ("model.classes_num=3", ["'model.num_classes'"]),
+        ("model.classes=3", ["'model.num_classes'"]),
+        ("data.bach=3", ["'data.batch_size'"]),
         ("data.bach_size=3", ["'data.batch_size'"]),
         ("task.model=3", ["task.model", "has no such option"]),  # the engine gives it
         ("optim.weight_decy=3", ["'optim.weight_decay'"]),
@@ -179,6 +181,7 @@ def test_configs_inside_an_installed_package(tmp_path: Path, monkeypatch: pytest
         ("optim.eps=small", ["optim.eps: expected float, got 'small'"]),
         ("optim.betas=[0.9]", ["optim.betas: expected tuple"]),
         ("optim._target_=torch.optim.Adan", ["no class 'Adan'", "'Adam'"]),
+        ("optim._target_=torch.optim.Lion", ["no class 'Lion'", "it has", "AdamW"]),
         ("model.dropout=high", ["model.dropout: expected float, got 'high'"]),
         ("data.workers=two", ["data.workers: expected int"]),
         ("train=3", ["train: expected a section of options, got 3"]),
