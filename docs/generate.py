@@ -29,7 +29,7 @@ def options() -> str:
         "# Options",
         "",
         "Give them as `key=value` on the command line or in a recipe. The `model`, `task` and `data` sections take the",
-        "arguments of the classes that a recipe names; `paddlesuite train recipe=<suite>/<name> --help` lists those too.",
+        "arguments of the classes that a recipe names; `paddlesuite train recipe=<name> --help` lists those too.",
         "A name that does not exist, or a value of the wrong type, is refused with the nearest names.",
     ]
     lines += _section(RunConfig(), "", "The run")
@@ -52,9 +52,15 @@ def _section(section: Any, prefix: str, title: str) -> list[str]:
         if meta["low"] is not None:
             facts.append(f"at least {meta['low']:g}")
         facts += [meta["unit"]] if meta["unit"] else []
-        default = "none" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
-        rows.append(f"| `{prefix}{field.name}` | {default} | {_cell('; '.join(facts))} |")
+        shown = str(value).lower() if isinstance(value, bool) else str(value)
+        default = "none" if value is None or shown == "" else f"`{shown}`"
+        rows.append(f"| `{prefix}{field.name}` | {default} | {_cell(_text('; '.join(facts)))} |")
     return ["", f"## {title}", "", "| option | default | meaning |", "|---|---|---|", *rows, *below]
+
+
+def _text(text: str) -> str:
+    """Plain text in Markdown: an angle bracket is no tag."""
+    return text.replace("<", "\\<")
 
 
 def _cell(text: str) -> str:
@@ -68,7 +74,7 @@ def recipe_page(name: str) -> str:
     lines = [f"# {name}", "", str(about.get("title", "")), ""]
     for key in ("paper", "task", "dataset", "expected", "time", "licence"):
         if about.get(key):
-            lines.append(f"- {key}: {about[key]}")
+            lines.append(f"- {key}: {_text(str(about[key]))}")
     lines += ["", "## Scores", ""]
     if card:
         lines += [hub.card_markdown(card)]
@@ -81,7 +87,7 @@ def recipe_page(name: str) -> str:
             signature = signature_of(raw[section]["_target_"])
         except (ConfigError, KeyError, TypeError):
             continue
-        lines += [f"## {section}: `{signature.target}`", "", "```text", signature.doc.strip() or "(no description)", "```", ""]
+        lines += [f"## {section}: `{signature.target}`", "", "```text", signature.doc.strip() or "-", "```", ""]
         lines += ["| argument | type | default |", "|---|---|---|"]
         for p in signature.parameters:
             default = f"`{_cell(p.default)}`" if p.default is not None else "required"
@@ -96,7 +102,7 @@ def table(link: bool) -> list[str]:
     for row in cli.zoo_rows():
         name = f"[{row['recipe']}](models/{row['recipe'].replace('/', '_')}.md)" if link else f"`{row['recipe']}`"
         cells = [name, row["task"], row["data"], row["score"] or "not published", row["expected"]]
-        lines.append("| " + " | ".join(_cell(str(c)) for c in cells) + " |")
+        lines.append("| " + " | ".join(_cell(_text(str(c))) for c in cells) + " |")
     return lines
 
 
