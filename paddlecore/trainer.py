@@ -472,7 +472,8 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
         self.saved_at = self.step
         if distributed.rank() == 0:
-            self._point(folder)
+            if self.folder is not None:
+                self._point(folder)
             if self.journal is not None:
                 self.journal.log(self.step, self._epochs(), "note", {"resumed_from": str(folder)})
 
