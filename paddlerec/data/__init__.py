@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from paddlerec.data.ctr_toy import CtrToyData
+from paddlerec.data.table import TableData
 
-__all__ = ["CtrToyData"]
+__all__ = ["CtrToyData", "TableData"]

@@ -1,0 +1,290 @@
+"""Table files in pieces: fast where all is well, exact about file, line and column where it is not.
+
+A piece is parsed and checked as a whole, by vectorised code. Only where that fails is it halved, and halved again,
+until the rows that cannot be used stand alone and can be named; the rest of the piece is kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
+
+import numpy as np
+
+from paddlecore.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+_BLOCK = 1 << 24  # bytes of text in a piece
+_BATCH = 1 << 17  # rows of Parquet in a piece
+
+T = TypeVar("T")
+
+
+class BadValue(ValueError):
+    """Some row cannot be used. The text speaks of the first one, and is shown once that row stands alone."""
+
+
+class Piece(Protocol):
+    """Consecutive rows of a file."""
+
+    rows: int
+    line: int  # of the first row; counts from 1, a header included
+
+    def table(self, low: int, high: int) -> pa.Table:
+        """Rows low..high-1 as a table of the wanted columns.
+
+        Raises:
+            BadValue: a row has another number of columns, or is not text.
+        """
+        ...
+
+
+def suffix(path: Path) -> str | None:
+    """`.csv`, `.tsv`, `.txt` or `.parquet`, a `.gz` after the first three left out; None for other files."""
+    kinds = path.suffixes[-2:] if path.suffix == ".gz" else path.suffixes[-1:]
+    kind = kinds[0].lower() if kinds else ""
+    return kind if kind in _DELIMITERS or (kind == ".parquet" and path.suffix != ".gz") else None
+
+
+def pieces(path: Path, wanted: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[Piece]:
+    """The file's rows in order.
+
+    Args:
+        path: .csv (quoted with "), .tsv or .txt (tab, no quoting), each perhaps .gz, or .parquet.
+        wanted: columns to read.
+        columns: names of all columns, for text without a header line.
+
+    Raises:
+        DataError: the file is empty or damaged, its header lacks a column or has one twice, or its suffix says nothing.
+    """
+    kind = suffix(path)
+    if kind is None:
+        raise DataError(f"{path}: the name must end in .csv, .tsv, .txt (each perhaps with .gz) or .parquet")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}:1: the file is empty")
+    yield from _parquet(path, wanted) if kind == ".parquet" else _text(path, wanted, columns, _DELIMITERS[kind])
+
+
+def salvage(piece: Piece, convert: Callable[[pa.Table], T], bad: Callable[[int, str], None]) -> list[T]:
+    """`convert` all rows of a piece but those for which it raises BadValue; `bad(line, why)` hears of each of these.
+
+    Costs one call where every row is good, and about 2 log2(rows) more for each that is not.
+    """
+
+    def good(low: int, high: int) -> list[T]:
+        try:
+            return [convert(piece.table(low, high))]
+        except BadValue as error:
+            if high - low == 1:
+                bad(piece.line + low, str(error))
+                return []
+        middle = (low + high) // 2
+        return good(low, middle) + good(middle, high)
+
+    return good(0, piece.rows)
+
+
+# ---------------------------------------------------------------------------------------------------- text
+
+
+class _Text:
+    def __init__(self, block: bytes, line: int, names: Sequence[str], wanted: Sequence[str], delimiter: str) -> None:
+        self.block, self.line, self.names, self.wanted, self.delimiter = block, line, names, wanted, delimiter
+        self.quoted = delimiter == ","
+        self.rows = block.count(b"\n") + (not block.endswith(b"\n"))  # lines, blank ones included
+        self.lines: list[bytes] | None = None
+
+    def table(self, low: int, high: int) -> pa.Table:
+        import pyarrow as pa
+        import pyarrow.csv as pa_csv
+
+        block = self.block
+        if high - low < self.rows:
+            if self.lines is None:
+                self.lines = [line + b"\n" for line in block.split(b"\n")]  # not splitlines: \r alone ends no line
+            block = b"".join(self.lines[low:high])
+        if self.quoted and b'"' in block:
+            _check_quotes(block)
+        try:
+            table = pa_csv.read_csv(
+                pa.py_buffer(block),
+                read_options=pa_csv.ReadOptions(column_names=list(self.names)),
+                parse_options=pa_csv.ParseOptions(
+                    delimiter=self.delimiter, quote_char='"' if self.quoted else False, double_quote=self.quoted
+                ),
+                convert_options=pa_csv.ConvertOptions(
+                    column_types={name: pa.string() for name in self.wanted},
+                    include_columns=list(self.wanted),
+                    strings_can_be_null=False,
+                ),
+            )
+        except pa.ArrowInvalid as error:
+            raise BadValue(self._why(block, str(error)) if high - low == 1 else "") from None
+        # pyarrow leaves out blank lines, which is right, and ends a line at a lone \r, which would shift the count
+        if table.num_rows != high - low:
+            lines = [line for line in block.split(b"\n") if line not in (b"", b"\r")]
+            if table.num_rows != len(lines):
+                raise BadValue("a carriage return within the line")
+        return table
+
+    def _why(self, line: bytes, otherwise: str) -> str:
+        """What is wrong with a single line that does not parse."""
+        for name, value in zip(self.names, line.rstrip(b"\r\n").split(self.delimiter.encode()), strict=False):
+            try:
+                value.decode()
+            except UnicodeDecodeError as error:
+                return f"column {name!r}: {value!r} is not UTF-8 ({error.reason})"
+        count = len(_split(line.decode(errors="replace"), self.delimiter))
+        if count != len(self.names):
+            return f"expected {len(self.names)} columns, found {count}"
+        return otherwise
+
+
+def _check_quotes(block: bytes) -> None:
+    """Raises BadValue if some line has an odd number of quotation marks: it would swallow the lines after it."""
+    data = np.frombuffer(block, dtype=np.uint8)
+    lines = np.searchsorted(np.flatnonzero(data == ord("\n")), np.flatnonzero(data == ord('"')))
+    if (np.bincount(lines) % 2).any():
+        raise BadValue("a quotation mark is not closed (a value cannot hold a line break)")
+
+
+def _split(line: str, delimiter: str) -> list[str]:
+    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+    return next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter, quoting=quoting), [])
+
+
+def _text(path: Path, wanted: Sequence[str], columns: Sequence[str] | None, delimiter: str) -> Iterator[Piece]:
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            names, line = columns, 1
+            if names is None:
+                header = file.readline()
+                try:
+                    names = _split(header.decode("utf-8-sig"), delimiter)  # Excel begins files with a byte order mark
+                except UnicodeDecodeError:
+                    raise DataError(f"{path}:1: the header is not UTF-8 text") from None
+                line = 2
+            if not any(names):
+                raise DataError(f"{path}:1: the file is empty")
+            _check_names(f"{path}:1", names, wanted)
+            for block in _blocks(file):
+                piece = _Text(block, line, names, wanted, delimiter)
+                yield piece
+                line += piece.rows
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: damaged: {error}") from None
+
+
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    """The rest of a file in blocks of whole lines."""
+    rest = b""
+    while data := file.read(_BLOCK):
+        end = data.rfind(b"\n") + 1
+        if end:
+            yield rest + data[:end]
+            rest = data[end:]
+        else:
+            rest += data
+    if rest:
+        yield rest
+
+
+def _check_names(where: str, names: Sequence[str], wanted: Sequence[str]) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{where}: columns that are there twice: {', '.join(map(repr, twice))}")
+    for name in wanted:
+        if name not in names:
+            there = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+            raise DataError(f"{where}: no column {name!r}{nearest(name, names)}; the file has: {there}")
+
+
+# ---------------------------------------------------------------------------------------------------- Parquet
+
+
+class _Batch:
+    def __init__(self, table: pa.Table, line: int) -> None:
+        self._table, self.line, self.rows = table, line, table.num_rows
+
+    def table(self, low: int, high: int) -> pa.Table:
+        return self._table.slice(low, high - low)
+
+
+def _parquet(path: Path, wanted: Sequence[str]) -> Iterator[Piece]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_names(str(path), file.schema_arrow.names, wanted)
+            line = 1
+            for batch in file.iter_batches(batch_size=_BATCH, columns=list(wanted)):
+                yield _Batch(pa.Table.from_batches([batch]), line)
+                line += batch.num_rows
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: damaged, or not Parquet: {error}") from None
+
+
+# ---------------------------------------------------------------------------------------------------- columns
+
+
+def numbers(column: pa.ChunkedArray, name: str, missing: float | None = None) -> np.ndarray:
+    """A column of numbers, or of text that says numbers, as [n] float64, every one within the range of float32.
+
+    Args:
+        missing: what an empty cell (null, or blank text) becomes.
+
+    Raises:
+        BadValue: text, NaN, infinity, or an empty cell where `missing` is None.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    plain = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    try:
+        if _is_text(plain.type):
+            plain = pc.utf8_trim_whitespace(plain.cast(pa.string()))
+            plain = pc.if_else(pc.equal(plain, ""), pa.scalar(None, pa.string()), plain)
+            cast = plain.cast(pa.float64())
+        else:
+            cast = plain.cast(pa.float64(), safe=False)  # "safe" refuses whole numbers above 2^53
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise BadValue(f"column {name!r}: {column[0].as_py()!r} is not a number") from None
+    values = np.array(cast.to_numpy(), dtype=np.float64)  # a copy, which may be written to; null becomes NaN
+    empty = cast.is_null().to_numpy()
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(values.astype(np.float32))
+    if not (finite | empty).all():
+        raise BadValue(f"column {name!r}: {column[0].as_py()!r} is not a finite number")
+    if empty.any():
+        if missing is None:
+            raise BadValue(f"column {name!r} is empty")
+        values[empty] = missing
+    return values
+
+
+def strings(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, list[str]]:
+    """A column as (codes [n] int32, distinct values): text as it is, whole numbers as their digits, null as "".
+
+    Raises:
+        BadValue: something that has no plain text, such as bytes that are not UTF-8.
+    """
+    import pyarrow as pa
+
+    try:
+        encoded = column.cast(pa.string()).fill_null("").combine_chunks().dictionary_encode()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise BadValue(f"column {name!r}: {column[0].as_py()!r} is not text, nor a number") from None
+    return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind))
