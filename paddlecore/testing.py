@@ -51,6 +51,7 @@ def tiny(recipe: str, *overrides: str) -> RunConfig:
             "data.workers=0",
             "device=cpu",
             "train.max_steps=4",
+            "train.max_epochs=null",
             "train.log_every=1",
             "train.eval_every=1000",
             "train.max_eval_batches=4",
