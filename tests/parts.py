@@ -49,7 +49,9 @@ class Net(nn.Module):
 
         def block() -> nn.Sequential:
             norm = [nn.BatchNorm1d(width)] if batch_norm else []
-            return nn.Sequential(nn.Linear(width, width), *norm, nn.Tanh(), nn.Dropout(dropout))
+            # batch norm takes the mean away, so a bias before it has a gradient of rounding errors only
+            linear = nn.Linear(width, width, bias=not batch_norm)
+            return nn.Sequential(linear, *norm, nn.Tanh(), nn.Dropout(dropout))
 
         self.blocks = nn.ModuleList([block(), block()])
         self.head = nn.Linear(width, 1)

@@ -15,9 +15,11 @@ def mlp(sizes: Sequence[int], *, dropout: float = 0.0, batch_norm: bool = False)
     """
     layers: list[nn.Module] = []
     for wide, narrow in zip(sizes[:-1], sizes[1:], strict=True):
-        linear = nn.Linear(wide, narrow)
+        # batch norm takes the mean away, and with it a bias: its gradient would be rounding errors, which Adam magnifies
+        linear = nn.Linear(wide, narrow, bias=not batch_norm)
         nn.init.xavier_normal_(linear.weight)
-        nn.init.zeros_(linear.bias)
+        if linear.bias is not None:
+            nn.init.zeros_(linear.bias)
         layers.append(linear)
         if batch_norm:
             layers.append(nn.BatchNorm1d(narrow))
