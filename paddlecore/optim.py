@@ -1,495 +1,618 @@
-"""Optimisers by phase, the update rules of embedding tables, learning-rate schedules, averaged weights.
+"""Optimisers, learning-rate schedules and weight averages.
 
-A phase's parameters are of three kinds: ordinary ones and tables with `tables: dense`, which a torch optimiser updates, and tables
-with `tables: rows`, of which only the touched rows are updated. The trainer sees one object: collect, scale, clip, step, zero.
+A `PhaseOptimizer` is a torch optimiser for the parameters of one phase, and the update rules of the embedding tables
+among them. Each step calls, in this order: `collect`, `scale`, (`norm` or `clip`), `step`, `zero`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from paddlecore import config, distributed
+from paddlecore import config, distributed, sparse
 from paddlecore.errors import CheckpointError, ConfigError, nearest
-from paddlecore.sparse import RowTable, coalesce
+from paddlecore.schema import Optim, Schedule
+from paddlecore.signature import signature_of
+from paddlecore.sparse import RowTable
 
-_ENGINE = ("_target_", "lr", "schedule", "groups", "freeze", "phases")
-_FUSED = ("Adam", "AdamW", "SGD", "Adagrad")
+_ENGINE_KEYS = {f.name for f in dataclasses.fields(Optim)}
+_GROUP_KEYS = {"match", "lr", "lr_scale"}
+# Their `weight_decay` is L2: decay * weight is added to the gradient. AdamW's and Muon's is not.
+_COUPLED = {"Adam", "SGD", "Adagrad", "RMSprop", "Adamax", "NAdam", "RAdam", "Adadelta", "ASGD", "SparseAdam"}
 
 
-def build(task: nn.Module, section: Mapping[str, Any], phase: str, globs: Sequence[str]) -> PhaseOptimizer:
-    """The optimiser of one phase of `task`.
+class _Table:
+    """The rule of one embedding table and its gradient in this step."""
 
-    Args:
-        task: on its device; tables in the phase are adopted, frozen parameters lose requires_grad.
-        section: the `optim` section: engine keys as in schema.Optim, the others for the constructor of `_target_`.
-        phase: whose options, under `phases`, are laid over the others.
-        globs: parameter names of the phase.
+    def __init__(self, name: str, modules: list[RowTable], decay: float) -> None:
+        self.name, self.modules, self.decay = name, modules, decay
+        self.weight: nn.Parameter = modules[0].weight
+        self.rows: Tensor | None = None  # [u] int64 without repeats; None: no gradient
+        self.grads: Tensor | None = None  # [u, dim]
 
-    Raises:
-        ConfigError: a glob matches nothing, or options that do not go together.
+    def collect(self) -> None:
+        """Takes the lookups' gradients, of all ranks: their mean over ranks, as DDP's is."""
+        pairs = [m.take() for m in self.modules]
+        ids, grads = pairs[0] if len(pairs) == 1 else tuple(torch.cat(part) for part in zip(*pairs, strict=True))
+        size, world = len(self.weight), distributed.world_size()
+        if world > 1:
+            ids, grads = sparse.coalesce(ids, grads, size=size)  # less to send
+            ids, grads = distributed.gather_rows(ids), distributed.gather_rows(grads).div_(world)
+        rows, grads = sparse.coalesce(ids, grads, size=size)
+        self.rows, self.grads = (rows, grads) if len(rows) else (None, None)
+
+    def gradients(self) -> list[Tensor]:
+        return [] if self.grads is None else [self.grads]
+
+    def _decayed(self) -> tuple[Tensor, Tensor]:
+        """Rows and their gradient with the L2 term of the batch's rows, each row once."""
+        assert self.rows is not None and self.grads is not None
+        if self.decay:
+            self.grads.add_(sparse.gather(self.weight.detach(), self.rows), alpha=self.decay)
+        return self.rows, self.grads
+
+    def clear(self) -> None:
+        self.rows = self.grads = None
+
+
+class _DenseTable(_Table):
+    """Keeps the arithmetic of the torch optimiser, which sees an ordinary gradient [R, dim].
+
+    It is one buffer for the whole run, zero between steps, of which only touched rows are written and cleared.
     """
-    options = {**section, **section.get("phases", {}).get(phase, {})}
-    everything = dict(task.named_parameters())
-    own = {name: p for name, p in everything.items() if any(_matches(name, glob) for glob in globs)}
-    for glob in options.get("freeze", []):
-        frozen = [p for name, p in everything.items() if _matches(name, glob)]
-        if not frozen:
-            raise ConfigError(f"optim.freeze: {glob!r} matches no parameter{nearest(glob, everything)}")
-        for p in frozen:
-            p.requires_grad_(False)
-    own = {name: p for name, p in own.items() if p.requires_grad}
-    if not own:
-        raise ConfigError(f"optim: the phase {phase!r} has no parameter to train; see optim.freeze")
-    names = {id(p): name for name, p in own.items()}
-    tables = {names[id(m.weight)]: m for m in task.modules() if isinstance(m, RowTable) and id(m.weight) in names}
-    return PhaseOptimizer(own, tables, options)
+
+    def __init__(self, name: str, modules: list[RowTable], decay: float, all_rows: bool) -> None:
+        super().__init__(name, modules, decay)
+        self.all_rows = all_rows
+        self.buffer: Tensor | None = None
+        self.full: Tensor | None = None  # this step's gradient, where the weight is also used other than by lookups
+
+    def collect(self) -> None:
+        super().collect()
+        self.full, self.weight.grad = self.weight.grad, None
+        if self.full is not None:
+            if distributed.world_size() > 1:
+                self.full = distributed.all_reduce(self.full).div_(distributed.world_size())
+            if self.rows is not None and self.grads is not None:
+                self.full.index_add_(0, self.rows, self.grads)
+
+    def gradients(self) -> list[Tensor]:
+        return [self.full] if self.full is not None else super().gradients()
+
+    def fill(self) -> None:
+        """Gives the weight its gradient."""
+        if self.full is not None:
+            if self.decay:
+                rows = slice(None) if self.all_rows or self.rows is None else self.rows
+                self.full[rows] += self.decay * self.weight.detach()[rows]
+            self.weight.grad = self.full
+        elif self.rows is not None and self.grads is not None:
+            if self.buffer is None:
+                self.buffer = torch.zeros_like(self.weight)
+            if self.decay and self.all_rows:
+                torch.mul(self.weight.detach(), self.decay, out=self.buffer)
+                self.buffer.index_add_(0, self.rows, self.grads)
+            else:
+                self.buffer.index_copy_(0, *self._decayed())
+            self.weight.grad = self.buffer
+
+    def clear(self) -> None:
+        if self.buffer is not None and self.weight.grad is self.buffer and self.rows is not None:
+            if self.decay and self.all_rows:
+                self.buffer.zero_()
+            else:
+                self.buffer.index_fill_(0, self.rows, 0.0)
+        self.weight.grad = self.full = None
+        super().clear()
 
 
-def _matches(name: str, glob: str) -> bool:
-    """Globs are over names in the task; the leading `model.` may be left out."""
-    return fnmatchcase(name, glob) or fnmatchcase(name, f"model.{glob}")
+class _RowsTable(_Table):
+    """Updates the touched rows only, by one of the rules of `sparse.py`."""
+
+    def __init__(
+        self, name: str, modules: list[RowTable], decay: float, rule: str, lr: float, options: Mapping[str, Any]
+    ) -> None:
+        super().__init__(name, modules, decay)
+        self.rule, self.lr = rule, lr
+        self.betas: tuple[float, float] = tuple(options.get("betas", (0.9, 0.999)))
+        self.eps = float(options.get("eps", 1e-8))
+        self.steps = 0
+        self.state: dict[str, Tensor] = {}
+        size, device = len(self.weight), self.weight.device
+        if rule == "adam":
+            self.state["first"] = torch.zeros_like(self.weight.detach())
+            self.state["second"] = torch.zeros_like(self.weight.detach())
+            self.state["last"] = torch.zeros(size, dtype=torch.int32, device=device)
+        elif rule == "adagrad":
+            start = float(options.get("initial_accumulator_value", 0.0))
+            self.state["squares"] = torch.full((size,), start, device=device)
+
+    def collect(self) -> None:
+        if self.weight.grad is not None:
+            raise ConfigError(
+                f"optim.tables=rows: {self.name} is used other than by looking up rows, which gives every row a "
+                "gradient; use optim.tables=dense"
+            )
+        super().collect()
+
+    def step(self, lr_factor: float) -> None:
+        self.steps += 1
+        if self.rows is None:
+            return
+        rows, grads = self._decayed()
+        weight, lr = self.weight.detach(), self.lr * lr_factor
+        if self.rule == "adam":
+            sparse.adam_(
+                weight, **self.state, rows=rows, grads=grads, step=self.steps, lr=lr, betas=self.betas, eps=self.eps
+            )
+        elif self.rule == "adagrad":
+            sparse.adagrad_(weight, **self.state, rows=rows, grads=grads, lr=lr, eps=self.eps)
+        else:
+            sparse.sgd_(weight, rows, grads, lr=lr)
 
 
 class PhaseOptimizer:
-    """Made by `build`. In each step: `collect`, `scale`, `norm` or `clip`, `step`, `zero`, in that order."""
+    """What trains the parameters of one phase. Made by `build`.
+
+    `collect`, `scale`, `clip` and `norm` work on gradients as they lie after backward: those of ordinary parameters in
+    `.grad`, those of tables as touched rows. L2 on tables is added in `step`, so it is not scaled, clipped or counted
+    in the norm, like the `weight_decay` of torch's optimisers.
+    """
 
     def __init__(
-        self, parameters: dict[str, nn.Parameter], tables: dict[str, RowTable], options: Mapping[str, Any]
+        self,
+        optimizer: torch.optim.Optimizer | None,
+        parameters: Mapping[str, nn.Parameter],
+        tables: Sequence[_Table],
+        lr: float,
     ) -> None:
-        self.parameters = parameters
-        by_rows = options.get("tables", "dense") == "rows"
-        if by_rows and options.get("tables_decay_rows", "batch") == "all" and options.get("tables_weight_decay"):
-            raise ConfigError(
-                "optim.tables=rows touches the rows of the batch only, so optim.tables_decay_rows=all cannot be kept; "
-                "use tables=dense, or tables_decay_rows=batch"
-            )
-        kind = _RowGradients if by_rows else _DenseGradients
-        self.tables = {name: kind(table, options) for name, table in tables.items()}
-        ordinary = {n: p for n, p in parameters.items() if not (by_rows and n in tables)}
-        self._plain = [p for n, p in ordinary.items() if n not in tables]
-        self._base = {name: float(group.get("lr", options.get("lr", 1e-3))) for name, group in self._groups(options)}
-        for name, table in self.tables.items():
-            table.lr = self._base[name]
-        self.optimizer = self._torch_optimizer(ordinary, options) if ordinary else None
-        self.lr = float(options.get("lr", 1e-3))
-        self._first_lr = self.lr
+        """
+        Args:
+            optimizer: over all parameters but those of `rows` tables; None if that leaves none.
+            parameters: all of the phase's, by name, those of tables too.
+            tables: the embedding tables among them.
+            lr: learning rate of what no group says otherwise about.
+        """
+        self.optimizer, self.parameters, self.tables = optimizer, dict(parameters), list(tables)
+        of_tables = {id(t.weight) for t in tables}
+        self._plain = [p for p in parameters.values() if id(p) not in of_tables]
+        self._base = [float(g["lr"]) for g in optimizer.param_groups] if optimizer else []
+        self._dense = [t for t in tables if isinstance(t, _DenseTable)]
+        self._rows = [t for t in tables if isinstance(t, _RowsTable)]
+        self.base_lr = lr
+        self.lr = lr  # as last used
 
-    # ------------------------------------------------------------------------------------------------ building
-
-    def _groups(self, options: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-        """For each parameter the options of the first group that matches it, `lr` worked out."""
-        lr = float(options.get("lr", 1e-3))
-        groups = list(options.get("groups", []))
-        used, result = set(), []
-        for name in self.parameters:
-            chosen: dict[str, Any] = {}
-            for index, group in enumerate(groups):
-                if _matches(name, group["match"]):
-                    used.add(index)
-                    chosen = {k: v for k, v in group.items() if k not in ("match", "lr_scale")}
-                    chosen["lr"] = float(group.get("lr", lr)) * float(group.get("lr_scale", 1.0))
-                    break
-            result.append((name, chosen))
-        for index, group in enumerate(groups):
-            if index not in used and not any(_matches(n, group["match"]) for n in self.parameters):
-                raise ConfigError(
-                    f"optim.groups.{index}.match: {group['match']!r} matches no parameter"
-                    f"{nearest(group['match'], self.parameters)}"
-                )
-        return result
-
-    def _torch_optimizer(self, ordinary: dict[str, nn.Parameter], options: Mapping[str, Any]) -> torch.optim.Optimizer:
-        skip = (*_ENGINE, "tables", "tables_rule", "tables_weight_decay", "tables_decay_rows")
-        arguments = {k: v for k, v in options.items() if k not in skip}
-        groups: dict[str, dict[str, Any]] = {}
-        for name, own in self._groups(options):
-            if name not in ordinary:
-                continue
-            if name in self.tables:  # decay of tables is an option of its own
-                own = {**own, "weight_decay": 0.0} if _takes(options["_target_"], "weight_decay") else own
-            group = groups.setdefault(repr(sorted(own.items())), {"params": [], **own})
-            group["params"].append(ordinary[name])
-        device = {p.device.type for p in ordinary.values()}
-        if options["_target_"].rpartition(".")[2] in _FUSED and device <= {"cpu", "cuda"}:
-            # one pass over weight, gradient and moments, in place
-            arguments.setdefault("fused", True)
-        section = {"_target_": options["_target_"], "lr": float(options.get("lr", 1e-3)), **arguments}
-        optimizer: torch.optim.Optimizer = config.build(section, "optim", params=list(groups.values()))
-        for group in optimizer.param_groups:
-            group["base_lr"] = group["lr"]
-        return optimizer
-
-    # ------------------------------------------------------------------------------------------------ a step
+    def requires_grad_(self, mode: bool = True) -> None:
+        """Whether backward gives the parameters of this phase gradients."""
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(mode)
 
     def collect(self) -> None:
-        """Fetch the gradients of tables: those of all ranks, divided by their number, as DDP does with the others."""
-        for table in self.tables.values():
+        """Take the tables' gradients out of the lookups, over all ranks. Call once, after the last backward."""
+        for table in self.tables:
             table.collect()
 
+    def _gradients(self) -> list[Tensor]:
+        plain = [p.grad for p in self._plain if p.grad is not None]
+        return plain + [g for t in self.tables for g in t.gradients()]
+
     def scale(self, factor: Tensor | float) -> None:
-        """Multiply every gradient."""
-        grads = [p.grad for p in self._plain if p.grad is not None]
-        if grads:
-            torch._foreach_mul_(grads, factor)
-        for table in self.tables.values():
-            table.scale(factor)
+        """Multiply the whole gradient by `factor`, a number or a tensor []."""
+        gradients = self._gradients()
+        if gradients:
+            torch._foreach_mul_(gradients, factor)
 
     def norm(self) -> Tensor:
-        """[] L2 norm of the whole gradient, on its device; of tables only touched rows are read."""
-        grads = [p.grad for p in self._plain if p.grad is not None]
-        grads += [table.touched() for table in self.tables.values()]
-        return torch.stack(torch._foreach_norm(grads)).norm() if grads else torch.zeros(())
+        """[] the L2 norm of the whole gradient; NaN or infinite if any of it is. Does not wait for the device."""
+        return torch.nn.utils.get_total_norm(self._gradients())
 
     def clip(self, max_norm: float) -> Tensor:
-        """Scale the gradient down to `max_norm` if it is longer; returns its norm before (Pascanu et al., 2013)."""
+        """Scale the gradient down to `max_norm` where its norm is larger. Returns the norm before, [].
+
+        Pascanu, Mikolov, Bengio, 2013, algorithm 1; with torch's 1e-6 in the denominator.
+        """
         norm = self.norm()
         self.scale((max_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm
 
-    def step(self, lr_factor: float) -> None:
-        """Update, with each group's learning rate times `lr_factor`."""
-        self.lr = self._first_lr * lr_factor
-        for table in self.tables.values():
-            table.prepare()
+    def step(self, lr_factor: float = 1.0) -> None:
+        """Update with each group's learning rate times `lr_factor`."""
         if self.optimizer is not None:
-            for group in self.optimizer.param_groups:
-                group["lr"] = group["base_lr"] * lr_factor
+            for group, base in zip(self.optimizer.param_groups, self._base, strict=True):
+                group["lr"] = base * lr_factor
+            for table in self._dense:
+                table.fill()
             self.optimizer.step()
-        for table in self.tables.values():
-            table.update(table.lr * lr_factor)
+        for rows_table in self._rows:
+            rows_table.step(lr_factor)
+        self.lr = self.base_lr * lr_factor
 
     def zero(self) -> None:
-        """Forget the gradients."""
-        for p in self._plain:
-            p.grad = None
-        for table in self.tables.values():
-            table.zero()
-
-    def requires_grad_(self, flag: bool) -> None:
-        for p in self.parameters.values():
-            p.requires_grad_(flag)
+        """Forget the gradient."""
+        for parameter in self._plain:
+            parameter.grad = None
+        for table in self.tables:
+            table.clear()
 
     # ------------------------------------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain tensors and numbers by parameter name, so that no change of order can mix them up."""
-        names = {id(p): name for name, p in self.parameters.items()}
-        state = {} if self.optimizer is None else self.optimizer.state
+        """Plain tensors and containers, by parameter name. The tensors are the live ones, not copies.
+
+        "kind": class of the optimiser; "rules": rule of each table with its own state; "shapes": of all parameters;
+        "state": {parameter: {name: tensor or number}}. Learning rates and other settings are not part of it.
+        """
+        state: dict[str, dict[str, Any]] = {}
+        if self.optimizer is not None:
+            for name, parameter in self.parameters.items():
+                if parameter in self.optimizer.state:
+                    state[name] = dict(self.optimizer.state[parameter])
+        for table in self._rows:
+            state[table.name] = {"steps": table.steps, **table.state}
+        return {**self._description(), "state": state}
+
+    def _description(self) -> dict[str, Any]:
         return {
-            "parameters": {names[id(p)]: dict(values) for p, values in state.items()},
-            "tables": {name: table.state_dict() for name, table in self.tables.items()},
+            "kind": type(self.optimizer).__name__,
+            "rules": {t.name: t.rule for t in self._rows},
+            "shapes": {name: list(p.shape) for name, p in self.parameters.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over moments and counters; learning rates and the like stay as they are configured.
+        """Take over what `state_dict` gave. Settings (learning rates, decay, ...) stay those of this optimiser.
 
         Raises:
-            CheckpointError: the state is of other parameters, another optimiser or another rule.
+            CheckpointError: other parameters, shapes, optimiser or table rules than this one's; says which.
         """
-        try:
-            saved, tables = dict(state["parameters"]), dict(state["tables"])
-        except (KeyError, TypeError, ValueError):
-            raise CheckpointError("the optimiser state of the checkpoint is not one of this program") from None
-        unknown = sorted(set(saved) - set(self.parameters)) + sorted(set(tables) ^ set(self.tables))
-        if unknown:
-            raise CheckpointError(f"the optimiser state has other parameters than this run: {', '.join(unknown[:5])}")
-        for name, values in saved.items():
-            p = self.parameters[name]
-            for key, value in values.items():
-                if isinstance(value, Tensor) and value.dim() and value.shape != p.shape:
-                    raise CheckpointError(f"the optimiser state {key} of {name} has shape {tuple(value.shape)}")
-        for name, table in self.tables.items():
-            table.load_state_dict(tables[name], name)
+        problems = _differences(state, self._description())
+        if problems:
+            more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+            raise CheckpointError(f"the stored optimiser state does not fit: {'; '.join(problems[:5])}{more}")
+        stored = state["state"]
         if self.optimizer is not None:
-            for name, values in saved.items():
-                p = self.parameters[name]
-                self.optimizer.state[p] = {
-                    # the step counter stays where it is: fused kernels want it on the parameter's device, others do not
-                    key: value.to(p.device) if isinstance(value, Tensor) and value.dim() else value
-                    for key, value in values.items()
-                }
+            # torch's own loader moves tensors to where the optimiser wants them; it goes by position in the groups
+            position = {id(p): i for i, p in enumerate(p for g in self.optimizer.param_groups for p in g["params"])}
+            own = self.optimizer.state_dict()
+            by_position = {
+                position[id(p)]: stored[n] for n, p in self.parameters.items() if id(p) in position and n in stored
+            }
+            self.optimizer.load_state_dict({**own, "state": by_position})
+        for table in self._rows:
+            table.steps = int(stored[table.name]["steps"])
+            for key, value in table.state.items():
+                value.copy_(stored[table.name][key])
 
 
-def _takes(target: str, name: str) -> bool:
-    import importlib
+def _differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+    problems = []
+    if stored["kind"] != own["kind"]:
+        problems.append(f"it is of {stored['kind']}, this run uses {own['kind']}")
+    for table in sorted(stored["rules"].keys() | own["rules"].keys()):
+        then, now = (d["rules"].get(table, "dense") for d in (stored, own))
+        if then != now:
+            problems.append(f"the table {table} was trained with the rule {then}, now with {now}")
+    for name in sorted(stored["shapes"].keys() | own["shapes"].keys()):
+        then, now = (d["shapes"].get(name) for d in (stored, own))
+        if now is None:
+            problems.append(f"{name} was trained and now is not (renamed or frozen?)")
+        elif then is None:
+            problems.append(f"{name} has no state stored (new, renamed, or frozen before?)")
+        elif list(then) != list(now):
+            problems.append(f"{name} had the shape {list(then)}, now {list(now)}")
+    return problems
 
-    module, _, cls = target.rpartition(".")
-    return name in inspect.signature(getattr(importlib.import_module(module), cls)).parameters
+
+# ------------------------------------------------------------------------------------------------------------ build
 
 
-class _TableGradients:
-    """The gradient of one table between `collect` and `zero`: ids [n] and rows [n, dim]."""
+def build(task: nn.Module, section: Mapping[str, Any], phase: str, globs: Iterable[str]) -> PhaseOptimizer:
+    """The optimiser of one phase, from the recipe's `optim` section.
 
-    def __init__(self, table: RowTable, options: Mapping[str, Any]) -> None:
-        table.adopt()
-        self.table, self.weight = table, table.weight
-        self.decay = float(options.get("tables_weight_decay", 0.0))
-        self.lr = 0.0
-        self.ids: Tensor = torch.zeros(0, dtype=torch.int64)
-        self.grads: Tensor = torch.zeros(0, table.dim)
+    Embedding tables (`RowTable`) in the phase are adopted: their lookups give touched rows from then on. Their only
+    decay is `tables_weight_decay`; the optimiser's own `weight_decay` reaches a table only through a group that names
+    it. A fused (one pass, in place) form of the optimiser is used where torch has one, unless the section says
+    `fused` or `foreach`.
 
-    def collect(self) -> None:
-        ids, grads = self.table.take()
-        ranks = distributed.world_size()
-        if ranks > 1:
-            ids, grads = distributed.gather_rows(ids), distributed.gather_rows(grads.float()) / ranks
-        self.ids, self.grads = ids, grads.float()
+    Args:
+        task: on its device.
+        section: keys of `schema.Optim`, and arguments of `_target_`. Values are not changed.
+        phase: laid over by `section["phases"][phase]`.
+        globs: the parameters of the phase, by full name or without the leading `model.`.
 
-    def scale(self, factor: Tensor | float) -> None:
-        self.grads.mul_(factor)
+    Raises:
+        ConfigError: a glob that matches nothing, a class that is not allowed or refuses its options, a combination
+            that cannot be.
+    """
+    options = _laid_over(section, phase)
+    named = dict(task.named_parameters())
+    own = {n: p for n, p in named.items() if any(_matches(n, g) for g in globs)}
+    for glob in options["freeze"]:
+        _require(glob, named, "optim.freeze")
+        for name, parameter in own.items():
+            if _matches(name, glob):
+                parameter.requires_grad_(False)
+    own = {n: p for n, p in own.items() if p.requires_grad}
+    if not own:
+        raise ConfigError(f"phase {phase} has no parameter to train (optim.freeze={options['freeze']})")
+    settings = _settings(own, named, options)
 
-    def merge(self) -> None:
-        """Sum the gradients of rows that were looked up more than once."""
-        self.ids, self.grads = coalesce(self.ids, self.grads)
+    modules: dict[int, list[RowTable]] = {}
+    for module in task.modules():
+        if isinstance(module, RowTable):
+            modules.setdefault(id(module.weight), []).append(module)
+    tables: list[_Table] = []
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in own.items():
+        place, setting = settings[name]
+        is_table = id(parameter) in modules
+        if is_table:
+            table, setting = _table(name, modules[id(parameter)], options, setting)
+            tables.append(table)
+            if isinstance(table, _RowsTable):
+                continue
+        groups.setdefault((place, is_table), {**setting, "params": []})["params"].append(parameter)
+    optimizer = _optimizer(options, list(groups.values())) if groups else None
+    for table in tables:
+        for module in table.modules:
+            module.adopt()
+    return PhaseOptimizer(optimizer, own, tables, options["lr"])
 
-    def touched(self) -> Tensor:
-        self.merge()
-        return self.grads
 
-    def prepare(self) -> None:
-        raise NotImplementedError
+def _laid_over(section: Mapping[str, Any], phase: str) -> dict[str, Any]:
+    """All options of a phase. One with an optimiser class of its own does not inherit the arguments of the other."""
+    over = section.get("phases", {}).get(phase, {})
+    base = dict(section)
+    if over.get("_target_", base.get("_target_")) != base.get("_target_"):
+        base = {k: v for k, v in base.items() if k in _ENGINE_KEYS}
+    return {**dataclasses.asdict(Optim()), **base, **over}
 
-    def update(self, lr: float) -> None:
-        raise NotImplementedError
 
-    def zero(self) -> None:
-        self.ids, self.grads = self.ids[:0], self.grads[:0]
+def _constructor(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in options.items() if k not in _ENGINE_KEYS}
 
-    def state_dict(self) -> dict[str, Any]:
-        return {}
 
-    def load_state_dict(self, state: Mapping[str, Any], name: str) -> None:
-        if set(state) != set(self.state_dict()):
-            raise CheckpointError(
-                f"the table {name} was updated by another rule in the checkpoint (it has {sorted(state) or 'no state'}, "
-                f"this run's has {sorted(self.state_dict()) or 'none'}); see optim.tables and optim.tables_rule"
+def _matches(name: str, glob: str) -> bool:
+    return fnmatchcase(name, glob) or fnmatchcase(name.removeprefix("model."), glob)
+
+
+def _require(glob: str, names: Iterable[str], where: str) -> None:
+    names = list(names)
+    if not any(_matches(name, glob) for name in names):
+        close = nearest(glob, [n.removeprefix("model.") for n in names] + names)
+        shown = ", ".join(n.removeprefix("model.") for n in names[:8]) + (", ..." if len(names) > 8 else "")
+        raise ConfigError(f"{where}: {glob!r} matches no parameter{close or f' (there are {shown})'}")
+
+
+def _settings(
+    own: Mapping[str, nn.Parameter], named: Mapping[str, nn.Parameter], options: Mapping[str, Any]
+) -> dict[str, tuple[int, dict[str, Any]]]:
+    """For each parameter: place of the group that takes it (-1: none), and its options; the first match wins."""
+    settings: dict[str, tuple[int, dict[str, Any]]] = {name: (-1, {"lr": options["lr"]}) for name in own}
+    for place, group in reversed(list(enumerate(options["groups"]))):
+        where = f"optim.groups.{place}"
+        _require(group["match"], named, f"{where}.match")
+        if "lr" in group and "lr_scale" in group:
+            raise ConfigError(f"{where}: give lr or lr_scale, not both")
+        lr = group.get("lr", options["lr"] * group.get("lr_scale", 1.0))
+        setting = {"lr": lr, **{k: v for k, v in group.items() if k not in _GROUP_KEYS}}
+        settings |= {name: (place, setting) for name in own if _matches(name, group["match"])}
+    return settings
+
+
+def _table(
+    name: str, modules: list[RowTable], options: Mapping[str, Any], setting: dict[str, Any]
+) -> tuple[_Table, dict[str, Any]]:
+    """The rule of a table, and its options in the torch optimiser if it is a dense one."""
+    decay, all_rows = options["tables_weight_decay"], options["tables_decay_rows"] == "all"
+    constructor = _constructor(options)
+    if decay and setting.get("weight_decay"):
+        raise ConfigError(
+            f"{name} has optim.tables_weight_decay={decay} and, from a group, weight_decay={setting['weight_decay']}; "
+            "give one of the two"
+        )
+    if options["tables"] == "rows":
+        if (decay and all_rows) or setting.get("weight_decay"):
+            raise ConfigError(
+                f"optim.tables=rows leaves the rows outside a batch alone, so {name} cannot decay in all rows; use "
+                "optim.tables_weight_decay with optim.tables_decay_rows=batch, or optim.tables=dense"
             )
+        rule, lr = options["tables_rule"], setting["lr"]
+        return _RowsTable(name, modules, decay, rule, lr, {**constructor, **setting}), setting
+    target = options["_target_"]
+    if "weight_decay" in signature_of(target).names:
+        coupled = target.rpartition(".")[2] in _COUPLED and not constructor.get("decoupled_weight_decay", False)
+        by_torch = decay if coupled and all_rows else 0.0  # in its one pass over the table; else it is added here
+        decay = decay - by_torch
+        setting = {"weight_decay": by_torch, **setting}
+    return _DenseTable(name, modules, decay, all_rows), setting
 
 
-class _DenseGradients(_TableGradients):
-    """`tables: dense`: rows are added into a gradient of the table's size, which is kept, and cleared where it was touched.
-
-    The torch optimiser then does just what it would do with an ordinary embedding. What is saved is the fill and the first
-    touch of a fresh gradient each step.
-    """
-
-    def __init__(self, table: RowTable, options: Mapping[str, Any]) -> None:
-        super().__init__(table, options)
-        self.all_rows = options.get("tables_decay_rows", "batch") == "all"
-
-    def prepare(self) -> None:
-        if self.weight.grad is None:
-            self.weight.grad = torch.zeros_like(self.weight)
-        with torch.no_grad():
-            if self.decay and not self.all_rows:
-                self.merge()
-                self.grads.add_(self.weight.detach().index_select(0, self.ids), alpha=self.decay)
-            self.weight.grad.index_add_(0, self.ids, self.grads)
-            if self.decay and self.all_rows:
-                self.weight.grad.add_(self.weight, alpha=self.decay)
-
-    def update(self, lr: float) -> None:
-        pass  # the torch optimiser has done it
-
-    def zero(self) -> None:
-        if self.weight.grad is not None:
-            if self.decay and self.all_rows:
-                self.weight.grad.zero_()
-            else:
-                self.weight.grad.index_fill_(0, self.ids, 0.0)
-        super().zero()
+def _optimizer(options: Mapping[str, Any], groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    target, constructor = options["_target_"], _constructor(options)
+    section = {"_target_": target, "lr": options["lr"], **constructor}
+    parameters = [p for g in groups for p in g["params"]]
+    can_fuse = (
+        "fused" in signature_of(target).names
+        and not {"fused", "foreach", "differentiable", "capturable"} & constructor.keys()
+        and {p.device.type for p in parameters} <= {"cpu", "cuda"}
+        and len({p.device for p in parameters}) == 1
+        and all(p.is_floating_point() for p in parameters)
+    )
+    optimizer: torch.optim.Optimizer
+    try:
+        optimizer = config.build({**section, "fused": True} if can_fuse else section, "optim", params=groups)
+    except RuntimeError:  # torch knows this class fused, but not on this device
+        optimizer = config.build(section, "optim", params=groups)
+    if inspect.signature(type(optimizer).step).parameters["closure"].default is inspect.Parameter.empty:
+        raise ConfigError(
+            f"optim._target_: {target} evaluates the loss several times a step, which no task here offers"
+        )
+    return optimizer
 
 
-class _RowGradients(_TableGradients):
-    """`tables: rows`: update the touched rows only, so that a step costs the same whatever the size of the table.
-
-    adam is Adam (Kingma and Ba, 2015, algorithm 1) in which a row's moments are decayed, when it is touched, for all the steps
-    since it was touched last: m <- b1^k m + (1 - b1) g, and v alike; bias is corrected by the number of all steps. So moments
-    are those of dense Adam exactly; what differs is that a row does not move while it is not touched.
-
-    adagrad is row-wise AdaGrad (Duchi et al., 2011, with one accumulator a row: the mean of squares over its columns). Rows without a
-    gradient do not move in AdaGrad or SGD anyway, so these two equal their dense forms.
-    """
-
-    def __init__(self, table: RowTable, options: Mapping[str, Any]) -> None:
-        super().__init__(table, options)
-        self.rule = options.get("tables_rule", "adam")
-        self.betas = tuple(options.get("betas", (0.9, 0.999)))
-        self.eps = float(options.get("eps", 1e-10 if self.rule == "adagrad" else 1e-8))
-        self.steps = 0
-        w = self.weight.detach()
-        self.state: dict[str, Tensor] = {}
-        if self.rule == "adam":
-            self.state = {
-                "m": torch.zeros_like(w), "v": torch.zeros_like(w),
-                "last": torch.zeros(len(w), dtype=torch.int32, device=w.device),
-            }  # fmt: skip
-        elif self.rule == "adagrad":
-            self.state = {"sum": torch.zeros(len(w), device=w.device)}
-
-    def prepare(self) -> None:
-        self.merge()
-        if self.decay:
-            self.grads.add_(self.weight.detach().index_select(0, self.ids), alpha=self.decay)
-
-    @torch.no_grad()
-    def update(self, lr: float) -> None:
-        self.steps += 1
-        weight, ids, grads = self.weight.detach(), self.ids, self.grads
-        if self.rule == "sgd":
-            weight.index_add_(0, ids, grads, alpha=-lr)
-        elif self.rule == "adagrad":
-            total = self.state["sum"].index_select(0, ids).add_(grads.square().mean(1))
-            self.state["sum"].index_copy_(0, ids, total)
-            weight.index_add_(0, ids, grads / (total.sqrt_() + self.eps)[:, None], alpha=-lr)
-        else:
-            b1, b2 = self.betas
-            missed = (self.steps - self.state["last"].index_select(0, ids)).float()[:, None]
-            m = self.state["m"].index_select(0, ids).mul_(b1**missed).add_(grads, alpha=1 - b1)
-            v = self.state["v"].index_select(0, ids).mul_(b2**missed).addcmul_(grads, grads, value=1 - b2)
-            self.state["m"].index_copy_(0, ids, m)
-            self.state["v"].index_copy_(0, ids, v)
-            self.state["last"].index_fill_(0, ids, self.steps)
-            denominator = v.sqrt_().div_(math.sqrt(1 - b2**self.steps)).add_(self.eps)
-            weight.index_add_(0, ids, m.div_(denominator), alpha=-lr / (1 - b1**self.steps))
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**self.state, "steps": self.steps}
-
-    def load_state_dict(self, state: Mapping[str, Any], name: str) -> None:
-        super().load_state_dict(state, name)
-        for key, value in self.state.items():
-            if state[key].shape != value.shape:
-                raise CheckpointError(f"the state {key} of table {name} has shape {tuple(state[key].shape)}")
-            value.copy_(state[key])
-        self.steps = int(state["steps"])
+# -------------------------------------------------------------------------------------------------------- schedules
 
 
 class LRSchedule:
-    """The learning rate as a factor of its configured value: a pure function of the step, but for `plateau`.
+    """The learning rate's factor by step: a warm-up times a shape.
 
-    Linear warm-up over `warmup_steps` w: (step + 1) / w. Then, with t counted from the end of the warm-up and T what is left
-    of the run: constant 1; step: factor^floor(t / every); cosine (1 + cos(pi t / T)) / 2 (Loshchilov and Hutter, 2017, without
-    restarts); linear 1 - t / T; inverse_sqrt sqrt(w / (step + 1)) (Vaswani et al., 2017, eq. 3, scaled to 1 at the end of the
-    warm-up); plateau: factor^n after n times more than `patience` evaluations without a gain.
+    With s the step (from 0), w = warmup_steps, T = total_steps, p = (s - w) / (T - w) cut to [0, 1], f = min_factor:
+
+    - warm-up: min(1, (s + 1) / w): the first of w steps has 1/w, not 0, so it is not lost (Goyal et al., 2017, sec.
+      2.2, gradual warm-up). `min_factor` does not hold here.
+    - constant: 1
+    - step: factor ^ floor(s / every), not below f (torch's StepLR)
+    - cosine: f + (1 - f) (1 + cos(pi p)) / 2 (Loshchilov and Hutter, 2017, eq. 5, one period)
+    - linear: f + (1 - f) (1 - p)
+    - inverse_sqrt: sqrt(w / (s + 1)) from s + 1 = w on (Vaswani et al., 2017, eq. 3, with the peak as 1), not below f;
+      w = 0 counts as 1
+    - plateau: factor ^ n, not below f, with n the reductions so far (torch's ReduceLROnPlateau, absolute threshold)
 
     Args:
-        schedule: keys as in schema.Schedule; those left out have its defaults.
-        total_steps: optimiser steps of the run, or None if it has no set end.
-        steps_per_epoch: for `every_epochs`.
+        schedule: keys of `schema.Schedule`.
+        total_steps: of the run, if it is known; `schedule["total_steps"]` goes before it.
+        steps_per_epoch: turns `every_epochs` into steps.
 
     Raises:
-        ConfigError: an option that this kind needs is missing, with the remedy.
+        ConfigError: a shape without its length, or one that its warm-up does not leave room for.
     """
 
     def __init__(self, schedule: Mapping[str, Any], total_steps: int | None, steps_per_epoch: int) -> None:
-        from paddlecore.schema import Schedule
-
-        self.options = o = Schedule(**schedule)
-        self.total = o.total_steps or total_steps
-        if o.kind in ("cosine", "linear") and self.total is None:
-            raise ConfigError(
-                f"optim.schedule.kind={o.kind} must know its end; give optim.schedule.total_steps or train.max_steps"
-            )
-        self.every = o.every_steps or (o.every_epochs or 0) * steps_per_epoch
-        if o.kind == "step" and not self.every:
-            raise ConfigError("optim.schedule.kind=step needs every_steps or every_epochs")
-        if o.kind == "inverse_sqrt" and not o.warmup_steps:
-            raise ConfigError("optim.schedule.kind=inverse_sqrt needs warmup_steps, after which it falls")
-        self.reductions, self.waited = 0, 0
-        self.best: float | None = None
+        self.options = options = Schedule(**schedule)
+        self.total = options.total_steps or total_steps
+        self.every = options.every_steps or (options.every_epochs or 0) * steps_per_epoch
+        self.reductions, self.bad, self.best = 0, 0, math.nan
+        kind, warmup = options.kind, options.warmup_steps
+        if kind in ("cosine", "linear"):
+            if self.total is None:
+                raise ConfigError(
+                    f"optim.schedule.kind={kind} ends with the run, whose length is not known; set train.max_steps, "
+                    "train.max_epochs or optim.schedule.total_steps"
+                )
+            if self.total <= warmup:
+                raise ConfigError(
+                    f"optim.schedule: warmup_steps={warmup} leaves nothing of {self.total} steps for kind={kind}"
+                )
+        if kind == "step" and (options.every_steps is None) == (options.every_epochs is None):
+            raise ConfigError("optim.schedule.kind=step needs one of every_steps and every_epochs")
 
     def factor(self, step: int) -> float:
-        """For the 0-based optimiser step `step`."""
-        o = self.options
-        if step < o.warmup_steps:
-            return (step + 1) / o.warmup_steps
-        t = step - o.warmup_steps
-        if o.kind == "step":
-            value = o.factor ** (t // self.every)
-        elif o.kind == "plateau":
-            value = o.factor**self.reductions
-        elif o.kind == "inverse_sqrt":
-            value = math.sqrt(o.warmup_steps / (step + 1))
-        elif o.kind in ("cosine", "linear"):
+        """The factor of optimiser step `step`, counted from 0. Depends on nothing else, but for plateau."""
+        options, warmup = self.options, self.options.warmup_steps
+        shape, low = 1.0, options.min_factor
+        if options.kind in ("cosine", "linear"):
             assert self.total is not None
-            done = min(t / max(self.total - o.warmup_steps, 1), 1.0)
-            value = (1 + math.cos(math.pi * done)) / 2 if o.kind == "cosine" else 1 - done
-        else:
-            value = 1.0
-        return max(value, o.min_factor)
+            p = min(max((step - warmup) / (self.total - warmup), 0.0), 1.0)
+            shape = low + (1 - low) * ((1 + math.cos(math.pi * p)) / 2 if options.kind == "cosine" else 1 - p)
+        elif options.kind == "step":
+            shape = max(options.factor ** (step // self.every), low)
+        elif options.kind == "inverse_sqrt":
+            peak = max(warmup, 1)
+            shape = max(math.sqrt(peak / max(step + 1, peak)), low)
+        elif options.kind == "plateau":
+            shape = max(options.factor**self.reductions, low)
+        return shape * min(1.0, (step + 1) / warmup) if warmup else shape
 
     def observe(self, value: float, goal: str) -> None:
-        """Tell the schedule the result of an evaluation; only `plateau` listens. NaN is no gain."""
+        """An evaluation's score, for plateau; `goal` is "max" or "min". NaN is no improvement."""
         if self.options.kind != "plateau":
             return
-        signed = value if goal == "max" else -value
-        if self.best is None or signed > self.best + self.options.min_delta:
-            self.best, self.waited = signed, 0
-            return
-        self.waited += 1
-        if self.waited > self.options.patience:
-            self.reductions, self.waited = self.reductions + 1, 0
+        gain = value - self.best if goal == "max" else self.best - value
+        if gain > self.options.min_delta or (math.isnan(self.best) and not math.isnan(value)):
+            self.best, self.bad = value, 0
+        else:
+            self.bad += 1
+        if self.bad > self.options.patience:
+            self.reductions, self.bad = self.reductions + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"reductions": self.reductions, "waited": self.waited, "best": self.best}
+        """JSON-able."""
+        return {
+            "reductions": self.reductions,
+            "bad": self.bad,
+            "best": None if math.isnan(self.best) else self.best,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.reductions, self.waited, self.best = int(state["reductions"]), int(state["waited"]), state["best"]
+        self.reductions, self.bad = state["reductions"], state["bad"]
+        self.best = math.nan if state["best"] is None else state["best"]
+
+
+# ------------------------------------------------------------------------------------------------------------- EMA
 
 
 class EMA:
-    """Exponential moving average of a module's weights: a <- d a + (1 - d) w after each step (Polyak and Juditsky, 1992).
+    """An exponential moving average of the weights: a <- decay a + (1 - decay) w after each step (Polyak and Juditsky,
+    1992; in this form Tarvainen and Valpola, 2017, eq. 1), starting from the weights as they are.
 
-    Buffers (batch-norm statistics) are copied, not averaged: they are averages already. Costs a copy of the weights, and of
-    tables a pass over all rows each step.
+    It covers every tensor of `task.state_dict()`: floating-point parameters are averaged; buffers, such as batch norm's
+    running statistics, and all else are copied. Embedding tables are averaged whole, which costs a pass over them, and
+    their size in memory, each step.
+
+    Args:
+        task: what is averaged.
+        decay: in [0, 1).
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, task: nn.Module, decay: float) -> None:
         if not 0 <= decay < 1:
-            raise ConfigError(f"train.ema={decay}: expected a decay in [0, 1), e.g. 0.999")
-        self.module, self.decay = module, decay
-        state = module.state_dict(keep_vars=True)
-        averaged = {name for name, value in state.items() if isinstance(value, nn.Parameter)}
-        self._live = [state[name].detach() for name in state if name in averaged]
-        self._names = [name for name in state if name in averaged]
-        self._average = [value.clone() for value in self._live]
+            raise ConfigError(f"train.ema={decay} must be at least 0 and below 1")
+        self.decay, self._task = decay, task
+        self._average = {name: value.detach().clone() for name, value in self._live().items()}
 
-    @torch.no_grad()
+    def _live(self) -> dict[str, Tensor]:
+        """The task's tensors, each once where it has several names. Asked for anew: `task.to(...)` replaces them."""
+        first: dict[int, str] = {}
+        state = self._task.state_dict(keep_vars=True)
+        return {name: value for name, value in state.items() if first.setdefault(id(value), name) == name}
+
     def update(self) -> None:
-        torch._foreach_lerp_(self._average, self._live, 1 - self.decay)
+        """After an optimiser step."""
+        live = self._live()
+        averaged = [n for n, value in live.items() if isinstance(value, nn.Parameter) and value.is_floating_point()]
+        with torch.no_grad():
+            torch._foreach_lerp_([self._average[n] for n in averaged], [live[n] for n in averaged], 1 - self.decay)
+            for name in live.keys() - set(averaged):
+                self._average[name].copy_(live[name])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """By the names of the module: averages of parameters, the present values of buffers."""
-        return {**self.module.state_dict(), **dict(zip(self._names, self._average, strict=True))}
+        """The averaged weights, by the names of `task.state_dict()`; the tensors themselves, not copies."""
+        state = self._task.state_dict(keep_vars=True)
+        name_of = {id(value): name for name, value in self._live().items()}
+        return {name: self._average[name_of[id(value)]] for name, value in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        missing = [name for name in self._names if name not in state]
-        if missing:
-            raise CheckpointError(f"the averaged weights lack {', '.join(missing[:5])}")
-        for name, value in zip(self._names, self._average, strict=True):
+        """
+        Raises:
+            CheckpointError: other names or shapes.
+        """
+        own = self.state_dict()
+        wrong = sorted(state.keys() ^ own.keys()) + [n for n in own if n in state and state[n].shape != own[n].shape]
+        if wrong:
+            raise CheckpointError(f"the stored average does not fit this model: {', '.join(wrong[:5])}")
+        for name, value in own.items():
             value.copy_(state[name])
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """The module has the averaged weights inside, and its own again, to the bit, after."""
+        """Inside, the task has the averaged weights; afterwards its own again, to the bit."""
         self._swap()
         try:
             yield
         finally:
             self._swap()
 
-    @torch.no_grad()
     def _swap(self) -> None:
-        for live, average in zip(self._live, self._average, strict=True):
-            kept = live.clone()
-            live.copy_(average)
-            average.copy_(kept)
+        with torch.no_grad():
+            for name, live in self._live().items():
+                kept = live.clone()
+                live.copy_(self._average[name])
+                self._average[name].copy_(kept)

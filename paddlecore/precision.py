@@ -1,8 +1,9 @@
-"""Number formats of the forward and backward pass."""
+"""Arithmetic of forward and backward: fp32, bf16 or fp16; weights, table rows and optimiser state stay float32."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,51 +11,62 @@ from torch import Tensor
 
 from paddlecore.errors import NonFiniteLoss
 
-_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """fp32: nothing; bf16, fp16: matrix products and convolutions in that type, weights and sums stay in float32."""
+    """Matrix products and convolutions inside run in `precision` (fp32, bf16 or fp16); operators that need the range,
+    such as losses and norms, in float32. On a GPU and on a CPU alike."""
     if precision == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=_TYPES[precision])
+    return torch.autocast(device.type, dtype=_DTYPES[precision])
 
 
 class LossScaler:
-    """Dynamic loss scaling for fp16 (Micikevicius et al., 2018, section 3.2).
+    """Dynamic loss scaling for fp16, whose smallest normal number is 6e-5 (Micikevicius et al., 2018, sec. 3.2).
 
-    The loss is multiplied by `scale` before backward so that small gradients do not vanish; the step is left out, and the scale halved,
-    when a gradient overflowed. The decision is made on the norm of the already reduced gradient, so it is the same on every
-    rank. torch's GradScaler does the same for gradients in `.grad`; those of row tables are not there.
+    The trainer multiplies the loss by `scale` and divides the gradient by it. A step whose gradient is not finite is
+    left out and the scale halved; after `interval` good steps it doubles. `good` is given the norm of the gradient that
+    is already reduced over ranks, so all ranks decide alike without asking each other. It waits for the device.
+
+    Args:
+        device: where `scale` lives.
+        initial: scale of the first step.
+        interval: good steps before the scale doubles.
+        floor: least scale. A loss that is a sum over a batch needs less than 1 when the batch is large.
     """
 
     def __init__(
-        self, device: torch.device, start: float = 2.0**16, interval: int = 2000, least: float = 2.0**-14
+        self, device: torch.device, *, initial: float = 2.0**16, interval: int = 2000, floor: float = 2.0**-16
     ) -> None:
-        self.scale = torch.tensor(start, device=device)
-        self.interval, self.least = interval, least
-        self.good_steps = 0
+        self.scale: Tensor = torch.tensor(initial, device=device)  # [] float32
+        self.interval, self.floor = interval, floor
+        self.good_steps = 0  # since the scale last changed
 
     def good(self, norm: Tensor | None) -> bool:
-        """May this step be taken? Adjusts the scale for the next one.
+        """Whether to take the step, from the norm [] of the unscaled gradient. Adapts the scale for the next one.
 
         Raises:
-            NonFiniteLoss: gradients overflow although the scale is as low as it gets.
+            NonFiniteLoss: the gradient is not finite at the least scale either, so it is not overflow.
         """
-        if norm is not None and not bool(torch.isfinite(norm)):  # fp16 has to look: one host sync a step
-            self.good_steps = 0
-            self.scale = self.scale * 0.5
-            if float(self.scale) < self.least:
-                raise NonFiniteLoss("gradients overflow in fp16 at every loss scale; train.precision=bf16 has more range")
-            return False
-        self.good_steps += 1
-        if self.good_steps % self.interval == 0:
-            self.scale = self.scale * 2.0
-        return True
+        assert norm is not None
+        if bool(torch.isfinite(norm)):
+            self.good_steps += 1
+            if self.good_steps == self.interval:
+                self.scale, self.good_steps = self.scale * 2.0, 0
+            return True
+        if float(self.scale) <= self.floor:
+            raise NonFiniteLoss(
+                f"the gradient is not finite in fp16 even at a loss scale of {self.floor:g}; "
+                "train.precision=bf16 or fp32 has the range, a lower optim.lr or train.clip_norm=1 may help"
+            )
+        self.scale, self.good_steps = (self.scale * 0.5).clamp(min=self.floor), 0
+        return False
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able."""
         return {"scale": float(self.scale), "good_steps": self.good_steps}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.scale = torch.full_like(self.scale, state["scale"])
         self.good_steps = int(state["good_steps"])

@@ -1,80 +1,162 @@
-"""Embedding tables whose gradient is (row ids, row gradients), and exact update rules for the rows that were touched.
+"""Embedding tables whose training cost follows the rows of a batch, not the rows of the table.
 
-A batch of 4096 rows with 26 fields touches at most 106 496 rows of a table. An ordinary gradient has the size of the table: at
-10 M rows of 16 numbers it is 640 MB to fill and to sweep, every step. `RowTable` gathers rows as leaves of their own instead, so
-what flows back is as large as the batch.
+`RowTable` is an embedding. On its own it trains like `nn.Embedding`, with any optimiser. Once a `PhaseOptimizer` has
+adopted it, a lookup no longer makes a gradient of the table's size: it keeps (row ids, gradient of those rows), and the
+optimiser takes them from there (see `optim.py`). The functions below are the arithmetic on such pairs. None of them
+allocates anything of the table's size.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class RowTable(nn.Module):
-    """[rows, dim] embeddings, looked up by id.
+    """An embedding table, `weight` [rows, dim] float32, drawn from N(0, init_std^2).
 
-    On its own it is an ordinary embedding with an ordinary gradient. After `adopt` (done by paddlecore.optim) lookups in training
-    are remembered, and `take` gives their ids and gradients after backward; `weight.grad` is then not written.
-
-    Args:
-        rows: number of rows.
-        dim: width of a row.
-        init_std: standard deviation of the normal initialisation.
+    Shapes: ids [...] int32 or int64, each in 0..rows-1 -> [..., dim].
     """
 
     def __init__(self, rows: int, dim: int, *, init_std: float = 0.01) -> None:
         super().__init__()
         if rows < 1 or dim < 1:
             raise ValueError(f"a table needs at least one row and one column, got {rows} x {dim}")
-        self.rows, self.dim = rows, dim
         self.weight = nn.Parameter(torch.empty(rows, dim).normal_(0.0, init_std))
         self.adopted = False
-        self._lookups: list[tuple[Tensor, Tensor]] = []
+        self._lookups: list[tuple[Tensor, Tensor]] = []  # ([n] ids, [n, dim] the rows they gave) of this step
 
     def extra_repr(self) -> str:
-        return f"{self.rows}, {self.dim}"
+        return "{}, {}".format(*self.weight.shape)
 
     def adopt(self) -> None:
-        """From now on the engine updates this table, by rows."""
+        """From now on, training lookups are kept for `take`, and autograd gives `weight` no gradient for them."""
         self.adopted = True
 
     def forward(self, ids: Tensor) -> Tensor:
-        """ids [...] int64 or int32 in 0..rows-1 -> [..., dim]."""
-        if self.adopted and self.training and torch.is_grad_enabled() and self.weight.requires_grad:
-            return self._remembered(ids)
-        return gather(self.weight, ids)
+        if self.adopted and self.training and self.weight.requires_grad and torch.is_grad_enabled():
+            return self._recorded(ids)
+        return gather(self.weight, ids.reshape(-1)).view(*ids.shape, -1)
 
     @torch.compiler.disable
-    def _remembered(self, ids: Tensor) -> Tensor:
-        rows = gather(self.weight.detach(), ids).requires_grad_()
-        self._lookups.append((ids.reshape(-1), rows))
-        return rows
+    def _recorded(self, ids: Tensor) -> Tensor:
+        flat = ids.reshape(-1)
+        rows = gather(self.weight.detach(), flat).requires_grad_()  # a leaf: backward stops here, at [n, dim]
+        self._lookups.append((flat, rows))
+        return rows.view(*ids.shape, -1)
 
     def take(self) -> tuple[Tensor, Tensor]:
-        """Ids [n] int64 (with repeats) and gradients [n, dim] of all lookups since the last call."""
-        pairs = [(ids, rows.grad.reshape(-1, self.dim)) for ids, rows in self._lookups if rows.grad is not None]
-        self._lookups = []
-        if not pairs:
-            empty = torch.zeros(0, dtype=torch.int64, device=self.weight.device)
-            return empty, self.weight.new_zeros(0, self.dim)
+        """The gradient since the last call, as pairs: ids [n] and what each lookup received, [n, dim] float32.
+
+        An id occurs as often as it was looked up, over all lookups and micro-batches, in that order. Lookups that no
+        loss reached are left out; n may be 0.
+        """
+        pairs = [(ids, rows.grad) for ids, rows in self._lookups if rows.grad is not None]
+        self._lookups.clear()
         if len(pairs) == 1:
-            return pairs[0][0].long(), pairs[0][1]
-        return torch.cat([ids for ids, _ in pairs]).long(), torch.cat([grads for _, grads in pairs])
+            return pairs[0]
+        if not pairs:
+            return torch.empty(0, dtype=torch.int64, device=self.weight.device), self.weight.new_empty(0, self.dim)
+        return torch.cat([ids for ids, _ in pairs]), torch.cat([grad for _, grad in pairs])
+
+    @property
+    def dim(self) -> int:
+        return self.weight.shape[1]
 
 
-def gather(weight: Tensor, ids: Tensor) -> Tensor:
-    """Rows of `weight` by `ids`: [..., dim]."""
-    if weight.device.type == "cpu" and not weight.requires_grad:
-        # an embedding bag of one id each reads rows about twice as fast as F.embedding on a CPU
-        flat = ids.reshape(-1)
-        offsets = torch.arange(len(flat), dtype=flat.dtype, device=flat.device)
-        return F.embedding_bag(flat, weight, offsets, mode="sum").view(*ids.shape, weight.shape[1])
-    return F.embedding(ids.long() if ids.dtype not in (torch.int32, torch.int64) else ids, weight)
+def gather(table: Tensor, ids: Tensor) -> Tensor:
+    """Rows `ids` [n] of `table` [R, d] -> [n, d]; differentiable.
+
+    One id a bag: on a CPU torch's bag kernel prefetches and runs up to twice as fast as its index kernels.
+    """
+    if table.device.type != "cpu" or table.dtype != torch.float32:
+        return nn.functional.embedding(ids, table)
+    return nn.functional.embedding_bag(ids.unsqueeze(1), table, mode="sum")
 
 
-def coalesce(ids: Tensor, grads: Tensor) -> tuple[Tensor, Tensor]:
-    """Each id once, in ascending order, with the sum of its gradients. Sums run in the order of the batch."""
-    unique, where = torch.unique(ids, return_inverse=True)
-    return unique, grads.new_zeros(len(unique), grads.shape[1]).index_add_(0, where, grads)
+def coalesce(ids: Tensor, grads: Tensor, *, size: int = 2**63) -> tuple[Tensor, Tensor]:
+    """Add up the gradients of equal ids: ([n], [n, d]) -> ([u] int64 ascending without repeats, [u, d]).
+
+    Each sum runs in the order of occurrence, whatever the number of threads, so it is reproducible to the bit. The size
+    u has to be known on the host, so on a GPU this waits for the device.
+
+    Args:
+        ids: [n] int32 or int64, not negative.
+        grads: [n, d].
+        size: all ids lie below this. Below 2^31 they are sorted as int32, which is twice as fast.
+    """
+    if len(ids) == 0:
+        return ids.long(), grads
+    ordered, order = torch.sort(ids.int() if size <= 2**31 else ids.long(), stable=True)
+    first = torch.ones_like(ordered, dtype=torch.bool)
+    torch.ne(ordered[1:], ordered[:-1], out=first[1:])
+    starts = first.nonzero().squeeze(1)
+    sums = nn.functional.embedding_bag(order, grads, starts, mode="sum")
+    return ordered[starts].long(), sums
+
+
+# Row rules. In all of them: weight [R, d] float32, changed in place; rows [u] int64 without repeats; grads [u, d]
+# float32. A row that is not in `rows` is neither read nor written.
+
+
+def sgd_(weight: Tensor, rows: Tensor, grads: Tensor, *, lr: float) -> None:
+    """w <- w - lr g. The same as dense SGD without momentum: there, too, a row without a gradient stays."""
+    weight.index_copy_(0, rows, gather(weight, rows).add_(grads, alpha=-lr))
+
+
+def adagrad_(weight: Tensor, squares: Tensor, rows: Tensor, grads: Tensor, *, lr: float, eps: float) -> None:
+    """Row-wise Adagrad: s <- s + mean over columns of g^2; w <- w - lr g / (sqrt(s) + eps).
+
+    Adagrad (Duchi, Hazan, Singer, 2011, JMLR 12, sec. 1.1, diagonal form) with one accumulator for a whole row, as
+    FBGEMM's EXACT_ROWWISE_ADAGRAD (Khudia et al., 2021; Mudigere et al., 2022, ISCA, sec. 4.1.4) has it. A row without
+    a gradient stays in dense Adagrad, too; with one column the two are the same.
+
+    Args:
+        squares: [R] float32, changed in place.
+    """
+    total = squares.index_select(0, rows).add_(grads.square().mean(1))  # [u]
+    squares.index_copy_(0, rows, total)
+    step = total.sqrt_().add_(eps).reciprocal_().mul_(-lr).unsqueeze(1)  # [u, 1]
+    weight.index_copy_(0, rows, gather(weight, rows).addcmul_(grads, step))
+
+
+def adam_(
+    weight: Tensor,
+    first: Tensor,
+    second: Tensor,
+    last: Tensor,
+    rows: Tensor,
+    grads: Tensor,
+    *,
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+) -> None:
+    """Lazy Adam with decay of the moments for the steps that a row missed.
+
+    Adam (Kingma and Ba, 2015, algorithm 1), where a row touched k steps after the last time does
+    m <- b1^k m + (1 - b1) g;  v <- b2^k v + (1 - b2) g^2;  w <- w - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)
+    with t the number of steps of the table.
+
+    So at each touch the moments are those that dense Adam has there for the same gradients. The one difference: dense
+    Adam also moves a row in the k - 1 steps between, along its fading momentum, and this rule does not. With k = 1
+    throughout, the two are the same.
+
+    Args:
+        first: m, [R, d] float32, zeros at the start; changed in place.
+        second: v, the same.
+        last: [R] int32, step of the last touch, zeros at the start; changed in place.
+        step: t, from 1.
+    """
+    b1, b2 = betas
+    missed = (step - last.index_select(0, rows)).double().unsqueeze(1)  # [u, 1] k; b^k in float64, k may be large
+    last.index_fill_(0, rows, step)
+    m = gather(first, rows).mul_(torch.pow(b1, missed).float()).add_(grads, alpha=1 - b1)
+    v = gather(second, rows).mul_(torch.pow(b2, missed).float()).addcmul_(grads, grads, value=1 - b2)
+    first.index_copy_(0, rows, m)
+    second.index_copy_(0, rows, v)
+    scale = v.sqrt_().div_(math.sqrt(1 - b2**step)).add_(eps)
+    weight.index_copy_(0, rows, gather(weight, rows).addcdiv_(m, scale, value=-lr / (1 - b1**step)))
