@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from paddlerec.data.ctr_toy import CtrToyData
+from paddlerec.data.frappe import FrappeData
 from paddlerec.data.table import TableData
 
-__all__ = ["CtrToyData", "TableData"]
+__all__ = ["CtrToyData", "FrappeData", "TableData"]

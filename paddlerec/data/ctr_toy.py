@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +9,9 @@ import numpy as np
 import torch
 
 from paddlecore.data import ArrayRows, DataModule, mix
-from paddlecore.errors import DataError, nearest
+from paddlecore.errors import DataError
 from paddlecore.task import Batch
+from paddlerec.data.reader import row
 from paddlerec.metrics import auc
 
 _FIELDS = {"user": 100, "item": 100, "city": 40, "hour": 24, "category": 20, "page": 12, "weekday": 7, "device": 5}
@@ -92,7 +92,9 @@ class CtrToyData(DataModule):
     loss on the test rows are known (`bounds`): a model of pairs can come close to them, a logistic regression cannot.
 
     Args:
-        train_rows, valid_rows, test_rows: rows of each split.
+        train_rows: rows to learn from.
+        valid_rows: rows that select the checkpoint.
+        test_rows: rows of the score.
         data_seed: of law and rows; the run's seed does not change them.
         **common: see `DataModule`; `source` is `auto` or `toy`, which mean the same here.
     """
@@ -137,32 +139,23 @@ class CtrToyData(DataModule):
     def encode(self, raw: Any) -> Batch:
         """A row as a dict or JSON text, e.g. {"user": 3, ..., "price": 0.5}: each field's value counts from 1, dense
         features are numbers of about -3 to 3. Values outside a field are unseen."""
-        if isinstance(raw, str):
-            try:
-                raw = json.loads(raw)
-            except json.JSONDecodeError as error:
-                raise DataError(f"not a JSON object: {error}; expected e.g. {json.dumps(self.examples()[0])}") from None
         names = [*_FIELDS, *_DENSE]
-        if not isinstance(raw, dict):
-            raise DataError(f"expected a row such as {json.dumps(self.examples()[0])}, got {type(raw).__name__}")
-        for name in raw:
-            if name not in names:
-                raise DataError(f"there is no column {name!r}{nearest(str(name), names)}")
+        given = row(raw, names)
         for name in names:
-            value = raw.get(name)
+            value = given[name]
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
                 raise DataError(f"column {name!r} must be a number, got {value!r}")
-        ids = [int(raw[name]) if 1 <= raw[name] <= size else 0 for name, size in _FIELDS.items()]
+        ids = [int(given[name]) if 1 <= given[name] <= size else 0 for name, size in _FIELDS.items()]
         return {
             "ids": torch.tensor([ids], dtype=torch.int32),
-            "dense": torch.tensor([[raw[name] for name in _DENSE]], dtype=torch.float32),
+            "dense": torch.tensor([[given[name] for name in _DENSE]], dtype=torch.float32),
         }
 
     def examples(self) -> list[dict[str, Any]]:
         rows = []
         for k in (1, 3, 5):
-            row: dict[str, Any] = {name: k * 7 % size + 1 for name, size in _FIELDS.items()}
-            rows.append({**row, "price": round(0.5 * k - 1.0, 2), "freshness": round(1.0 - 0.4 * k, 2)})
+            example: dict[str, Any] = {name: k * 7 % size + 1 for name, size in _FIELDS.items()}
+            rows.append({**example, "price": round(0.5 * k - 1.0, 2), "freshness": round(1.0 - 0.4 * k, 2)})
         return rows
 
     def describe(self) -> dict[str, Any]:

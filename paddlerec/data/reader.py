@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import csv
 import gzip
+import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 
 import numpy as np
 
@@ -282,6 +283,31 @@ def strings(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, list[str]]:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise BadValue(f"column {name!r}: {column[0].as_py()!r} is not text, nor a number") from None
     return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+
+
+def row(raw: Any, names: Sequence[str], label: str | None = None) -> dict[str, Any]:
+    """One row that a user gave, a dict or the text of a JSON object, with every column of `names`.
+
+    Raises:
+        DataError: it is something else, lacks a column, or has one that is neither in `names` nor the label.
+    """
+    raw = from_json(raw)
+    if not isinstance(raw, dict):
+        raise DataError(f"expected an object with the columns {', '.join(names)}; got {raw!r:.80}")
+    for name in raw:
+        if name not in names and name != label:
+            raise DataError(f"no column is called {name!r}{nearest(str(name), names)}; there are {', '.join(names)}")
+    if missing := [name for name in names if name not in raw]:
+        raise DataError(f"the row lacks {', '.join(map(repr, missing))}; its columns are {', '.join(names)}")
+    return raw
+
+
+def from_json(raw: Any) -> Any:
+    """Text as the JSON value it holds; anything else as it is. Raises DataError."""
+    try:
+        return json.loads(raw) if isinstance(raw, str) else raw
+    except json.JSONDecodeError as error:
+        raise DataError(f"not JSON: {error}: {raw!r:.80}") from None
 
 
 def _is_text(kind: pa.DataType) -> bool:

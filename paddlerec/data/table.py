@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -16,7 +15,7 @@ from paddlecore.data import ArrayRows, DataModule, mix
 from paddlecore.errors import DataError, nearest
 from paddlecore.task import Batch
 from paddlerec.data.ctr_toy import World
-from paddlerec.data.reader import BadValue, numbers, pieces, salvage, strings, suffix
+from paddlerec.data.reader import BadValue, numbers, pieces, row, salvage, strings, suffix
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -189,7 +188,7 @@ class TableData(DataModule):
             "files": [str(path) for path in self._paths],
             "positive": {split: float(rows.columns["label"].mean()) for split, rows in self._rows.items()},
             "ids": dict(zip(self.categorical, self.spec["vocab_sizes"], strict=True)),
-            "unseen": self.unseen,
+            "unseen": {split: {name: n for name, n in found.items() if n} for split, found in self.unseen.items()},
             "skipped": self.bad_rows.first,
         }
 
@@ -263,7 +262,7 @@ class TableData(DataModule):
         codes = [self._codes(name, *found) for name, found in zip(self.categorical, features[0], strict=True)]
         if not self._examples and len(label):
             names = [*self.categorical, *self.dense]
-            self._examples = [_plain(row) for row in table.select(names).slice(0, 3).to_pylist()]
+            self._examples = [_plain(r) for r in table.select(names).slice(0, 3).to_pylist()]
         return _Chunk(label.astype(np.float32), codes, features[1])
 
     def _features(self, table: pa.Table) -> tuple[list[tuple[np.ndarray, list[str]]], list[np.ndarray]]:
@@ -343,17 +342,12 @@ class TableData(DataModule):
 
         Values never seen get id 0. The label may be there, and is not looked at.
         """
-        row = _object(raw)
         names = [*self.categorical, *self.dense]
-        for name in row:
-            if name not in names and name != self.label:
-                raise DataError(f"there is no column {name!r}{nearest(str(name), names)}")
-        if missing := [name for name in names if name not in row]:
-            raise DataError(f"the row lacks {', '.join(map(repr, missing))}; it needs {', '.join(names)}")
+        given = row(raw, names, self.label)
         import pyarrow as pa
 
         try:
-            found, dense = self._features(pa.table({name: [row[name]] for name in names}))
+            found, dense = self._features(pa.table({name: [given[name]] for name in names}))
         except (BadValue, pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise DataError(str(error)) from None
         ids = [self._id(name, values[0]) for name, (_, values) in zip(self.categorical, found, strict=True)]
@@ -427,15 +421,3 @@ def _required(train: _Chunk | None) -> _Chunk:
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     """Values of a row as JSON has them."""
     return {k: v if v is None or isinstance(v, (bool, int, float, str)) else str(v) for k, v in row.items()}
-
-
-def _object(raw: Any) -> dict[str, Any]:
-    """Raises DataError if `raw` is neither a dict nor the text of a JSON object."""
-    if isinstance(raw, str):
-        try:
-            raw = json.loads(raw)
-        except json.JSONDecodeError as error:
-            raise DataError(f"not a JSON object: {error}") from None
-    if not isinstance(raw, dict):
-        raise DataError(f'expected a row as an object such as {{"column": "value", ...}}, got {type(raw).__name__}')
-    return raw

@@ -15,7 +15,7 @@ def mlp(sizes: Sequence[int], *, dropout: float = 0.0, batch_norm: bool = False)
     """
     layers: list[nn.Module] = []
     for wide, narrow in zip(sizes[:-1], sizes[1:], strict=True):
-        # batch norm takes the mean away, and with it a bias: its gradient would be rounding errors, which Adam magnifies
+        # batch norm takes away the mean, and a bias with it: its gradient would be rounding errors that Adam magnifies
         linear = nn.Linear(wide, narrow, bias=not batch_norm)
         nn.init.xavier_normal_(linear.weight)
         if linear.bias is not None:
