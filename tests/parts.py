@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from paddlecore.optim import LRSchedule
-from paddlecore.sparse import RowTable
 from torch import Tensor, nn
 
 from paddlecore import optim
 from paddlecore.data import ArrayRows, Loader, Plan
 from paddlecore.errors import Stopped as Stopped
 from paddlecore.metric import Mean, Metric
+from paddlecore.optim import LRSchedule
 from paddlecore.schema import Train
+from paddlecore.sparse import RowTable
 from paddlecore.task import Batch, Prediction, StepOutput, Task
 from paddlecore.trainer import Trainer
 

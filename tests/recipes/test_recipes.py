@@ -100,7 +100,7 @@ def test_two_halves_are_one_batch(recipe: str) -> None:
         runs.append(trainer)
     assert runs[0].journal.losses == pytest.approx(runs[1].journal.losses, rel=1e-5)  # type: ignore[union-attr]
     difference, where = largest_difference(weights(runs[0]), weights(runs[1]))
-    assert difference < 2e-5, where
+    assert difference < 1e-4, where  # Adam turns rounding errors of tiny gradients into steps
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -155,7 +155,7 @@ def test_two_ranks_are_one(recipe: str, on_two_ranks: Path) -> None:
     theirs = json.loads((on_two_ranks / f"{name}.json").read_text())
     assert trainer.journal.losses == pytest.approx(theirs["losses"], rel=1e-5)  # type: ignore[union-attr]
     difference, where = largest_difference(weights(trainer), load_file(on_two_ranks / f"{name}.safetensors"))
-    assert difference < 2e-5, where
+    assert difference < 1e-4, where  # Adam turns rounding errors of tiny gradients into steps
     ours = trainer.evaluate(data.rows(data.splits[-1]))
     assert ours.keys() == theirs["metrics"].keys()
     for key, value in ours.items():
