@@ -338,7 +338,7 @@ def download(
 ) -> Path:
     """Fetch `file` into `folder` and return its path. The path exists only once the content is whole and right.
 
-    Bytes go to `<name>.part`, and a later call goes on where an earlier one ended if the server still has the same
+    Bytes go to `.<name>.part`, and a later call goes on where an earlier one ended if the server still has the same
     version (its ETag or Last-Modified is kept beside the part). Several processes may call this at once: one fetches,
     the others wait for it.
 
@@ -561,7 +561,7 @@ def _exclusive(target: Path) -> Iterator[Path]:
     handle = _lock(path)
     try:
         unique = "" if handle is not None else f".{secrets.token_hex(4)}"
-        yield target.with_name(f"{target.name}{unique}.part")
+        yield target.with_name(f".{target.name}{unique}.part")  # hidden: a browser's `<name>.part` is not ours
     finally:
         if handle is not None:
             path.unlink(missing_ok=True)  # before the lock goes: `_lock` sees that the file it waited for is gone

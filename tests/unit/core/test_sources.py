@@ -131,6 +131,11 @@ def fetch(target: File, folder: Path, **options: Any) -> Path:
     return download(target, folder, **({"backoff": 0.0, "timeout": 5.0, "tries": 3} | options))
 
 
+def fetching(target: File) -> str:
+    """Code for another process."""
+    return f"import sys; from paddlecore.sources import File, download; print(download({target!r}, sys.argv[1]))"
+
+
 def names(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*"))
 
@@ -161,14 +166,14 @@ def test_a_later_call_goes_on_too_and_a_finished_part_is_not_fetched_again(serve
     wanted = file(server.url("/other", status(404)), server.url("/a", serve(cut=100_000), serve()))
     with pytest.raises(DataError, match="100000 of 300000 bytes"):
         fetch(wanted, tmp_path, tries=1)
-    assert names(tmp_path) == ["a.bin.part", "a.bin.part.json"]
-    record = (tmp_path / "a.bin.part.json").read_bytes()
+    assert names(tmp_path) == [".a.bin.part", ".a.bin.part.json"]
+    record = (tmp_path / ".a.bin.part.json").read_bytes()
     assert fetch(wanted, tmp_path).read_bytes() == BODY
     # the address that the part came from is asked first
     assert server.seen == [("/other", None), ("/a", None), ("/a", "bytes=100000-")]
 
-    (tmp_path / "a.bin").rename(tmp_path / "a.bin.part")  # as if killed before the rename
-    (tmp_path / "a.bin.part.json").write_bytes(record)
+    (tmp_path / "a.bin").rename(tmp_path / ".a.bin.part")  # as if killed before the rename
+    (tmp_path / ".a.bin.part.json").write_bytes(record)
     assert fetch(wanted, tmp_path).read_bytes() == BODY
     assert len(server.seen) == 3
 
@@ -218,7 +223,7 @@ def test_a_damaged_part_is_found_out_and_fetched_again_whole(server: Server, tmp
     wanted = file(server.url("/a", serve(cut=100), serve()))
     with pytest.raises(DataError):
         fetch(wanted, tmp_path, tries=1)
-    (tmp_path / "a.bin.part").write_bytes(bytes(100))  # what a power cut may leave
+    (tmp_path / ".a.bin.part").write_bytes(bytes(100))  # what a power cut may leave
     assert fetch(wanted, tmp_path).read_bytes() == BODY
     assert server.ranges == [None, "bytes=100-", None]
 
@@ -311,20 +316,50 @@ def test_a_full_disk_is_named_and_the_part_is_kept(
         fetch(wanted, tmp_path)
     monkeypatch.undo()
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    assert names(tmp_path) == ["a.bin.part", "a.bin.part.json"]
+    assert names(tmp_path) == [".a.bin.part", ".a.bin.part.json"]
     assert fetch(wanted, tmp_path).read_bytes() == BODY
     assert server.sent == len(BODY)
+
+
+def test_a_disk_that_fills_up_while_writing(server: Server, tmp_path: Path) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    (tmp_path / ".a.bin.part").symlink_to("/dev/full")
+    with pytest.raises(DataError, match="the disk is full"):
+        fetch(file(server.url("/a", serve())), tmp_path)
 
 
 def test_a_write_that_takes_less_than_it_is_given_loses_nothing(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """/dev/full stands for a disk that fills up in the middle of a write."""
-    if not os.path.exists("/dev/full"):
-        pytest.skip("no /dev/full here")
-    (tmp_path / "a.bin.part").symlink_to("/dev/full")
-    with pytest.raises(DataError, match="the disk is full"):
-        fetch(file(server.url("/a", serve())), tmp_path)
+    class Short(io.FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(data[:9999])
+
+    def opened(path: Any, mode: str, **options: Any) -> Any:
+        return Short(path, mode) if mode == "ab" else open(path, mode, **options)
+
+    monkeypatch.setattr(sources, "open", opened, raising=False)
+    assert fetch(file(server.url("/a", serve())), tmp_path).read_bytes() == BODY
+    assert len(server.seen) == 1
+
+
+def test_a_killed_process_leaves_neither_a_lock_nor_lost_bytes(server: Server, tmp_path: Path) -> None:
+    def hangs(handler: Handler) -> None:
+        handler.reply(200, BODY[:100_000], Content_Length=str(len(BODY)), ETag='"one"')
+        time.sleep(5)
+
+    wanted = file(server.url("/a", hangs, serve()))
+    job = subprocess.Popen([sys.executable, "-c", fetching(wanted), str(tmp_path)], cwd=ROOT)
+    part, end = tmp_path / ".a.bin.part", time.monotonic() + 20
+    while not (part.exists() and part.stat().st_size == 100_000) and time.monotonic() < end:
+        time.sleep(0.01)
+    job.kill()
+    job.wait()
+    assert ".a.bin.lock" in names(tmp_path)
+    assert fetch(wanted, tmp_path).read_bytes() == BODY
+    assert server.ranges == [None, "bytes=100000-"]
+    assert names(tmp_path) == ["a.bin"]
 
 
 def test_a_wrong_file_in_the_place_is_named_and_left_alone(server: Server, tmp_path: Path) -> None:
@@ -336,11 +371,7 @@ def test_a_wrong_file_in_the_place_is_named_and_left_alone(server: Server, tmp_p
 
 
 def test_two_processes_fetch_once(server: Server, tmp_path: Path) -> None:
-    url = server.url("/a", serve(pause=0.5))
-    code = (
-        "import sys; from paddlecore.sources import File, download; "
-        f"print(download(File('a.bin', '{SHA}', {len(BODY)}, ('{url}',)), sys.argv[1]))"
-    )
+    code = fetching(file(server.url("/a", serve(pause=0.5))))
     jobs = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=-1, stderr=-1, text=True)
         for _ in range(2)
@@ -837,7 +868,7 @@ def test_the_folder_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         rename(part, folder)
 
     monkeypatch.setattr(sources.os, "rename", watched)
-    stale = tmp_path / "out" / "content.part"  # of a process that was killed
+    stale = tmp_path / "out" / ".content.part"  # of a process that was killed
     stale.mkdir(parents=True)
     (stale / "old").touch()
     unpack_bytes(tmp_path, "x.zip", make_zip(("a", b"1"), ("b", b"2")))
