@@ -27,7 +27,7 @@ demo: $(STAMP)
 
 # Two workers with one thread each: more would only get in each other's way. pytest's summary is the last line.
 test: $(STAMP)
-	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

@@ -325,7 +325,9 @@ def _report() -> dict[str, dict[str, Any]]:
     def data_facts() -> dict[str, Any]:
         from paddlecore import sources
 
-        return sources.report()
+        root = sources.data_root()
+        present = sorted(f"{p.parent.name}/{p.name}" for p in root.glob("*/*") if p.is_dir()) if root else []
+        return {**sources.report(), "data sets": " ".join(present) or "none"}
 
     from paddlecore import hub, journal
 

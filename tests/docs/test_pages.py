@@ -24,7 +24,6 @@ def generate() -> ModuleType:
     return module
 
 
-@pytest.mark.xdist_group("pages")
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-d", str(tmp_path / "trees"),
@@ -38,7 +37,6 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert "train.accumulate" in options and "&lt;suite&gt;" in options
 
 
-@pytest.mark.xdist_group("pages")
 def test_a_page_of_each_recipe_shows_its_file_and_its_arguments(generate: ModuleType) -> None:
     for name in config.list_recipes():
         page = generate.recipe_page(name)
@@ -46,7 +44,6 @@ def test_a_page_of_each_recipe_shows_its_file_and_its_arguments(generate: Module
         assert "| `data.batch_size` | `int` |" in page
 
 
-@pytest.mark.xdist_group("pages")
 def test_the_readmes_table_is_that_of_the_cards(generate: ModuleType) -> None:
     """If this fails: python docs/generate.py --readme"""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,7 +51,6 @@ def test_the_readmes_table_is_that_of_the_cards(generate: ModuleType) -> None:
     assert all(f"`{row['recipe']}`" in text for row in cli.zoo_rows())
 
 
-@pytest.mark.xdist_group("pages")
 def test_every_guide_is_in_the_index() -> None:
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8").splitlines()
     for page in (ROOT / "docs").glob("*.md"):

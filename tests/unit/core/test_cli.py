@@ -238,11 +238,11 @@ def test_a_mistyped_key_is_refused_in_a_second_without_torch() -> None:
         "print([m for m in ('torch', 'hydra', 'numpy', 'pandas') if m in sys.modules], code)"
     )
     shown = subprocess.run(
-        [sys.executable, "-c", code, "train", "recipe=rec/deepfm_toy", "trian.max_steps=3"],
+        [sys.executable, "-c", code, "train", "recipe=rec/deepfm_toy", "train.max_step=3", "model.dims=4"],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert shown.stdout == "[] 2\n"
-    assert "trian.max_steps" in shown.stderr and "train.max_steps" in shown.stderr
+    assert "did you mean 'train.max_steps'" in shown.stderr and "did you mean 'model.dim'" in shown.stderr
     assert "Traceback" not in shown.stderr
 
 
