@@ -332,6 +332,7 @@ def build(task: nn.Module, section: Mapping[str, Any], phase: str, globs: Iterab
             that cannot be.
     """
     options = _laid_over(section, phase)
+    config.check_target(options["_target_"], "optim._target_")
     named = dict(task.named_parameters())
     own = {n: p for n, p in named.items() if any(_matches(n, g) for g in globs)}
     for glob in options["freeze"]:

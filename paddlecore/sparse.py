@@ -38,14 +38,16 @@ class RowTable(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         if self.adopted and self.training and self.weight.requires_grad and torch.is_grad_enabled():
             return self._recorded(ids)
-        return gather(self.weight, ids.reshape(-1)).view(*ids.shape, -1)
+        if self.weight.requires_grad and torch.is_grad_enabled():
+            return nn.functional.embedding(ids, self.weight)
+        return gather(self.weight, ids.reshape(-1)).view(*ids.shape, self.dim)
 
     @torch.compiler.disable
     def _recorded(self, ids: Tensor) -> Tensor:
         flat = ids.reshape(-1)
         rows = gather(self.weight.detach(), flat).requires_grad_()  # a leaf: backward stops here, at [n, dim]
         self._lookups.append((flat, rows))
-        return rows.view(*ids.shape, -1)
+        return rows.view(*ids.shape, self.dim)
 
     def take(self) -> tuple[Tensor, Tensor]:
         """The gradient since the last call, as pairs: ids [n] and what each lookup received, [n, dim] float32.
@@ -67,7 +69,7 @@ class RowTable(nn.Module):
 
 
 def gather(table: Tensor, ids: Tensor) -> Tensor:
-    """Rows `ids` [n] of `table` [R, d] -> [n, d]; differentiable.
+    """Rows `ids` [n] of `table` [R, d] -> [n, d]. An id that is not in the table is refused (on a GPU: by an assert).
 
     One id a bag: on a CPU torch's bag kernel prefetches and runs up to twice as fast as its index kernels.
     """
