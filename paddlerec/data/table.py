@@ -260,9 +260,9 @@ class TableData(DataModule):
             raise BadValue(f"column {self.label!r}: the label must be 0 or 1, not {table[self.label][0].as_py()!r}")
         features = self._features(table)
         codes = [self._codes(name, *found) for name, found in zip(self.categorical, features[0], strict=True)]
-        if not self._examples and len(label):
-            names = [*self.categorical, *self.dense]
-            self._examples = [_plain(r) for r in table.select(names).slice(0, 3).to_pylist()]
+        if len(self._examples) < 3:
+            shown = table.select([*self.categorical, *self.dense]).slice(0, 3 - len(self._examples))
+            self._examples += [_plain(r) for r in shown.to_pylist()]
         return _Chunk(label.astype(np.float32), codes, features[1])
 
     def _features(self, table: pa.Table) -> tuple[list[tuple[np.ndarray, list[str]]], list[np.ndarray]]:
@@ -374,7 +374,7 @@ class TableData(DataModule):
 
         world = World([20] * len(self.categorical), len(self.dense), self.split_seed)
         tables = {}
-        for number, (split, count) in enumerate({"train": 2000, "valid": 500, "test": 500}.items()):
+        for number, (split, count) in enumerate({"train": 10_000, "valid": 2_000, "test": 2_000}.items()):
             columns, _ = world.draw(count, mix(self.split_seed, number))
             table = {self.label: columns["label"]}
             for place, name in enumerate(self.categorical):
