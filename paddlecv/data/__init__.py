@@ -1,0 +1,7 @@
+"""Data sets of vision, and own images."""
+
+from __future__ import annotations
+
+from paddlecv.data.mnist import MNISTData
+
+__all__ = ["MNISTData"]

@@ -1,0 +1,7 @@
+"""What each kind of vision problem optimises, measures and predicts."""
+
+from __future__ import annotations
+
+from paddlecv.tasks.classification import ImageClassification
+
+__all__ = ["ImageClassification"]

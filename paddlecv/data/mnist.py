@@ -1,0 +1,440 @@
+"""MNIST, sets in its file format, and own small grey images: 28 x 28 pixels, one class each."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from paddlecore.data import DataModule, Rows, mix, uniform
+from paddlecore.errors import DataError, nearest
+from paddlecore.sources import File, Source, data_root, fingerprint, locate
+from paddlecore.task import Batch
+
+SIZE = 28  # pixels
+MEAN, DEVIATION = 0.1307, 0.3081  # of the pixels of MNIST's training images, 0 = black and 1 = white
+
+_MIRRORS = ("https://storage.googleapis.com/cvdf-datasets/mnist/", "https://ossci-datasets.s3.amazonaws.com/mnist/")
+
+
+def _file(name: str, size: int, sha256: str) -> File:
+    return File(name, sha256, size, tuple(mirror + name for mirror in _MIRRORS))
+
+
+SOURCE = Source(
+    name="MNIST",
+    folder="cv/mnist",
+    files=(
+        _file("train-images-idx3-ubyte.gz", 9_912_422,
+              "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
+        _file("train-labels-idx1-ubyte.gz", 28_881,
+              "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
+        _file("t10k-images-idx3-ubyte.gz", 1_648_877,
+              "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
+        _file("t10k-labels-idx1-ubyte.gz", 4_542,
+              "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+    ),  # fmt: skip
+    licence="no terms are published with it; it is made from NIST's special databases 1 and 3, and used everywhere",
+    homepage="http://yann.lecun.com/exdb/mnist/",
+    manual="Get the four files from the homepage, or from any copy of it, as they are.",
+)
+
+# Files are known by what is in them: a copy that was packed anew is as good as the published one.
+_CONTENT = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+_DIGITS = [str(digit) for digit in range(10)]
+_IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
+
+
+class ImageRows:
+    """Images [n, 28, 28] uint8 and labels [n] int64, made ready a batch at a time.
+
+    Args:
+        seed: of the augmentation.
+        shift: largest displacement along each axis, in pixels.
+        rotate: largest angle, in degrees.
+        scale: largest relative change of size.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        seed: int = 0,
+        shift: float = 0.0,
+        rotate: float = 0.0,
+        scale: float = 0.0,
+    ) -> None:
+        self.images, self.labels, self.seed = images, labels, seed
+        self.shift, self.rotate, self.scale = shift, rotate, scale
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
+        image = torch.from_numpy(np.take(self.images, rows, axis=0)).float().div_(255)  # [b, 28, 28], 0..1
+        if self.shift or self.rotate or self.scale:
+            draws = 2.0 * uniform(self.seed, epoch, rows, 4) - 1.0  # [b, 4] in -1..1
+            image = moved(image, draws, shift=self.shift, rotate=self.rotate, scale=self.scale)
+        return {
+            "image": image.sub_(MEAN).div_(DEVIATION)[:, None],
+            "label": torch.from_numpy(np.take(self.labels, rows)),
+        }
+
+
+def moved(image: Tensor, draws: np.ndarray, *, shift: float, rotate: float, scale: float) -> Tensor:
+    """Images [b, H, W] float32, each shifted, turned and scaled by its own row of `draws` [b, 4] in -1..1: along x,
+    along y, angle, size. Bilinear; what comes from outside is 0.
+
+    Only sums, products, quotients and roots are taken: sines and cosines may differ in the last bit between the body
+    of a vector loop and its end, so an image would depend on its place in the batch.
+    """
+    height, width = image.shape[1:]
+    half = np.float32(np.tan(np.deg2rad(rotate) / 2)) * draws[:, 2]  # tan(angle / 2): all but uniform in the angle
+    size = 1 + np.float32(scale) * draws[:, 3]
+    cosine, sine = (1 - half * half) / (1 + half * half) / size, 2 * half / (1 + half * half) / size
+    y, x = np.meshgrid(np.arange(height, dtype=np.float32), np.arange(width, dtype=np.float32), indexing="ij")
+    y, x = y - np.float32((height - 1) / 2), x - np.float32((width - 1) / 2)  # [H, W] pixels from the centre
+    cosine, sine, dx, dy = (v[:, None, None] for v in (cosine, sine, shift * draws[:, 0], shift * draws[:, 1]))
+    x, y = x - dx, y - dy  # [b, H, W]
+    x, y = cosine * x + sine * y, cosine * y - sine * x  # where each pixel comes from
+    grid = np.stack([x * np.float32(2 / width), y * np.float32(2 / height)], 3).astype(np.float32, copy=False)
+    found = nn.functional.grid_sample(image[:, None], torch.from_numpy(grid), align_corners=False)  # [b, 1, H, W]
+    return found[:, 0]
+
+
+class MNISTData(DataModule):
+    """70 000 handwritten digits (LeCun, Cortes, Burges): the official 10 000 for testing; of the 60 000 for training,
+    every twelfth (rows 11, 23, ...) is kept for validation, whatever the seed: 55 000 and 5 000.
+
+    `source`: auto = the files under PADDLE_DATA (cv/mnist), or fetched; a folder with four files of MNIST's names and
+    format (gzip or not); toy = generated digits; or a folder of own PNG or JPEG images: <split>/<class>/<image>, with
+    splits train, valid and perhaps test, or <class>/<image>. In the latter case, of each class in the order of the
+    names, the 9th of every ten is for validation and the 10th for testing. All splits must have the same classes (an
+    empty folder counts); when weights with class names are given, the folder may have no other classes.
+
+    Own images are read as `grey` says. An image that cannot be read is a bad row.
+
+    Training images are shifted, turned and scaled at random, from (seed, epoch, row) alone; so an image is the same in
+    any worker, on any rank, beside any others.
+
+    Batch: image [B, 1, 28, 28] float32, (pixel / 255 - 0.1307) / 0.3081; label [B] int64.
+
+    Memory: 784 bytes an image.
+
+    Args:
+        shift: largest random displacement along each axis (pixels).
+        rotate: largest random angle (degrees).
+        scale: largest random relative change of size.
+        **common: see `DataModule`.
+    """
+
+    def __init__(self, *, shift: float = 2.0, rotate: float = 10.0, scale: float = 0.1, **common: Any) -> None:
+        super().__init__(**common)
+        for name, value, high in (("shift", shift, SIZE / 2), ("rotate", rotate, 180.0), ("scale", scale, 1.0)):
+            if not 0 <= value < high:
+                raise ValueError(f"data.{name} must be at least 0 and below {high:g}, got {value}")
+        self.shift, self.rotate, self.scale = shift, rotate, scale
+        self._labels: list[str] = []
+        self._rows: dict[str, ImageRows] = {}
+        self._paths: list[Path] = []
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        if not self._labels:
+            raise DataError("there are no class names yet: prepare() reads the data, restore() takes a state")
+        return {"num_classes": len(self._labels), "in_channels": 1, "labels": self._labels}
+
+    def rows(self, split: str) -> Rows:
+        return self._rows[split]
+
+    def state(self) -> dict[str, Any]:
+        return {"labels": self._labels}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._labels = [str(label) for label in state.get("labels", [])]
+
+    def fingerprint(self) -> str:
+        return fingerprint(self._paths) if self._paths else ""
+
+    def describe(self) -> dict[str, Any]:
+        counts = {
+            split: {name: int((rows.labels == i).sum()) for i, name in enumerate(self._labels)}
+            for split, rows in self._rows.items()
+        }
+        return {**super().describe(), "classes": counts, "skipped": self.bad_rows.first}
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    def prepare(self) -> None:
+        """
+        Raises:
+            DataError: a file that cannot be used, by name and byte; own images or classes that do not fit.
+        """
+        if self.source == "toy":
+            counts = {"train": 2000, "valid": 500, "test": 500}
+            read = {split: _glyphs(n, number) for number, (split, n) in enumerate(counts.items())}
+            names = _DIGITS
+        elif self.source == "auto":
+            folder = _published()
+            read, names = self._idx(folder, known=True), _DIGITS
+        else:
+            folder = Path(self.source)
+            if not folder.is_dir():
+                raise DataError(f"data.source={self.source}: there is no such folder")
+            if any(_idx_file(folder, name) for name in _CONTENT):
+                read, names = self._idx(folder), _DIGITS
+            else:
+                read, names = self._folder(folder)
+        self._take_names(names)
+        own = np.array([self._labels.index(name) for name in names])  # class here -> class of the weights
+        self.splits = tuple(read)
+        move = {"seed": mix(self.seed), "shift": self.shift, "rotate": self.rotate, "scale": self.scale}
+        self._rows = {
+            split: ImageRows(images, own[labels], **(move if split == "train" else {}))
+            for split, (images, labels) in read.items()
+        }
+
+    def _take_names(self, names: list[str]) -> None:
+        """The data's class names; those of given weights come first, and must include them."""
+        if self._labels and (unknown := [name for name in names if name not in self._labels]):
+            raise DataError(
+                f"data.source={self.source} has classes that the weights do not know: {', '.join(unknown[:10])}"
+                f"{nearest(unknown[0], self._labels)} (known: {', '.join(self._labels[:20])})"
+            )
+        self._labels = self._labels or names
+
+    def _idx(self, folder: Path, known: bool = False) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """The splits of four files in MNIST's format; `known`: they must have MNIST's content."""
+        read = {}
+        for part in ("train", "t10k"):
+            arrays = []
+            for name, shape in ((f"{part}-images-idx3-ubyte", (SIZE, SIZE)), (f"{part}-labels-idx1-ubyte", ())):
+                path = _idx_file(folder, name)
+                if path is None:
+                    raise DataError(f"{folder} has no {name} or {name}.gz")
+                arrays.append(read_idx(path, shape, _CONTENT[name] if known else None))
+                self._paths.append(path)
+            images, labels = arrays
+            if len(images) != len(labels):
+                raise DataError(f"{self._paths[-2]} has {len(images)} images, {path} {len(labels)} labels")
+            if (labels >= 10).any():
+                first = int((labels >= 10).argmax())
+                raise DataError(f"{path}, byte {8 + first}: label {labels[first]} is not 0 to 9")
+            read[part] = (images, labels.astype(np.int64))
+        images, labels = read["train"]
+        kept = np.arange(len(labels)) % 12 == 11
+        return {"train": (images[~kept], labels[~kept]), "valid": (images[kept], labels[kept]), "test": read["t10k"]}
+
+    def _folder(self, folder: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[str]]:
+        """Own images, and the names of their classes."""
+        below = {path.name: path for path in _folders(folder)}
+        splits = [split for split in ("train", "valid", "test") if split in below]
+        if "train" in splits and "valid" not in splits:
+            raise DataError(f"{folder} has train, but no valid; give both, or class folders alone to be split")
+        self._paths = [folder]
+        if "train" not in splits:
+            files = {path.name: _images(path) for path in below.values()}
+            parts = {
+                "train": {name: [p for i, p in enumerate(paths) if i % 10 < 8] for name, paths in files.items()},
+                "valid": {name: paths[8::10] for name, paths in files.items()},
+                "test": {name: paths[9::10] for name, paths in files.items()},
+            }
+        else:
+            parts = {s: {path.name: _images(path) for path in _folders(below[s])} for s in splits}
+        names = sorted(parts["train"])
+        if len(names) < 2:
+            raise DataError(f"{folder}: expected a folder for each of at least two classes, found {names or 'none'}")
+        for split, classes in parts.items():
+            if wrong := sorted(classes.keys() ^ parts["train"].keys()):
+                raise DataError(
+                    f"{folder}: the classes of {split} and train differ: {', '.join(wrong[:10])}"
+                    f"{nearest(wrong[0], set(names) - set(wrong))}; make an empty folder for a class without images"
+                )
+        read = {split: self._read_images(classes) for split, classes in parts.items()}
+        if empty := [split for split, (images, _) in read.items() if not len(images) and (split != "test" or splits)]:
+            raise DataError(f"{folder}: {empty[0]} has no images ({', '.join(_IMAGE_ENDINGS)})")
+        return {split: found for split, found in read.items() if len(found[0])}, names
+
+    def _read_images(self, classes: dict[str, list[Path]]) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = [], []
+        for label, name in enumerate(sorted(classes)):
+            for path in classes[name]:
+                try:
+                    images.append(grey(path))
+                except DataError as error:
+                    self.bad_rows.add(path, 1, str(error).removeprefix(f"{path}: "))
+                else:
+                    labels.append(label)
+        return np.array(images, np.uint8).reshape(-1, SIZE, SIZE), np.array(labels, np.int64)
+
+    # ------------------------------------------------------------------------------------------------ one input
+
+    def encode(self, raw: Any) -> Batch:
+        """The path of a PNG or JPEG image (see `grey`), or 28 rows of 28 numbers 0..255 (perhaps as JSON text), white
+        on black. Either may stand in a dict as {"image": ...}."""
+        if isinstance(raw, str) and raw.lstrip()[:1] in ("[", "{"):
+            try:
+                raw = json.loads(raw)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"the input is neither a path nor JSON: {error}") from None
+        if isinstance(raw, dict):
+            if "image" not in raw:
+                raise DataError(f'expected {{"image": path or 28 x 28 numbers}}, got the keys {sorted(map(str, raw))}')
+            raw = raw["image"]
+        if isinstance(raw, (str, Path)):
+            pixels = grey(Path(raw)).astype(np.float32)
+        else:
+            try:
+                pixels = np.array(raw, dtype=np.float32)
+            except (TypeError, ValueError, OverflowError):
+                pixels = np.empty(0, np.float32)
+            if pixels.shape != (SIZE, SIZE) or not ((pixels >= 0) & (pixels <= 255)).all():
+                raise DataError(f"expected the path of an image, or {SIZE} rows of {SIZE} numbers 0..255")
+        image = torch.from_numpy(pixels).div_(255).sub_(MEAN).div_(DEVIATION)
+        return {"image": image[None, None]}
+
+    def examples(self) -> Sequence[Any]:
+        """Generated digits, as rows of numbers: there are no files to name where only weights are."""
+        return _glyphs(3, 3)[0].tolist()
+
+
+def grey(path: Path) -> np.ndarray:
+    """A PNG or JPEG file as [28, 28] uint8, white on black.
+
+    Turned as its EXIF says; transparent parts are black; colour to grey by ITU-R 601 (0.299 R + 0.587 G + 0.114 B);
+    16 bits to 8. Another size is scaled to fit with its proportions kept, and centred on black. A white background is
+    not guessed at: invert dark writing on white before, or train on images like it.
+
+    Raises:
+        DataError: no such file, or not an image that can be read.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I"):  # 16 bits, which convert would cut off rather than scale
+                pixels = np.asarray(image, dtype=np.float64).clip(0, 65535) / 257
+                image = Image.fromarray(pixels.round().astype(np.uint8))
+            elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+            return np.asarray(ImageOps.pad(image.convert("L"), (SIZE, SIZE), Image.Resampling.BILINEAR, color=0))
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: not a PNG or JPEG image that can be read ({error})") from None
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _images(folder: Path) -> list[Path]:
+    """Images in a class's folder. Other files are refused rather than overlooked."""
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    for path in files:
+        if path.suffix.lower() not in _IMAGE_ENDINGS or not path.is_file():
+            raise DataError(f"{path}: a class's folder holds images only ({', '.join(_IMAGE_ENDINGS)})")
+    return files
+
+
+# ---------------------------------------------------------------------------------------------------- MNIST's files
+
+
+def _published() -> Path:
+    """The folder with MNIST's files, fetched if need be; their content is checked when it is read."""
+    root = data_root()
+    folder = root / SOURCE.folder if root else None
+    if folder and all(_idx_file(folder, name) for name in _CONTENT):
+        return folder
+    return locate(SOURCE)
+
+
+def _idx_file(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+
+
+def read_idx(path: Path, shape: tuple[int, ...], sha256: str | None = None) -> np.ndarray:
+    """A file in MNIST's format, unsigned bytes of the dimensions [n, *shape]; a name in .gz is unpacked.
+
+    Four bytes (0, 0, 8 = unsigned byte, number of dimensions), the size of each dimension (4 bytes, the highest first),
+    then the values.
+
+    Args:
+        sha256: of the (unpacked) content, if it is known.
+
+    Raises:
+        DataError: the file is damaged or another one, by name and byte of the (unpacked) content.
+    """
+    content = bytearray()
+    start = 4 * (2 + len(shape))
+    expected = start
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            while len(content) <= expected and (piece := file.read(1 << 20)):  # never more than the header declares
+                content += piece
+                if len(content) >= start and expected == start:
+                    count = _idx_header(path, content, shape)
+                    expected = start + count * int(np.prod(shape))
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}, byte {len(content)}: the file is damaged or cut off ({error})") from None
+    if len(content) < start:
+        raise DataError(f"{path}, byte {len(content)}: the file ends within its header of {start} bytes")
+    if len(content) < expected:
+        raise DataError(f"{path}, byte {len(content)}: the file ends; its header declares {expected} bytes")
+    if len(content) > expected:
+        raise DataError(f"{path}, byte {expected}: the file goes on after the {expected} bytes its header declares")
+    if sha256 and (found := hashlib.sha256(content).hexdigest()) != sha256:
+        raise DataError(f"{path} is not the published file: its content has sha256 {found}, expected {sha256}")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(-1, *shape)
+
+
+def _idx_header(path: Path, content: bytearray, shape: tuple[int, ...]) -> int:
+    magic = bytes([0, 0, 8, 1 + len(shape)])
+    if content[:4] != magic:
+        raise DataError(f"{path}, byte 0: expected the magic number {magic.hex()}, found {content[:4].hex()}")
+    count, *sizes = np.frombuffer(content, ">u4", 1 + len(shape), 4).tolist()
+    for place, (found, wanted) in enumerate(zip(sizes, shape, strict=True)):
+        if found != wanted:
+            raise DataError(f"{path}, byte {8 + 4 * place}: dimension {place + 2} must be {wanted}, found {found}")
+    if count == 0:
+        raise DataError(f"{path}, byte 4: the file has no entries")
+    return count
+
+
+# ---------------------------------------------------------------------------------------------------- toy
+
+_FONT = (  # 5 x 7 pixels, a row a number, the leftmost pixel its highest bit
+    (14, 17, 19, 21, 25, 17, 14), (4, 12, 4, 4, 4, 4, 14), (14, 17, 1, 2, 4, 8, 31), (31, 2, 4, 2, 1, 17, 14),
+    (2, 6, 10, 18, 31, 2, 2), (31, 16, 30, 1, 1, 17, 14), (6, 8, 16, 30, 17, 17, 14), (31, 1, 2, 4, 8, 8, 8),
+    (14, 17, 17, 14, 17, 17, 14), (14, 17, 17, 15, 1, 2, 12),
+)  # fmt: skip
+
+
+def _glyphs(count: int, stream: int) -> tuple[np.ndarray, np.ndarray]:
+    """Generated digits [n, 28, 28] uint8 and labels [n] int64: glyphs of a font, moved, of various brightness, with
+    noise."""
+    bits = (np.array(_FONT)[:, :, None] >> np.arange(4, -1, -1)) & 1  # [10, 7, 5]
+    font = np.zeros((10, SIZE, SIZE), np.float32)
+    font[:, 4:25, 6:21] = bits.repeat(3, 1).repeat(3, 2)
+    labels = np.arange(count) % 10
+    draws = uniform(mix(stream), 0, np.arange(count), 5)  # [n, 5]
+    image = moved(torch.from_numpy(font[labels]), 2.0 * draws[:, :4] - 1.0, shift=3.0, rotate=12.0, scale=0.15)
+    noise = uniform(mix(stream), 1, np.arange(count), SIZE * SIZE).reshape(count, SIZE, SIZE)
+    pixels = (0.6 + 0.4 * draws[:, 4, None, None]) * image.numpy() + 0.3 * (noise - 0.5)
+    return (255 * pixels.clip(0, 1)).astype(np.uint8), labels
