@@ -1,0 +1,7 @@
+"""What each kind of language problem optimises, measures and predicts."""
+
+from __future__ import annotations
+
+from paddlenlp.tasks.classification import TextClassification
+
+__all__ = ["TextClassification"]
