@@ -559,13 +559,14 @@ def test_a_hash_is_taken_once_and_again_when_the_file_changes(root: Path, monkey
     os.utime(path, ns=(1, 1))
     with pytest.raises(DataError, match="is not the published file"):
         locate(source(file()))
+    path.write_bytes(BODY)
+    locate(source(file()))
     for entry in (root.parent / "cache/paddle-suite/sha256").iterdir():
         entry.write_text("rubbish")
-    path.write_bytes(BODY)
     locate(source(file()))
     monkeypatch.setenv("XDG_CACHE_HOME", str(path))  # a cache that cannot be written
     locate(source(file()))
-    assert len(taken) == 4
+    assert len(taken) == 5
 
 
 def test_an_archive_is_unpacked_once_beside_itself(server: Server, root: Path) -> None:
@@ -688,7 +689,8 @@ def test_long_names_of_both_tar_formats(tmp_path: Path) -> None:
 EVIL_NAMES = {
     "../out.txt": "leads out", "a/../../out.txt": "leads out", "a/..": "leads out", "/abs.txt": "absolute",
     "C:/x.txt": "absolute", "c:x": "absolute", "a\\..\\b": "backslash", "a\nb": "control character",
-    "n" * 256: "too long", "é" * 128: "too long", "a/" * 2100 + "x": "too long", ".": "no name",
+    "n" * 256: "has too long a name", "é" * 128: "has too long a name", "a/" * 2100 + "x": "has too long a name",
+    ".": "no name",
 }  # fmt: skip
 
 
@@ -741,17 +743,17 @@ def test_writing_through_a_link(tmp_path: Path) -> None:
 
 
 def test_sparse_tar_entries_are_refused(tmp_path: Path) -> None:
-    """A petabyte of holes in a few bytes."""
+    """Holes of any size take a few bytes in the archive."""
     old = bytearray(make_tar(special("s", tarfile.GNUTYPE_SPARSE), format=tarfile.GNU_FORMAT))
     pax = special("s", tarfile.REGTYPE)
-    pax.pax_headers = {"GNU.sparse.size": str(1 << 50), "GNU.sparse.numblocks": "1", "GNU.sparse.map": f"{1 << 50},0"}
+    pax.pax_headers = {"GNU.sparse.size": str(1 << 25), "GNU.sparse.numblocks": "1", "GNU.sparse.map": f"{1 << 25},0"}
     for data in (bytes(old), make_tar(pax)):
         with pytest.raises(DataError, match="sparse"):
             unpack_bytes(tmp_path, "x.tar", data)
 
 
 def test_zip_encryption_and_methods(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="encrypted"):
+    with pytest.raises(DataError, match="entry 'a' is encrypted"):
         unpack_bytes(tmp_path, "x.zip", make_zip(("a", b"x"), flags=1))
     for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
         with pytest.raises(DataError, match="compression method"):
@@ -825,7 +827,7 @@ def test_truncated_or_altered_archives_are_never_half_unpacked(tmp_path: Path, n
     good = {"x.tar": tar, "x.tar.gz": gzip.compress(tar, mtime=0), "x.tar.xz": lzma.compress(tar),
             "x.zip": make_zip(("a", BODY[:3000]), ("b/c", BODY[3000:5000])),
             "x.gz": gzip.compress(BODY[:5000], mtime=0)}[name]  # fmt: skip
-    for round in range(40):
+    for round in range(24):
         data = bytearray(good)
         if round % 2:
             del data[generator.randrange(1, 5000) :]
