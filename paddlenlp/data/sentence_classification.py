@@ -1,0 +1,582 @@
+"""Texts with one label each: own files in several formats, and MR (movie reviews) in ten folds."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import hashlib
+import json
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from paddlecore.data import DataModule, Rows, mix
+from paddlecore.errors import DataError, nearest
+from paddlecore.sources import File, Source, data_root, fingerprint, locate
+from paddlecore.task import Batch
+
+PAD, UNKNOWN = 0, 1  # ids of what fills up a batch, and of tokens that the vocabulary lacks
+
+# words; n't and 's, 've, ... as tokens of their own, as in the Penn Treebank; any other character but space by itself
+_WORD = re.compile(r"\w+?(?=n't\b)|n't\b|'(?:s|m|re|ve|ll|d)\b|\w+|[^\w\s]", re.IGNORECASE)
+_TOKENIZERS: dict[str, Callable[[str], list[str]]] = {
+    "words": _WORD.findall,
+    "space": str.split,
+    "characters": lambda text: [c for c in text if not c.isspace()],
+}
+_KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".txt": "txt", ".all": "txt"}
+
+
+@dataclass
+class _Texts:
+    """Rows of a file in order, with the places they come from."""
+
+    path: Path
+    lines: list[int] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    tokens: list[list[str]] = field(default_factory=list)
+
+    def add(self, line: int, label: str, tokens: list[str]) -> None:
+        self.lines.append(line)
+        self.labels.append(label)
+        self.tokens.append(tokens)
+
+    def take(self, chosen: Sequence[int] | np.ndarray) -> _Texts:
+        some = _Texts(self.path)
+        for i in chosen:
+            some.add(self.lines[i], self.labels[i], self.tokens[i])
+        return some
+
+
+class _BadRow(ValueError):
+    """A row cannot be used; the text says why."""
+
+
+class TextRows:
+    """Token ids of all rows in one flat array [total] int32, row i at offsets[i]..offsets[i + 1], and labels [n] int64.
+
+    A batch is tokens [b, T] int64, padded on the right with 0 to its longest row, and label [b] int64.
+    """
+
+    def __init__(self, tokens: np.ndarray, offsets: np.ndarray, labels: np.ndarray) -> None:
+        self.tokens, self.offsets, self.labels = tokens, offsets, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - starts
+        steps = np.arange(lengths.max())
+        inside = steps < lengths[:, None]  # [b, T]
+        tokens = np.full(inside.shape, PAD, np.int64)
+        tokens[inside] = self.tokens[(starts[:, None] + steps)[inside]]
+        return {"tokens": torch.from_numpy(tokens), "label": torch.from_numpy(np.take(self.labels, rows))}
+
+
+class TextTableData(DataModule):
+    """Rows of one text and one class, from files of one's own.
+
+    `source` is a folder with train, valid and (if there is one) test files, e.g. train.tsv.gz; or one file, which is
+    split; or toy = generated sentences. The ending says how a file is read, a .gz after it aside:
+
+    - .csv (quoted with ") and .tsv (tabs, no quoting): a header line, or `columns`; one row a line;
+    - .jsonl: an object a line;
+    - .txt: `<label> <text>`, parted at the first space; no header.
+
+    Blank lines are left out. A row is bad if it has another number of columns than the header, no text, no label or one
+    that the training rows (or the given weights) do not have, or is not in `encoding`: bad rows are named by file and
+    line. A missing column and an empty or damaged file stop the reading, whatever `on_bad_row` says.
+
+    Tokens get ids by the training rows alone, the most frequent first, from 2 on; 0 fills up a batch, 1 is any token
+    not seen there (or too rarely). Texts longer than `max_length` tokens are cut off at the end; `describe` counts them
+    and the share of unknown tokens.
+
+    Batch: tokens [B, T] int64, padded on the right with 0 to the longest; label [B] int64.
+
+    Memory: 4 bytes a token; while reading, the texts as Python strings.
+
+    Args:
+        text: column of the text.
+        label: column of the class.
+        labels: classes in the order of their numbers, as a list, or as a map of what stands in the files to names;
+            None = those of the training rows, sorted.
+        columns: names of all columns, for .csv and .tsv without a header line.
+        encoding: of the files; anything that is not valid in it is a bad row.
+        tokenizer: words = at spaces and punctuation, English contractions as in the Penn Treebank (do n't, it 's);
+            space = at spaces only, for text that has its tokens parted already; characters = each but spaces, for
+            Chinese and the like. An emoji is one token, or a few where it is made of several code points.
+        lower: texts to lower case.
+        min_count: tokens that are rarer in the training rows are unknown.
+        max_length: most tokens of a text.
+        split: fractions of train, valid and test, where `source` is one file.
+        split_seed: of that split; the run's seed does not change it.
+        **common: see `DataModule`.
+    """
+
+    def __init__(
+        self,
+        *,
+        text: str = "text",
+        label: str = "label",
+        labels: list[str] | dict[str, str] | None = None,
+        columns: list[str] | None = None,
+        encoding: str = "utf-8",
+        tokenizer: str = "words",
+        lower: bool = True,
+        min_count: int = 1,
+        max_length: int = 512,
+        split: list[float] | tuple[float, ...] = (0.8, 0.1, 0.1),
+        split_seed: int = 1,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        if tokenizer not in _TOKENIZERS:
+            raise ValueError(f"data.tokenizer must be one of {', '.join(_TOKENIZERS)}, got {tokenizer!r}")
+        if min_count < 1 or max_length < 1:
+            raise ValueError(f"data.min_count and data.max_length must be at least 1, got {min_count}, {max_length}")
+        if len(split) != 3 or min(split) < 0 or abs(sum(split) - 1.0) > 1e-6:
+            raise ValueError(f"data.split must be three fractions that sum to 1, got {list(split)}")
+        try:
+            if "\n".encode(encoding) != b"\n":
+                raise ValueError(f"data.encoding={encoding}: lines cannot be told apart in it; convert to utf-8")
+        except LookupError:
+            raise ValueError(f"data.encoding={encoding!r}: there is no such encoding; try utf-8 or latin-1") from None
+        if columns is not None and (missing := [name for name in (text, label) if name not in columns]):
+            raise ValueError(f"data.columns lacks {missing[0]!r}{nearest(missing[0], columns)}")
+        self.text, self.label, self.columns, self.encoding = text, label, columns, encoding
+        self.labels, self.tokenizer, self.lower = labels, tokenizer, lower
+        self.min_count, self.max_length = min_count, max_length
+        self.split, self.split_seed = list(split), split_seed
+        self._names: list[str] = []  # of the classes, in order
+        self._vocabulary: list[str] = []  # id = 2 + place
+        self._ids: dict[str, int] = {}
+        self._examples: list[str] = []
+        self._rows: dict[str, TextRows] = {}
+        self._paths: list[Path] = []
+        self._cut: Counter[str] = Counter()  # by split: texts longer than max_length
+
+    # ------------------------------------------------------------------------------------------------ what it offers
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        if not self._names:
+            raise DataError("there is no vocabulary yet: prepare() reads the data, restore() takes a state")
+        return {
+            "vocab_size": 2 + len(self._vocabulary),
+            "num_classes": len(self._names),
+            "pad_id": PAD,
+            "labels": self._names,
+        }
+
+    def rows(self, split: str) -> Rows:
+        return self._rows[split]
+
+    def state(self) -> dict[str, Any]:
+        return {"labels": self._names, "vocabulary": self._vocabulary, "examples": self._examples}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._names = list(state.get("labels", []))
+        self._examples = list(state.get("examples", []))
+        self._know(list(state.get("vocabulary", [])))
+
+    def fingerprint(self) -> str:
+        return fingerprint(self._paths) if self._paths else ""
+
+    def examples(self) -> list[str]:
+        return self._examples
+
+    def describe(self) -> dict[str, Any]:
+        shares, counts, longest = {}, {}, {}
+        for split, rows in self._rows.items():
+            shares[split] = round(float((rows.tokens == UNKNOWN).mean()), 4)
+            longest[split] = int(np.diff(rows.offsets).max())
+            found = np.bincount(rows.labels, minlength=len(self._names))
+            counts[split] = dict(zip(self._names, found.tolist(), strict=True))
+        return {
+            **super().describe(),
+            "files": [str(path) for path in self._paths],
+            "classes": counts,
+            "longest": longest,
+            "cut_off": dict(self._cut),
+            "unknown_tokens": shares,
+            "skipped": self.bad_rows.first,
+        }
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    def prepare(self) -> None:
+        """
+        Raises:
+            DataError: a file or row that cannot be used, by file and line.
+        """
+        self._cut.clear()
+        read = self._toy() if self.source == "toy" else self._read_splits()
+        self.splits = tuple(read)
+        numbers = self._numbers(read["train"])
+        read = {split: self._of_known_class(texts, numbers) for split, texts in read.items()}
+        if not self._vocabulary:
+            counts = Counter(token for tokens in read["train"].tokens for token in tokens)
+            self._know([token for token, count in counts.most_common() if count >= self.min_count])
+        if not self._examples:
+            self._examples = [" ".join(tokens) for tokens in read["train"].tokens[:3]]
+        self._rows = {split: self._numbered(texts, numbers) for split, texts in read.items()}
+
+    def _read_splits(self) -> dict[str, _Texts]:
+        files = self._files()
+        self._paths = list(files.values())
+        read = {split: self._read(path) for split, path in files.items()}
+        return self._divided(read["all"]) if "all" in read else read
+
+    def _files(self) -> dict[str, Path]:
+        """The file of each split, or {"all": file} of one that is yet to be split."""
+        if self.source == "auto":
+            raise DataError("data.source: give the path of your texts, or toy for generated ones")
+        source = Path(self.source)
+        if source.is_file():
+            return {"all": source}
+        if not source.is_dir():
+            raise DataError(f"data.source={self.source}: there is no such file or folder")
+        files: dict[str, Path] = {}
+        for split in ("train", "valid", "test"):
+            found = [p for p in sorted(source.iterdir()) if p.name.split(".")[0] == split and _kind(p)]
+            if len(found) > 1:
+                raise DataError(f"{source} has several {split} files: {', '.join(p.name for p in found)}; keep one")
+            if found:
+                files[split] = found[0]
+        if "train" not in files or "valid" not in files:
+            there = ", ".join(path.name for path in sorted(source.iterdir())[:20])
+            raise DataError(
+                f"{source} must hold a train and a valid file (and may hold a test file), each .csv, .tsv, .jsonl or "
+                f".txt, perhaps with .gz; it holds {there or 'nothing'}"
+            )
+        return files
+
+    def _read(self, path: Path, encoding: str | None = None) -> _Texts:
+        """The good rows of a file; the others go to `bad_rows`."""
+        kind = _kind(path)
+        if kind is None:
+            raise DataError(f"{path}: the name must end in .csv, .tsv, .jsonl or .txt, each perhaps with .gz")
+        columns = ["label", "text"] if kind == "txt" else self.columns
+        texts, line = _Texts(path), 0
+        for line, raw in _lines(path):
+            try:
+                content = _decoded(raw, encoding or self.encoding, line)
+                if not content.strip():
+                    continue
+                if columns is None and kind != "jsonl":
+                    columns = self._header(path, line, _cells(content, kind))
+                    continue
+                label, text = self._parsed(content, kind, columns or [])
+                tokens = self._tokens(text)
+                if not tokens:
+                    raise _BadRow("the text is empty")
+                texts.add(line, label, tokens)
+            except _BadRow as error:
+                self.bad_rows.add(path, line, str(error))
+        if not texts.lines:
+            skipped = " that can be used" if self.bad_rows.count else ""
+            raise DataError(f"{path}:{max(line, 1)}: the file {'has no rows' + skipped if line else 'is empty'}")
+        return texts
+
+    def _header(self, path: Path, line: int, names: list[str]) -> list[str]:
+        for name in (self.text, self.label):
+            if names.count(name) != 1:
+                what = "twice" if name in names else "not"
+                raise DataError(
+                    f"{path}:{line}: column {name!r} is {what} in the header ({', '.join(names[:20])})"
+                    f"{nearest(name, names) if what == 'not' else ''}; see data.text, data.label and data.columns"
+                )
+        return names
+
+    def _parsed(self, content: str, kind: str, columns: list[str]) -> tuple[str, str]:
+        """Label and text of a row."""
+        if kind == "jsonl":
+            try:
+                row = json.loads(content)
+            except (ValueError, RecursionError) as error:
+                raise _BadRow(f"not JSON: {error}") from None
+            if not isinstance(row, dict):
+                raise _BadRow(f"expected a JSON object, got {content[:40]}")
+            for name in (self.text, self.label):
+                if name not in row:
+                    raise _BadRow(f"no key {name!r}{nearest(name, row)}")
+            label, text = row[self.label], row[self.text]
+            if not isinstance(text, str) or not isinstance(label, (str, int)):
+                raise _BadRow(f"the text must be a string and the label a string or whole number, got {content[:80]}")
+            return self._labelled(str(label)), text
+        cells = _cells(content, kind)
+        if len(cells) != len(columns):
+            raise _BadRow(f"expected {len(columns)} columns ({', '.join(columns[:20])}), found {len(cells)}")
+        names = ("label", "text") if kind == "txt" else (self.label, self.text)
+        return self._labelled(cells[columns.index(names[0])]), cells[columns.index(names[1])]
+
+    def _labelled(self, label: str) -> str:
+        """The class's name for what stands in the file."""
+        if not (label := label.strip()):
+            raise _BadRow("the label is empty")
+        return self.labels.get(label, label) if isinstance(self.labels, dict) else label
+
+    def _tokens(self, text: str) -> list[str]:
+        return _TOKENIZERS[self.tokenizer](text.lower() if self.lower else text)
+
+    def _divided(self, texts: _Texts) -> dict[str, _Texts]:
+        """One file's rows by `split`; a part of no rows is left out."""
+        count = len(texts.lines)
+        order = np.random.Generator(np.random.Philox(key=mix(self.split_seed))).permutation(count)
+        first, second = round(self.split[0] * count), round((self.split[0] + self.split[1]) * count)
+        parts = {"train": order[:first], "valid": order[first:second], "test": order[second:]}
+        for split in ("train", "valid"):
+            if not len(parts[split]):
+                raise DataError(f"{texts.path}: of {count} rows, data.split={self.split} leaves none for {split}")
+        return {split: texts.take(np.sort(chosen)) for split, chosen in parts.items() if len(chosen)}
+
+    def _numbers(self, train: _Texts) -> dict[str, int]:
+        """The number of each class: those of given weights, else those of `labels`, else those of the training rows."""
+        if not self._names:
+            given = list(self.labels.values()) if isinstance(self.labels, dict) else list(self.labels or [])
+            self._names = given or _sorted(set(train.labels))
+        if len(self._names) < 2:
+            raise DataError(f"{train.path}: there must be at least two classes, found {', '.join(self._names)}")
+        return {name: number for number, name in enumerate(self._names)}
+
+    def _of_known_class(self, texts: _Texts, numbers: dict[str, int]) -> _Texts:
+        bad = {i for i, label in enumerate(texts.labels) if label not in numbers}
+        if not bad:
+            return texts
+        for i in sorted(bad):
+            label = texts.labels[i]
+            why = f"label {label!r} is not one of {', '.join(self._names[:20])}{nearest(label, self._names)}"
+            self.bad_rows.add(texts.path, texts.lines[i], why)
+        return texts.take([i for i in range(len(texts.lines)) if i not in bad])
+
+    def _know(self, vocabulary: list[str]) -> None:
+        self._vocabulary = vocabulary
+        self._ids = {token: 2 + place for place, token in enumerate(vocabulary)}
+
+    def _numbered(self, texts: _Texts, numbers: dict[str, int]) -> TextRows:
+        if not texts.lines:
+            raise DataError(f"{texts.path}: no rows that can be used are left")
+        kept = [tokens[: self.max_length] for tokens in texts.tokens]
+        offsets = np.cumsum([0, *map(len, kept)])
+        flat = np.fromiter((self._ids.get(t, UNKNOWN) for tokens in kept for t in tokens), np.int32, int(offsets[-1]))
+        return TextRows(flat, offsets, np.array([numbers[label] for label in texts.labels], np.int64))
+
+    # ------------------------------------------------------------------------------------------------ one input
+
+    def encode(self, raw: Any) -> Batch:
+        """A text, or {"text": ...} (the name of the text's column does as well), perhaps as JSON text.
+
+        Tokens that are not in the vocabulary are unknown, be it all of them; a text of more than `max_length` tokens is
+        cut off; one without any is refused.
+        """
+        if isinstance(raw, str) and raw.lstrip().startswith("{"):
+            try:
+                given = json.loads(raw)
+                raw = given if isinstance(given, dict) else raw
+            except (ValueError, RecursionError):
+                pass  # a text may begin with a brace
+        if isinstance(raw, dict):
+            name = self.text if self.text in raw else "text"
+            if name not in raw:
+                raise DataError(f'expected {{"{self.text}": ...}}, got the keys {", ".join(sorted(map(str, raw)))}')
+            raw = raw[name]
+        if not isinstance(raw, str):
+            raise DataError(f"the text must be a string, got {type(raw).__name__}")
+        tokens = self._tokens(raw)
+        if not tokens:
+            raise DataError("the text is empty; there is nothing to classify")
+        ids = [self._ids.get(token, UNKNOWN) for token in tokens[: self.max_length]]
+        return {"tokens": torch.tensor([ids], dtype=torch.int64)}
+
+    # ------------------------------------------------------------------------------------------------ toy
+
+    def _toy(self) -> dict[str, _Texts]:
+        """Sentences of common words, with two or three in each that give its class away."""
+        given = list(self.labels.values()) if isinstance(self.labels, dict) else list(self.labels or [])
+        names = given or self._names or ["negative", "positive"]
+        read = {}
+        for number, (split, count) in enumerate({"train": 2000, "valid": 500, "test": 500}.items()):
+            random = np.random.Generator(np.random.Philox(key=mix(number)))
+            read[split] = _Texts(Path(f"toy-{split}"))
+            for row in range(count):
+                words = random.choice(_COMMON, random.integers(6, 25)).tolist()
+                telling = _telling(row % len(names))
+                for place in random.choice(len(words), random.integers(2, 4), replace=False):
+                    words[place] = str(random.choice(telling))
+                read[split].add(row + 1, names[row % len(names)], words)
+        return read
+
+
+_COMMON = (
+    "the a of and in this that it film story plot scene actor camera director music script time man woman world life "
+    "year day friend city night house is was has with for on as by from at all some two first then there , . - very"
+).split()
+_TELLING = (
+    "bad dull boring awful tedious weak flat stale clumsy tiresome lifeless silly".split(),
+    "good great moving funny fresh charming brilliant lovely warm clever rich honest".split(),
+)
+
+
+def _telling(number: int) -> list[str]:
+    """Words of a class; beyond two classes they are made up."""
+    return _TELLING[number] if number < len(_TELLING) else [f"word{number}{letter}" for letter in "abcdefgh"]
+
+
+def _sorted(labels: set[str]) -> list[str]:
+    """Numbers by value, other labels by their text."""
+    return sorted(labels, key=int) if all(re.fullmatch("-?[0-9]{1,9}", label) for label in labels) else sorted(labels)
+
+
+# ---------------------------------------------------------------------------------------------------- files
+
+
+def _kind(path: Path) -> str | None:
+    suffixes = path.suffixes[:-1] if path.suffix == ".gz" else path.suffixes
+    return _KINDS.get(suffixes[-1].lower()) if suffixes else None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines, counted from 1, without their ends."""
+    line = 0
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            for line, raw in enumerate(file, start=1):
+                yield line, raw.rstrip(b"\r\n")
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}:{line + 1}: the file is damaged or cut off ({error})") from None
+
+
+def _decoded(raw: bytes, encoding: str, line: int) -> str:
+    if line == 1:
+        raw = raw.removeprefix(codecs.BOM_UTF8)
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise _BadRow(
+            f"byte {error.start + 1} of the line is not {encoding} ({error.reason}); convert the file, or set "
+            "data.encoding"
+        ) from None
+
+
+def _cells(content: str, kind: str) -> list[str]:
+    if kind == "tsv":
+        return content.split("\t")
+    if kind == "txt":
+        return content.split(None, 1)
+    try:
+        return next(csv.reader([content], strict=True))
+    except csv.Error as error:
+        raise _BadRow(f"not a CSV row on one line: {error}") from None
+
+
+def published(source: Source) -> dict[str, Path]:
+    """The files of `source` under the data root by name, fetched if need be; a .gz of the same content will do.
+
+    Raises:
+        DataError: a file is missing and cannot be fetched, or has other content than the published one.
+    """
+    root = data_root()
+    folder = root / source.folder if root else None
+    if folder and all((folder / f"{file.name}.gz").is_file() for file in source.files):
+        packed = {file.name: folder / f"{file.name}.gz" for file in source.files}
+        for file in source.files:
+            digest = hashlib.sha256()
+            try:
+                with gzip.open(packed[file.name]) as stream:
+                    while piece := stream.read(1 << 20):
+                        digest.update(piece)
+            except (OSError, EOFError, zlib.error) as error:
+                raise DataError(f"{packed[file.name]} is damaged: {error}") from None
+            if digest.hexdigest() != file.sha256:
+                raise DataError(
+                    f"{packed[file.name]} is not the published file: its content has sha256 {digest.hexdigest()}, "
+                    f"expected {file.sha256}; move it away and run again, or put the right file in its place"
+                )
+        return packed
+    folder = locate(source)
+    return {file.name: folder / file.name for file in source.files}
+
+
+# ---------------------------------------------------------------------------------------------------- MR
+
+_COPY = "https://raw.githubusercontent.com/harvardnlp/sent-conv-torch/d61ded09c99c0199d8c5bca946cd65864de2b296/data/"
+
+MR = Source(
+    name="MR (movie reviews, sentence polarity 1.0)",
+    folder="nlp/english_sentence_classification",
+    files=(
+        File(
+            "rt-polarity.all",
+            "b8846c3bbd59241f901efdc58f7c515e4b280ab3561fd1858caa5aa48da95a8a",
+            1_259_719,
+            (_COPY + "rt-polarity.all",),
+        ),
+    ),
+    licence="free for research; cite Pang and Lee, 2005, ACL",
+    homepage="https://www.cs.cornell.edu/people/pabo/movie-review-data/",
+    manual="Get data/rt-polarity.all from https://github.com/harvardnlp/sent-conv-torch (latin-1, one row a line).",
+)
+
+
+class MRData(TextTableData):
+    """10 662 sentences of movie reviews, half of them positive (Pang and Lee, 2005, "Seeing Stars", ACL).
+
+    There is no official split; the score is the mean over ten folds (Kim, 2014, section 3). The rule here: the rows of
+    each class are put into a fixed random order, which no seed changes, and dealt out to the folds 0 to 9 in turn. One
+    fold is for testing; of the others, in that order, every tenth row of each class selects the checkpoint, and the
+    rest is for training. So each row is tested once, and all parts have both classes in equal numbers (to one row).
+
+    `source`: auto = nlp/english_sentence_classification under PADDLE_DATA, or fetched; toy = generated sentences; or
+    own files, as in `TextTableData`, which have no folds.
+
+    Args:
+        fold: which of the ten is for testing.
+        **options: see `TextTableData`.
+    """
+
+    def __init__(self, *, fold: int = 0, **options: Any) -> None:
+        super().__init__(**options)
+        if not 0 <= fold <= 9:
+            raise ValueError(f"data.fold must be 0 to 9, got {fold}")
+        self.fold = fold
+        if self.labels is None and self.source in ("auto", "toy"):
+            self.labels = {"0": "negative", "1": "positive"}
+
+    def _read_splits(self) -> dict[str, _Texts]:
+        if self.source != "auto":
+            return super()._read_splits()
+        self._paths = list(published(MR).values())
+        texts = self._read(self._paths[0], "latin-1")
+        return {split: texts.take(chosen) for split, chosen in folds(texts.labels, self.fold).items()}
+
+    def examples(self) -> list[str]:
+        return [
+            "A warm, funny and deeply moving film.",
+            "Two hours of noise, and not one good joke.",
+            "It isn't perfect, but the cast is a delight.",
+        ]
+
+
+def folds(labels: Sequence[str], fold: int) -> dict[str, np.ndarray]:
+    """Rows of train, valid and test by MRData's rule, each in the order of the file."""
+    column = np.array(labels)
+    parts: dict[str, list[np.ndarray]] = {"train": [], "valid": [], "test": []}
+    for number, label in enumerate(sorted(set(labels))):
+        rows = np.flatnonzero(column == label)
+        rows = np.random.Generator(np.random.Philox(key=mix(number))).permutation(rows)
+        rest = rows[np.arange(len(rows)) % 10 != fold]
+        held = np.arange(len(rest)) % 10 == 0
+        for split, chosen in (("train", rest[~held]), ("valid", rest[held]), ("test", rows[fold::10])):
+            parts[split].append(chosen)
+    return {split: np.sort(np.concatenate(chosen)) for split, chosen in parts.items()}
