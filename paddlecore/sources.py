@@ -294,26 +294,21 @@ def _fetch_missing(source: Source, missing: list[File], folder: Path) -> None:
 def unpacked(source: Source, name: str) -> Path:
     """The folder with the content of the archive `name` of `source`, unpacked first if that was not done before.
 
-    It lies beside the archive, or in the user's cache folder if the data root is read-only, and has the start of the
-    archive's hash in its name, so that another version of the archive never meets the content of an old one.
+    It lies in the user's cache folder (XDG_CACHE_HOME moves that): the data root holds published files alone. It has
+    the start of the archive's hash in its name, so another version never meets the content of an old one.
 
     Raises:
         DataError: the archive is missing, not as declared, or refused by `unpack`.
     """
     file = next(file for file in source.files if file.name == name)
     root, cache = data_root(), _cache()
-    if root is None:
-        raise DataError("there is no home folder to keep data in; set PADDLE_DATA to a folder")
+    if root is None or cache is None:
+        raise DataError("there is no home folder to unpack into; set PADDLE_DATA and XDG_CACHE_HOME to folders")
     archive = root / source.folder / name
-    label = f"{archive.name.split('.')[0]}-{file.sha256[:12]}"
-    places = [archive.parent / label]
-    if cache:
-        places.append(cache / "unpacked" / source.folder / label)
-    for place in places:
-        if place.is_dir():
-            return place
+    place = cache / "unpacked" / source.folder / f"{archive.name.split('.')[0]}-{file.sha256[:12]}"
+    if place.is_dir():
+        return place
     _check(archive, file)
-    place = places[0] if os.access(archive.parent, os.W_OK) else places[-1]
     try:
         return unpack(archive, place)
     except DataError:
