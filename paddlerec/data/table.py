@@ -348,7 +348,7 @@ class TableData(DataModule):
 
         try:
             found, dense = self._features(pa.table({name: [given[name]] for name in names}))
-        except (BadValue, pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        except (ValueError, TypeError, OverflowError) as error:  # BadValue, and what pyarrow makes of odd objects
             raise DataError(str(error)) from None
         ids = [self._id(name, values[0]) for name, (_, values) in zip(self.categorical, found, strict=True)]
         batch = {"ids": torch.tensor([ids], dtype=torch.int32)}

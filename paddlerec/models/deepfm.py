@@ -57,12 +57,14 @@ class DeepFM(nn.Module):
             )
 
     def forward(self, ids: Tensor, dense: Tensor | None = None) -> Tensor:
+        if (dense is None) != (self.dense is None):
+            raise ValueError("dense must be given if num_dense > 0, and only then")
         embedding, first = self.fields(ids).split([self.dim, 1], -1)  # [B, F, dim], [B, F, 1]
         flat = embedding.flatten(1)  # [B, F * dim]: the one copy, which all that follows reads in order
         total = flat.unflatten(1, (-1, self.dim)).sum(1)  # [B, dim]
         squares = flat.square().sum(1)  # [B]
         logit = self.bias + first.sum((1, 2))
-        if self.dense is not None:
+        if self.dense is not None and dense is not None:
             logit = logit + self.dense(dense).squeeze(1)
             total = total + dense @ self.dense_embedding
             squares = squares + dense.square() @ self.dense_embedding.square().sum(1)

@@ -31,6 +31,8 @@ class LR(nn.Module):
         self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, ids: Tensor, dense: Tensor | None = None) -> Tensor:
+        if (dense is None) != (self.dense is None):
+            raise ValueError("dense must be given if num_dense > 0, and only then")
         logit = self.bias + self.fields(ids).sum((1, 2))  # [B]
         if self.dense is not None:
             logit = logit + self.dense(dense).squeeze(1)

@@ -107,6 +107,15 @@ def test_lr_is_a_sum_of_weights() -> None:
     assert LR(vocab_sizes=SIZES)(ids).shape == (6,)
 
 
+@pytest.mark.parametrize("kind", [DeepFM, LR])
+def test_dense_features_are_neither_dropped_nor_missed(kind: type[DeepFM] | type[LR]) -> None:
+    ids, dense = inputs()
+    with pytest.raises(ValueError, match="num_dense"):
+        kind(vocab_sizes=SIZES)(ids, dense)
+    with pytest.raises(ValueError, match="num_dense"):
+        kind(vocab_sizes=SIZES, num_dense=2)(ids)
+
+
 def test_mlp_order_and_initialisation() -> None:
     torch.manual_seed(0)
     layers = mlp([300, 200, 100], dropout=0.3, batch_norm=True)
