@@ -50,7 +50,9 @@ def _dispatch(words: list[str]) -> int:
     if "-h" in rest or "--help" in rest:
         overrides = [word for word in rest if not word.startswith("-")]
         takes_recipe = verb in config.VERBS
-        print(config.help_text(verb, overrides) if takes_recipe else f"paddlesuite {verb} {usage}\n  {summary}")
+        print(config.help_text(verb, overrides) if takes_recipe else f"{verb}: {summary}\n\n  paddlesuite {verb} {usage}")
+        if verb == "publish":
+            print(_PUBLISH_HELP)
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     return action(rest)
@@ -178,8 +180,17 @@ def _bench(words: list[str]) -> int:
     return 0
 
 
+_PUBLISH_HELP = """
+  runs=<folder>,<folder>   finished runs that differ in their seed alone; the weights are the first one's best
+  over=<option>            they differ in this option instead, e.g. data.fold (default: seed)
+  out=<folder>             where to write (default: pretrained/<recipe>)
+  fp16=true                store weights in half precision, and see what that does to the score
+  notes=<text>             for the card
+  key=value                options of the scoring, as for eval"""
+
+
 def _publish(words: list[str]) -> int:
-    own, rest = _take(words, "runs", "out", "fp16", "notes")
+    own, rest = _take(words, "runs", "out", "fp16", "notes", "over")
     cfg = config.compose(rest, verb="publish")
     fp16 = (own["fp16"] or ["false"])[-1].lower()
     if fp16 not in ("true", "false"):
@@ -188,13 +199,14 @@ def _publish(words: list[str]) -> int:
     from paddlecore import hub, run
 
     out = Path(own["out"][-1]) if own["out"] else hub.pretrained_root() / cfg.recipe
-    hub.write_artefact(runs, out, fp16=fp16 == "true", notes=" ".join(own["notes"]))
+    over = (own["over"] or ["seed"])[-1]
+    hub.write_artefact(runs, out, fp16=fp16 == "true", notes=" ".join(own["notes"]), over=over)
     trained = hub.read_artefact(out).card["metrics"]
     # The card gives what the weights in it score, not what they scored before they were rounded and stored.
     cfg.init.weights = str(out)
     scored = run.evaluate(cfg)
     metrics = {name: scored[name] for name in trained.get(scored["split"], {}) if name in scored}
-    hub.record_scores(out, scored["split"], metrics)
+    hub.record_scores(out, scored["split"], metrics, scored.get("signatures"))
     size = sum(file.stat().st_size for file in out.iterdir())
     _print_json({"artefact": str(out), "bytes": size, "trained": trained.get(scored["split"]), "stored": metrics})
     return 0
@@ -364,8 +376,8 @@ _VERBS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     "check-data": (_check_data, "", "read all of a recipe's data and name what is wrong with it"),
     "doctor": (_doctor, "[--json]", "report versions, hardware and data, for yourself or for a bug report"),
     "bench": (_bench, "", "time the training steps of a recipe"),
-    "publish": (_publish, "recipe=<suite>/<name> runs=<folder>[,<folder>...] [out=<folder>] [fp16=true] [notes=...]",
-                "make weights and card from finished runs, one for each seed, and score what was stored"),
+    "publish": (_publish, "recipe=<suite>/<name> runs=<folder>[,<folder>...] [key=value ...]",
+                "make weights and card from finished runs, and score what was stored"),
     "plot": (_plot, "<run folder> ...", "draw the curves of runs into their curve.png"),
 }  # fmt: skip
 

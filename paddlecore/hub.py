@@ -366,8 +366,10 @@ def _mapping(path: Path) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------- publishing
 
 
-def write_artefact(runs: Sequence[str | Path], out: str | Path, *, fp16: bool = False, notes: str = "") -> Path:
-    """Make an artefact from finished runs of one recipe that differ in nothing but their seed.
+def write_artefact(
+    runs: Sequence[str | Path], out: str | Path, *, fp16: bool = False, notes: str = "", over: str = "seed"
+) -> Path:
+    """Make an artefact from finished runs of one recipe that differ in nothing but their seed (or another option).
 
     The weights are those of the first run's best checkpoint (the EMA's where there is one); the card gives mean and
     standard deviation (with n - 1) over all of them.
@@ -377,6 +379,7 @@ def write_artefact(runs: Sequence[str | Path], out: str | Path, *, fp16: bool = 
         out: folder to write, e.g. pretrained/rec/deepfm_frappe; replaced if it is there.
         fp16: store floats as float16, half the size. Scoring `out` again shows whether that costs anything.
         notes: free text for the card.
+        over: the option that differs between the runs: seed, or e.g. data.fold in a cross-validation.
 
     Raises:
         ConfigError: a run is not finished, or the runs are of different recipes or options.
@@ -401,16 +404,17 @@ def write_artefact(runs: Sequence[str | Path], out: str | Path, *, fp16: bool = 
             raise ConfigError(f"{folder} is not a finished run: it has no result.json")
         results.append(_mapping(folder / "result.json"))
         record = _mapping(_of_run(folder) / "recipe.json")
-        identities.append({k: v for k, v in record.get("identity", {}).items() if k not in ("seed", "recipe")})
+        identities.append({k: v for k, v in record.get("identity", {}).items() if k != "recipe"})
     for folder, result, identity in zip(folders, results, identities, strict=True):
-        if result["recipe"] != results[0]["recipe"] or identity != identities[0]:
+        differing = [name for name in _differing(identity, identities[0]) if name != over]
+        if result["recipe"] != results[0]["recipe"] or differing:
             raise ConfigError(
                 f"{folder} is not a run of the same recipe and options as {folders[0]}; they differ in "
-                f"{', '.join(_differing(identity, identities[0])) or 'the recipe'}"
+                f"{', '.join(differing) or 'the recipe'}"
             )
-    seeds = [result["seed"] for result in results]
-    if len(set(seeds)) != len(seeds):
-        raise ConfigError(f"two of the runs have the same seed: {seeds}")
+    values = [identity.get(over) for identity in identities]
+    if len(set(map(str, values))) != len(values):
+        raise ConfigError(f"two of the runs have the same {over}: {values}")
 
     first = read_artefact(_of_run(folders[0]))
     recipe = str(results[0]["recipe"])
@@ -424,9 +428,9 @@ def write_artefact(runs: Sequence[str | Path], out: str | Path, *, fp16: bool = 
     spread = None
     if len(folders) > 1:
         by_name = {name: [s[main][name] for s in splits] for name in splits[0].get(main, {})}
-        spread = {"n": len(folders), "split": main, "metrics": {
-            name: {"mean": statistics.fmean(values), "sd": statistics.stdev(values)}
-            for name, values in by_name.items() if all(v is not None and math.isfinite(v) for v in values)
+        spread = {"n": len(folders), "over": over, "split": main, "metrics": {
+            name: {"mean": statistics.fmean(scores), "sd": statistics.stdev(scores)}
+            for name, scores in by_name.items() if all(v is not None and math.isfinite(v) for v in scores)
         }}  # fmt: skip
 
     def stored(tensor: Tensor) -> Tensor:
@@ -453,16 +457,16 @@ def write_artefact(runs: Sequence[str | Path], out: str | Path, *, fp16: bool = 
         "data": data,
         "metrics": splits[0],
         "best_possible": results[0].get("best_possible"),
-        "signatures": results[0].get("signatures", {}),
+        "signatures": None,  # with the scores of what was stored
         "seeds": spread,
-        "weights_seed": seeds[0],
+        "weights_run": {over: values[0]},
         "weights_sha256": sha256_of(part / "model.safetensors"),
         "weights_dtype": "float16" if fp16 else "float32",
         "data_state_sha256": sha256_of(part / "data.json"),
         "data_sha256": fingerprint,
         "labels": list(labels) if labels else None,
         "parameters": results[0]["parameters"],
-        "command": _command(recipe, seeds[0], identities[0]),
+        "command": _command(recipe, identities[0]),
         "eval_command": f"paddlesuite eval recipe={recipe} init.weights={recipe}",
         "commit": environment.get("commit"),
         "train_seconds": results[0]["seconds"],
@@ -477,12 +481,12 @@ def write_artefact(runs: Sequence[str | Path], out: str | Path, *, fp16: bool = 
     return out
 
 
-def record_scores(folder: Path, split: str, metrics: Mapping[str, float | None]) -> None:
-    """Put what the stored weights themselves score on `split` into the card of the artefact in `folder`."""
+def record_scores(folder: Path, split: str, metrics: Mapping[str, float | None], signatures: Any) -> None:
+    """Put what the stored weights themselves score on `split`, and its signatures, into the card in `folder`."""
     from paddlecore import checkpoint
 
     card = _mapping(folder / "card.json")
-    card["metrics"][split] = dict(metrics)
+    card["metrics"][split], card["signatures"] = dict(metrics), signatures
     checkpoint.write_json(folder / "card.json", card)
 
 
@@ -490,9 +494,9 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
 
 
-def _command(recipe: str, seed: int, identity: Mapping[str, Any]) -> str:
+def _command(recipe: str, identity: Mapping[str, Any]) -> str:
     """The command that makes the run again: the recipe, the seed, and each option that is not the recipe's own."""
-    words = [f"paddlesuite train recipe={recipe} seed={seed}"]
+    words = [f"paddlesuite train recipe={recipe} seed={identity.get('seed')}"]
     if recipe in config.list_recipes():
         own = json.loads(json.dumps(config.identity(config.compose([f"recipe={recipe}"]))))
         for name in _differing(identity, own):
@@ -508,11 +512,11 @@ def card_markdown(card: Mapping[str, Any]) -> str:
     for split, metrics in card.get("metrics", {}).items():
         for name, value in metrics.items():
             score = f"{value:.4f}" if isinstance(value, float) else str(value)
-            over = spread.get("metrics", {}).get(name)
-            if over and split == spread.get("split"):
-                score += f" (mean {over['mean']:.4f}, sd {over['sd']:.4f} over {spread['n']} seeds)"
+            if name in spread.get("metrics", {}) and split == spread.get("split"):
+                score += f" ({_over(spread, name)})"
             lines.append(f"| {split} | {name} | {score} |")
     seconds, weights = card.get("train_seconds"), card.get("weights_sha256")
+    run = ", ".join(f"{name}={value}" for name, value in (card.get("weights_run") or {}).items())
     rows = [
         ("expected", card.get("target")),
         ("parameters", f"{card['parameters']:,}" if card.get("parameters") else None),
@@ -520,9 +524,15 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         ("trained with", f"`{card['command']}`" if card.get("command") else None),
         ("scored with", f"`{card['eval_command']}`" if card.get("eval_command") else None),
         ("commit", f"`{card['commit']}`" if card.get("commit") else None),
-        ("weights", f"{card.get('weights_dtype')}, of seed {card.get('weights_seed')}, sha256 `{weights}`"),
+        ("weights", f"{card.get('weights_dtype')}, of the run with {run}, sha256 `{weights}`"),
         ("licence of the data", card.get("licence")),
         ("notes", card.get("notes")),
     ]
     lines += ["", *(f"- {name}: {value}" for name, value in rows if value)]
     return "\n".join(lines) + "\n"
+
+
+def _over(spread: Mapping[str, Any], name: str) -> str:
+    found, over = spread["metrics"][name], spread["over"]
+    what = "seeds" if over == "seed" else f"runs over {over}"
+    return f"mean {found['mean']:.4f}, sd {found['sd']:.4f} of {spread['n']} {what}"

@@ -29,8 +29,9 @@ def mlp(classes: int = 2, seed: int = 0) -> MLP:
     return MLP(3, [4, classes])
 
 
-def make_run(folder: Path, *, seed: int = 0, auc: float = 0.9, ema: bool = False, lr: float = 0.1) -> Path:
+def make_run(folder: Path, *, seed: int = 0, auc: float = 0.9, ema: bool = False, **options: Any) -> Path:
     """A finished run: checkpoint 1 is the best one, 2 the last."""
+    identity = {"seed": seed, "optim.lr": 0.1, **{f"data.{name}": value for name, value in options.items()}}
     for step in (1, 2):
         state = Task(mlp(seed=100 * seed + step)).state_dict()
         tensors = {"model": state} | ({"ema": {k: v + 1 for k, v in state.items()}} if ema else {})
@@ -38,13 +39,13 @@ def make_run(folder: Path, *, seed: int = 0, auc: float = 0.9, ema: bool = False
             folder / "checkpoints", step, tensors=tensors, optimizer={},
             records={
                 "trainer": {"data": {"fingerprint": "f" * 8}}, "data": {"state": {"labels": ["no", "yes"]}},
-                "recipe": {**RECORD, "identity": {"seed": seed, "optim.lr": lr}},
+                "recipe": {**RECORD, "identity": identity},
             },
         )  # fmt: skip
     checkpoint.write_json(folder / "best.json", {"checkpoint": "step_00000001"})
     checkpoint.write_json(folder / "environment.json", {"commit": "c0ffee", "cpu": "a CPU", "threads": 2, "gpus": []})
     checkpoint.write_json(folder / "result.json", {
-        "recipe": "rec/one", "seed": seed, "parameters": 26, "seconds": 1.5, "signatures": {"auc": "auc|exact"},
+        "recipe": "rec/one", "seed": seed, "parameters": 26, "seconds": 1.5,
         "best": {"metric": "auc", "metrics": {"auc": auc - 0.1}}, "test": {"auc": auc},
     })  # fmt: skip
     return folder
@@ -189,15 +190,26 @@ def test_seeds_give_mean_and_sample_deviation(tmp_path: Path, zoo: Path) -> None
     assert card["seeds"]["n"] == 3 and card["seeds"]["split"] == "test"
     assert card["seeds"]["metrics"]["auc"]["mean"] == pytest.approx(0.92)
     assert card["seeds"]["metrics"]["auc"]["sd"] == pytest.approx(0.02)
-    assert card["weights_seed"] == 0 and card["metrics"]["test"]["auc"] == 0.90  # of the weights in the folder
+    assert card["weights_run"] == {"seed": 0} and card["metrics"]["test"]["auc"] == 0.90  # of the weights in the folder
+
+
+def test_folds_of_a_cross_validation(tmp_path: Path, zoo: Path) -> None:
+    runs = [make_run(tmp_path / f"fold{i}", auc=auc, fold=i) for i, auc in enumerate((0.8, 0.9))]
+    with pytest.raises(ConfigError, match="differ in data.fold"):
+        hub.write_artefact(runs, tmp_path / "out")
+    card = hub.read_artefact(hub.write_artefact(runs, tmp_path / "out", over="data.fold")).card
+    assert card["seeds"]["over"] == "data.fold" and card["weights_run"] == {"data.fold": 0}
+    assert card["seeds"]["metrics"]["auc"]["mean"] == pytest.approx(0.85)
+    assert "mean 0.8500, sd 0.0707 of 2 runs over data.fold" in hub.card_markdown(card)
+    assert card["command"] == "paddlesuite train recipe=rec/one seed=0 data.fold=0 optim.lr=0.1"
 
 
 def test_runs_that_do_not_belong_together_are_refused(tmp_path: Path, zoo: Path) -> None:
     first, again = make_run(tmp_path / "a", seed=1), make_run(tmp_path / "b", seed=1)
-    other = make_run(tmp_path / "c", seed=2, lr=0.5)
+    other = make_run(tmp_path / "c", seed=2, rows=5)
     with pytest.raises(ConfigError, match="same seed"):
         hub.write_artefact([first, again], tmp_path / "out")
-    with pytest.raises(ConfigError, match="differ in optim.lr"):
+    with pytest.raises(ConfigError, match="differ in data.rows"):
         hub.write_artefact([first, other], tmp_path / "out")
     (other / "result.json").unlink()
     with pytest.raises(ConfigError, match="not a finished run"):
@@ -255,9 +267,9 @@ def test_a_pickle_named_safetensors_is_not_run(zoo: Path, tmp_path: Path) -> Non
 
 
 def test_the_card_takes_the_score_of_the_stored_weights(zoo: Path) -> None:
-    hub.record_scores(zoo, "test", {"auc": 0.875})
+    hub.record_scores(zoo, "test", {"auc": 0.875}, ["auc|exact"])
     card = hub.read_artefact(zoo).card
-    assert card["metrics"] == {"valid": {"auc": 0.8}, "test": {"auc": 0.875}}
+    assert card["metrics"] == {"valid": {"auc": 0.8}, "test": {"auc": 0.875}} and card["signatures"] == ["auc|exact"]
     shown = hub.card_markdown(card)
     assert "| test | auc | 0.8750 |" in shown and "`paddlesuite eval recipe=rec/one init.weights=rec/one`" in shown
 
