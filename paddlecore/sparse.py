@@ -34,6 +34,8 @@ class RowTable(nn.Module):
     def adopt(self) -> None:
         """From now on, training lookups are kept for `take`, and autograd gives `weight` no gradient for them."""
         self.adopted = True
+        # compiled models break their graph here; as a decorator this would load the compiler with every import
+        self._recorded = torch.compiler.disable(self._recorded)  # type: ignore[method-assign]
 
     def forward(self, ids: Tensor) -> Tensor:
         if self.adopted and self.training and self.weight.requires_grad and torch.is_grad_enabled():
@@ -42,7 +44,6 @@ class RowTable(nn.Module):
             return nn.functional.embedding(ids, self.weight)
         return gather(self.weight, ids.reshape(-1)).view(*ids.shape, self.dim)
 
-    @torch.compiler.disable
     def _recorded(self, ids: Tensor) -> Tensor:
         flat = ids.reshape(-1)
         rows = gather(self.weight.detach(), flat).requires_grad_()  # a leaf: backward stops here, at [n, dim]

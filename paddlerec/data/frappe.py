@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import torch
 
 from paddlecore.data import mix
 from paddlecore.errors import DataError
-from paddlecore.sources import File, Source, locate
+from paddlecore.sources import File, Source, data_root, locate
 from paddlecore.task import Batch
 from paddlerec.data.ctr_toy import World
 from paddlerec.data.reader import from_json, row
@@ -70,20 +71,12 @@ class FrappeData(TableData):
         self._vocabularies = {
             name: [str(i) for i in range(_FIRST[name], _FIRST[name] + size)] for name, size in _FIELDS.items()
         }
-        self._values: dict[str, list[str]] = {}  # what the ids of each field stand for, from id 1 on
 
     def state(self) -> dict[str, Any]:
-        return {"values": self._values}
+        return {}  # the feature map is a part of the data, which may not travel with the weights
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._values = {name: list(values) for name, values in state.get("values", {}).items() if name in _FIELDS}
-
-    def prepare(self) -> None:
-        super().prepare()
-        if self.source == "toy":
-            self._values = {name: [str(i) for i in range(size)] for name, size in _FIELDS.items()}
-        elif not self._values and (found := self._paths[0].parent / "feature_map.tsv.gz").is_file():
-            self._values = _feature_map(found)
+        pass  # the vocabularies are fixed
 
     def _files(self) -> dict[str, Path]:
         if self.source != "auto":
@@ -103,25 +96,33 @@ class FrappeData(TableData):
         return tables
 
     def encode(self, raw: Any) -> Batch:
-        """A row by the fields' original values, {"user": 0, ..., "weather": "sunny", ...}, or as the list of its ten
-        feature ids; either may be JSON text. Unknown values get id 0."""
+        """A row as the list of its ten feature ids, or by the fields' original values, {"user": 0, ..., "weather":
+        "sunny", ...}, which takes the released feature map beside the data; either may be JSON text. Unknown values
+        get id 0."""
         raw = from_json(raw)
         if isinstance(raw, list):
             if len(raw) != len(_FIELDS):
                 raise DataError(f"expected {len(_FIELDS)} feature ids ({', '.join(_FIELDS)}), got {len(raw)}")
             return super().encode(dict(zip(_FIELDS, raw, strict=True)))
-        if not self._values:
-            raise DataError("the data had no feature_map.tsv.gz, so a row can be given by its feature ids only: [...]")
         given = row(raw, list(_FIELDS), self.label)
         known = [(self._values[name], str(given[name])) for name in _FIELDS]
         ids = [1 + values.index(value) if value in values else 0 for values, value in known]
         return {"ids": torch.tensor([ids], dtype=torch.int32)}
 
     def examples(self) -> list[Any]:
-        """Made up: the licence does not let rows of the data travel with the weights."""
-        if not self._values:
-            return [[_FIRST[name] + k % size for name, size in _FIELDS.items()] for k in (0, 1, 2)]
-        return [{name: values[k % len(values)] for name, values in self._values.items()} for k in (0, 1, 2)]
+        """Made up of feature ids: the licence does not let rows of the data travel with the weights."""
+        return [[_FIRST[name] + k % size for name, size in _FIELDS.items()] for k in (0, 1, 2)]
+
+    @cached_property
+    def _values(self) -> dict[str, list[str]]:
+        """What the ids of each field stand for, from id 1 on."""
+        if self.source == "toy":
+            return {name: [str(i) for i in range(size)] for name, size in _FIELDS.items()}
+        folder = data_root() / SOURCE.folder if self.source == "auto" else Path(self.source)
+        found = folder / "feature_map.tsv.gz"
+        if not found.is_file():
+            raise DataError(f"{found} is missing, so a row can be given by its feature ids only: [...]")
+        return _feature_map(found)
 
 
 def _feature_map(path: Path) -> dict[str, list[str]]:

@@ -111,7 +111,6 @@ class TableData(DataModule):
         self._roots = {name: options.shared or name for name, options in self.categorical.items()}
         self._vocabularies: dict[str, list[str]] = {}  # by root; id = 1 + place
         self._scales: dict[str, tuple[float, float]] = {}  # normalised = (x - first) / second
-        self._examples: list[dict[str, Any]] = []
         self._places: dict[str, dict[str, int]] = {}  # by root, while reading: each value's place by first appearance
         self._known: dict[str, dict[str, int]] = {}  # by root, once `encode` needs it: value -> id
         self._rows: dict[str, ArrayRows] = {}
@@ -162,7 +161,6 @@ class TableData(DataModule):
         return {
             "vocabularies": self._vocabularies,
             "scales": {name: list(scale) for name, scale in self._scales.items()},
-            "examples": self._examples,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -170,7 +168,6 @@ class TableData(DataModule):
         self._known = {}
         self._vocabularies = {k: list(v) for k, v in state.get("vocabularies", {}).items() if k in roots}
         self._scales = {k: (v[0], v[1]) for k, v in state.get("scales", {}).items() if k in self.dense}
-        self._examples = list(state.get("examples", []))
 
     def fingerprint(self) -> str:
         if not self._paths:
@@ -180,7 +177,13 @@ class TableData(DataModule):
         return fingerprint(self._paths)
 
     def examples(self) -> list[dict[str, Any]]:
-        return self._examples
+        """Made up of the vocabularies: rows of somebody's data do not belong into a file of weights."""
+        rows = []
+        for k in range(3):
+            known = {name: self._vocabularies.get(root, []) for name, root in self._roots.items()}
+            row: dict[str, Any] = {name: v[k % len(v)] if v else f"value {k}" for name, v in known.items()}
+            rows.append(row | {name: self._scales.get(name, (0.0, 1.0))[0] for name in self.dense})
+        return rows
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -260,9 +263,6 @@ class TableData(DataModule):
             raise BadValue(f"column {self.label!r}: the label must be 0 or 1, not {table[self.label][0].as_py()!r}")
         features = self._features(table)
         codes = [self._codes(name, *found) for name, found in zip(self.categorical, features[0], strict=True)]
-        if len(self._examples) < 3:
-            shown = table.select([*self.categorical, *self.dense]).slice(0, 3 - len(self._examples))
-            self._examples += [_plain(r) for r in shown.to_pylist()]
         return _Chunk(label.astype(np.float32), codes, features[1])
 
     def _features(self, table: pa.Table) -> tuple[list[tuple[np.ndarray, list[str]]], list[np.ndarray]]:
@@ -416,8 +416,3 @@ def _required(train: _Chunk | None) -> _Chunk:
     if train is None:
         raise DataError("there are no training rows to learn vocabularies from; see data.split")
     return train
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    """Values of a row as JSON has them."""
-    return {k: v if v is None or isinstance(v, (bool, int, float, str)) else str(v) for k, v in row.items()}

@@ -67,11 +67,14 @@ def test_toy_has_the_same_fields_and_sizes() -> None:
         assert (fresh.encode(json.dumps(example))["ids"] > 0).all()
 
 
-def test_without_a_feature_map_rows_are_given_by_feature_ids() -> None:
+def test_without_a_feature_map_rows_are_given_by_feature_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PADDLE_DATA", str(tmp_path))
     data = FrappeData()
     assert all((data.encode(example)["ids"] > 0).all() for example in data.examples())
+    names = "user item daytime weekday isweekend homework cost weather country city".split()
     with pytest.raises(DataError, match="feature ids"):
-        data.encode({"user": 3})
+        data.encode({name: 3 for name in names})
+    assert data.state() == {}  # nothing of the data travels with the weights
     with pytest.raises(DataError, match="expected 10 feature ids"):
         data.encode([1, 2])
 
