@@ -381,20 +381,15 @@ def read_idx(path: Path, shape: tuple[int, ...], sha256: str | None = None) -> n
     Raises:
         DataError: the file is damaged or another one, by name and byte of the (unpacked) content.
     """
-    content = bytearray()
-    start = 4 * (2 + len(shape))
-    expected = start
+    content, start = bytearray(), 4 * (2 + len(shape))
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            while len(content) <= expected and (piece := file.read(1 << 20)):  # never more than the header declares
+            content += file.read(start)
+            expected = start + _idx_entries(path, content, shape) * int(np.prod(shape))
+            while piece := file.read(min(1 << 20, expected + 1 - len(content))):  # memory grows with what is there
                 content += piece
-                if len(content) >= start and expected == start:
-                    count = _idx_header(path, content, shape)
-                    expected = start + count * int(np.prod(shape))
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}, byte {len(content)}: the file is damaged or cut off ({error})") from None
-    if len(content) < start:
-        raise DataError(f"{path}, byte {len(content)}: the file ends within its header of {start} bytes")
     if len(content) < expected:
         raise DataError(f"{path}, byte {len(content)}: the file ends; its header declares {expected} bytes")
     if len(content) > expected:
@@ -404,11 +399,14 @@ def read_idx(path: Path, shape: tuple[int, ...], sha256: str | None = None) -> n
     return np.frombuffer(content, np.uint8, offset=start).reshape(-1, *shape)
 
 
-def _idx_header(path: Path, content: bytearray, shape: tuple[int, ...]) -> int:
+def _idx_entries(path: Path, header: bytearray, shape: tuple[int, ...]) -> int:
+    """The number of entries that a header declares, all else in it being as it should."""
     magic = bytes([0, 0, 8, 1 + len(shape)])
-    if content[:4] != magic:
-        raise DataError(f"{path}, byte 0: expected the magic number {magic.hex()}, found {content[:4].hex()}")
-    count, *sizes = np.frombuffer(content, ">u4", 1 + len(shape), 4).tolist()
+    if header[:4] != magic[: len(header)]:
+        raise DataError(f"{path}, byte 0: expected the magic number {magic.hex()}, found {header[:4].hex()}")
+    if len(header) < 4 * (2 + len(shape)):
+        raise DataError(f"{path}, byte {len(header)}: the file ends within its header of {4 * (2 + len(shape))} bytes")
+    count, *sizes = np.frombuffer(header, ">u4", offset=4).tolist()
     for place, (found, wanted) in enumerate(zip(sizes, shape, strict=True)):
         if found != wanted:
             raise DataError(f"{path}, byte {8 + 4 * place}: dimension {place + 2} must be {wanted}, found {found}")
