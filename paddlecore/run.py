@@ -381,7 +381,7 @@ def _result(
             channels_last=cfg.train.channels_last,
         )
         if trainer.journal is not None:
-            trainer.journal.log(outcome["step"], trainer.epoch, "test", test)
+            trainer.journal.log(outcome["step"], trainer.epochs_done(), "test", test)
     result = {
         "recipe": cfg.recipe,
         "run": str(folder),

@@ -365,9 +365,10 @@ class Trainer:
         for schedule in self.schedules.values():
             schedule.observe(value, goal)
         if self.journal is not None:
-            self.journal.log(self.step, self._epochs(), "eval", metrics)
+            self.journal.log(self.step, self.epochs_done(), "eval", metrics)
 
-    def _epochs(self) -> float:
+    def epochs_done(self) -> float:
+        """With a fraction."""
         return round(self.epoch + self.epoch_step / self.loader.plan.steps(self.epoch), 4)
 
     # ------------------------------------------------------------------------------------------------ save, resume
@@ -475,7 +476,7 @@ class Trainer:
             if self.folder is not None:
                 self._point(folder)
             if self.journal is not None:
-                self.journal.log(self.step, self._epochs(), "note", {"resumed_from": str(folder)})
+                self.journal.log(self.step, self.epochs_done(), "note", {"resumed_from": str(folder)})
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -571,7 +572,7 @@ class _Interval:
             "seconds_left": self._left(speed),
         }
         if trainer.journal is not None:
-            trainer.journal.log(trainer.step, trainer._epochs(), "train", values)
+            trainer.journal.log(trainer.step, trainer.epochs_done(), "train", values)
         self.spent, self.waited, self.rows = 0.0, 0.0, trainer.rows_seen
 
     def _left(self, speed: float) -> float:
@@ -581,7 +582,7 @@ class _Interval:
         if options.max_steps is not None:
             ends.append((options.max_steps - self.trainer.step) * plan.batch_size)
         if options.max_epochs is not None:
-            ends.append((options.max_epochs - self.trainer._epochs()) * plan.size)
+            ends.append((options.max_epochs - self.trainer.epochs_done()) * plan.size)
         return max(min(ends), 0) / max(speed, 1e-9)
 
 
