@@ -162,7 +162,7 @@ class TextTableData(DataModule):
         self._examples: list[str] = []
         self._rows: dict[str, TextRows] = {}
         self._paths: list[Path] = []
-        self._cut: Counter[str] = Counter()  # by split: texts longer than max_length
+        self._cut: dict[str, int] = {}  # by split: texts longer than max_length
 
     # ------------------------------------------------------------------------------------------------ what it offers
 
@@ -206,7 +206,7 @@ class TextTableData(DataModule):
             "files": [str(path) for path in self._paths],
             "classes": counts,
             "longest": longest,
-            "cut_off": dict(self._cut),
+            "cut_off": self._cut,
             "unknown_tokens": shares,
             "skipped": self.bad_rows.first,
         }
@@ -218,7 +218,7 @@ class TextTableData(DataModule):
         Raises:
             DataError: a file or row that cannot be used, by file and line.
         """
-        self._cut.clear()
+        self._cut = {}
         read = self._toy() if self.source == "toy" else self._read_splits()
         self.splits = tuple(read)
         numbers = self._numbers(read["train"])
@@ -228,7 +228,7 @@ class TextTableData(DataModule):
             self._know([token for token, count in counts.most_common() if count >= self.min_count])
         if not self._examples:
             self._examples = [" ".join(tokens) for tokens in read["train"].tokens[:3]]
-        self._rows = {split: self._numbered(texts, numbers) for split, texts in read.items()}
+        self._rows = {split: self._numbered(split, texts, numbers) for split, texts in read.items()}
 
     def _read_splits(self) -> dict[str, _Texts]:
         files = self._files()
@@ -362,10 +362,12 @@ class TextTableData(DataModule):
         self._vocabulary = vocabulary
         self._ids = {token: 2 + place for place, token in enumerate(vocabulary)}
 
-    def _numbered(self, texts: _Texts, numbers: dict[str, int]) -> TextRows:
+    def _numbered(self, split: str, texts: _Texts, numbers: dict[str, int]) -> TextRows:
         if not texts.lines:
             raise DataError(f"{texts.path}: no rows that can be used are left")
         kept = [tokens[: self.max_length] for tokens in texts.tokens]
+        if cut := sum(len(tokens) > self.max_length for tokens in texts.tokens):
+            self._cut[split] = cut
         offsets = np.cumsum([0, *map(len, kept)])
         flat = np.fromiter((self._ids.get(t, UNKNOWN) for tokens in kept for t in tokens), np.int32, int(offsets[-1]))
         return TextRows(flat, offsets, np.array([numbers[label] for label in texts.labels], np.int64))
