@@ -82,16 +82,22 @@ def columns(rows: int) -> dict[str, np.ndarray]:
 
 
 class Gate:
-    """Called once a step. After the warm-up it answers each line of stdin with the seconds of one window."""
+    """Called once a step. After the warm-up it answers each line of stdin with the seconds of one window: time passed
+    and processor time.
+    """
 
     def __init__(self, warm_up: int, seconds: float) -> None:
         self.warm_up, self.seconds = warm_up, seconds
-        self.left, self.started, self.steps = warm_up, time.perf_counter(), 0
+        self.left, self.steps = warm_up, 0
+        self._start()
+
+    def _start(self) -> None:
+        self.started, self.cpu = time.perf_counter(), time.process_time()
 
     def __call__(self) -> None:
         self.left -= 1
         if self.left == self.warm_up // 2:  # the first steps touch fresh memory and count for nothing
-            self.started = time.perf_counter()
+            self._start()
         if self.left >= 0:
             return
         spent = time.perf_counter() - self.started
@@ -100,11 +106,12 @@ class Gate:
             self.steps = max(2, round(self.seconds * done / spent))
             print("ready", self.steps, flush=True)
         else:
-            print("window", spent, flush=True)
+            print("window", spent, time.process_time() - self.cpu, flush=True)
         if not sys.stdin.readline():
             sys.stdout.flush()
             os._exit(0)
-        self.left, self.started = self.steps - 1, time.perf_counter()
+        self.left = self.steps - 1
+        self._start()
 
 
 # --------------------------------------------------------------------------------------------------------- contenders
@@ -273,7 +280,9 @@ def recbole(rows: int, gate: Gate) -> None:
         model = DeepFM(config, Dataset())
     data = columns(rows)
     table = {n: torch.from_numpy(data["ids"][:, f]).long() for f, n in enumerate(sizes)}
-    table |= {n: torch.from_numpy(data["dense"][:, f].copy()) for f, n in enumerate(numbers)}
+    # a number is a pair: value, and bin of the value, here the only one
+    values = torch.from_numpy(data["dense"])
+    table |= {n: torch.stack([values[:, f], torch.zeros(SAMPLES)], 1) for f, n in enumerate(numbers)}
     whole = Interaction(table | {"label": torch.from_numpy(data["label"])})
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     while True:
@@ -307,12 +316,14 @@ def run_contender(name: str, rows: int, gate: Gate) -> None:
 
 
 class Contender:
-    def __init__(self, name: str, rows: int, python: str, threads: int, seconds: float) -> None:
-        self.name, self.windows, self.steps = name, [], 0
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        command = [python, __file__, "--worker", name, "--rows", str(rows), "--seconds", str(seconds)]
+    def __init__(self, name: str, rows: int, python: str, arguments: argparse.Namespace) -> None:
+        self.name, self.steps, self.by_cpu = name, 0, arguments.cpu_time
+        threads = str(arguments.threads)
+        self.windows: list[float] = []  # samples/s
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        command = [python, __file__, "--worker", name, "--rows", str(rows), "--seconds", str(arguments.seconds)]
         self.process = subprocess.Popen(
-            [*command, "--threads", str(threads)],
+            [*command, "--threads", threads],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
         word, value = self._read()
@@ -330,7 +341,8 @@ class Contender:
         assert self.process.stdin is not None
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
-        self.windows.append(self.steps * BATCH / float(self._read()[1]))
+        _, passed, processor = self._read()
+        self.windows.append(self.steps * BATCH / float(processor if self.by_cpu else passed))
 
     def close(self) -> None:
         self.process.communicate()  # closes stdin, which ends it
@@ -344,7 +356,7 @@ def measure(names: list[str], arguments: argparse.Namespace, rows: int) -> dict[
             python = sys.executable if name in OURS or name == "tutorial" else arguments.python
             print(f"  starting {name}", file=sys.stderr, flush=True)
             try:
-                running.append(Contender(name, rows, python, arguments.threads, arguments.seconds))
+                running.append(Contender(name, rows, python, arguments))
             except RuntimeError as error:
                 print(f"  {name} does not run here:\n{error}", file=sys.stderr)
         for _ in range(arguments.windows):
@@ -367,7 +379,8 @@ def table(arguments: argparse.Namespace, rows: int) -> dict[str, Any]:
         # a group without anything new would only repeat what an earlier one has measured
         if len(names) > 1 and any(n not in r for n in names for r in [set().union(*results)]):
             results.append(measure(names, arguments, rows))
-    print(f"\n{rows:,} rows: samples/s, median of {arguments.windows} windows, {arguments.threads} threads")
+    clock = "processor time" if arguments.cpu_time else "time passed"
+    print(f"\n{rows:,} rows: samples/s ({clock}), median of {arguments.windows} windows, {arguments.threads} threads")
     print(f"  {'contender':<20} {'median':>8} {'slowest':>8} {'fastest':>8}  against {REFERENCE}")
     figures: dict[str, dict[str, float]] = {}
     for result in results:
@@ -548,6 +561,9 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a window")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="time the processor, with --threads 1 on a busy machine"
+    )
     parser.add_argument("--json", type=Path, help="also write the results here")
     parser.add_argument("--profile", action="store_true", help="where the time of our step goes")
     parser.add_argument("--steps", type=int, default=30, help="steps that are profiled")
@@ -556,7 +572,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.worker:
-        run_contender(arguments.worker, arguments.rows[0], Gate(8, arguments.seconds))
+        run_contender(arguments.worker, arguments.rows[0], Gate(6, arguments.seconds))
         return
     names = [n for n in arguments.contenders if n in OURS]
     results: list[Any] = []

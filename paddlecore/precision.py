@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,13 +13,17 @@ from torch import Tensor
 from paddlecore.errors import NonFiniteLoss
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_SLOW = "train.precision={} on a processor without AVX-512: it is emulated, several times slower than fp32"
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Matrix products and convolutions inside run in `precision` (fp32, bf16 or fp16); operators that need the range,
-    such as losses and norms, in float32. On a GPU and on a CPU alike."""
+    such as losses and norms, in float32. On a GPU and on a CPU alike; a CPU without AVX-512 has no instructions for it
+    and is warned of once, for products there take several times as long as in fp32."""
     if precision == "fp32":
         return contextlib.nullcontext()
+    if device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("NO AVX", "DEFAULT", "AVX2"):
+        warnings.warn(_SLOW.format(precision), stacklevel=2)  # shown once for each place that calls
     return torch.autocast(device.type, dtype=_DTYPES[precision])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from paddlecore.errors import NonFiniteLoss
 from paddlecore.precision import LossScaler, autocast
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.filterwarnings("ignore:train.precision")
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,17 @@ def test_products_run_in_the_precision(precision: str, dtype: torch.dtype) -> No
     loss.backward()
     assert layer.weight.grad is not None and layer.weight.grad.dtype == torch.float32
     assert torch.allclose(y.float(), layer(x), atol=0.05)
+
+
+@pytest.mark.filterwarnings("always")
+def test_emulation_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    with pytest.warns(UserWarning, match="train.precision=bf16 on a processor without AVX-512"):
+        autocast("bf16", CPU)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        autocast("bf16", CPU)
 
 
 def test_scale_halves_doubles_and_recovers() -> None:
