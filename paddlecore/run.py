@@ -27,6 +27,10 @@ from paddlecore.trainer import evaluate as evaluate_task
 def train(cfg: RunConfig) -> dict[str, Any]:
     """Train a recipe, or go on where its run folder stands; return what result.json then holds."""
     with _job(cfg) as device:
+        if cfg.debug == "smoke" and distributed.rank() == 0:
+            print(
+                "dry run (debug=smoke): two steps of everything; the scores mean nothing", file=sys.stderr, flush=True
+            )
         folder, last = _agreed_folder(cfg)
         trainer, data = build_trainer(cfg, device, folder, last)
         outcome = trainer.fit()

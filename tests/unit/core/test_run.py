@@ -1,0 +1,181 @@
+"""The verbs on a small recipe: which folder, which weights, what comes out."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from paddlecore import checkpoint, config, hub, run
+from paddlecore.errors import CheckpointError, ConfigError
+from paddlecore.schema import RunConfig
+
+DATA = ["data.train_rows=2000", "data.valid_rows=500", "data.test_rows=500", "data.batch_size=100"]
+
+
+def compose(*overrides: str) -> RunConfig:
+    return config.compose(["recipe=rec/deepfm_toy", "device=cpu", *DATA, "train.max_epochs=1", *overrides])
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_run_leaves_what_is_promised() -> None:
+    result = run.train(compose("output_dir=out"))
+    out = Path("out")
+    assert json.loads((out / "result.json").read_text()) == result
+    assert result["steps"] == 20 and result["epochs"] == 1 and result["parameters"] > 1000
+    assert result["seconds"] > 0 and result["examples_per_second"] > 0 and result["peak_memory_bytes"] > 10**7
+    assert result["best"]["metric"] == "auc" and 0 < result["test"]["auc"] < result["best_possible"]["auc"]
+    names = {p.name for p in out.iterdir()}
+    assert names >= {"run_config.yaml", "environment.json", "metrics.jsonl", "tensorboard", "checkpoints", "last.json",
+                     "best.json"}  # fmt: skip
+    record = config.load_record(out / "run_config.yaml")
+    assert record["train"]["max_epochs"] == 1 and record["model"]["_target_"] == "paddlerec.models.DeepFM"
+    folder = out / "checkpoints" / json.loads((out / "best.json").read_text())["checkpoint"]
+    assert {p.name for p in folder.iterdir()} == {"model.safetensors", "optimizer.pt", "trainer.json", "data.json",
+                                                  "recipe.json", "manifest.json"}  # fmt: skip
+    assert checkpoint.read_json(folder / "recipe.json")["model"]["vocab_sizes"]  # sizes from the data are recorded
+
+
+def test_the_same_command_goes_on_and_a_finished_run_is_not_run_again() -> None:
+    first = run.train(compose())
+    folder = Path(first["run"])
+    assert folder.parent == Path("runs/rec") and folder.name.startswith("deepfm_toy-")
+    written = (folder / "metrics.jsonl").read_bytes()
+    again = run.train(compose())
+    assert again == first
+    train_lines = [line for line in (folder / "metrics.jsonl").read_text().splitlines() if '"train"' in line]
+    assert all(line in written.decode() for line in train_lines)
+    longer = run.train(compose("train.max_epochs=2", "optim.schedule.kind=constant"))
+    assert longer["run"] != first["run"]  # another schedule is another run
+    shorter = run.train(compose("optim.schedule.kind=constant"))
+    assert shorter == longer and shorter["steps"] == 40  # it has gone further than asked for: nothing to do
+
+
+def test_never_starts_afresh_beside_the_old_run() -> None:
+    first = run.train(compose("init.resume=never"))
+    second = run.train(compose("init.resume=never"))
+    assert second["run"] == first["run"] + "-2" and second["test"] == first["test"]
+    with pytest.raises(ConfigError, match="already holds a run"):
+        run.train(compose("init.resume=never", f"output_dir={first['run']}"))
+
+
+def test_a_folder_of_another_run_is_refused_with_the_options_that_differ() -> None:
+    run.train(compose("output_dir=out"))
+    with pytest.raises(ConfigError, match=r"(?s)optim\.lr: there 0\.01, here 0\.5.*output_dir"):
+        run.train(compose("output_dir=out", "optim.lr=0.5"))
+    with pytest.raises(ConfigError, match="not a run folder"):
+        run.train(compose("init.resume=nowhere"))
+    assert run.train(compose("init.resume=out"))["run"] == "out"
+
+
+def test_evaluating_needs_weights_and_finds_the_run_s_own() -> None:
+    with pytest.raises(ConfigError, match="train first"):
+        run.evaluate(compose())
+    trained = run.train(compose())
+    scored = run.evaluate(compose())
+    assert {k: scored[k] for k in trained["test"]} == trained["test"]
+    assert scored["rows"] == 500 and scored["split"] == "test" and scored["signatures"][0].startswith("auc|")
+    assert run.evaluate(compose(), "valid")["auc"] == pytest.approx(trained["best"]["value"], abs=1e-12)
+    with pytest.raises(CheckpointError, match="(?s)do not fit.*model.deep"):
+        run.evaluate(compose("model.hidden=[8]", f"init.weights={trained['run']}"))
+
+
+def test_a_damaged_best_checkpoint_is_named() -> None:
+    trained = run.train(compose("output_dir=out"))
+    best = Path("out/checkpoints") / f"step_{trained['best']['step']:08d}" / "model.safetensors"
+    best.write_bytes(best.read_bytes()[:-3])
+    with pytest.raises(CheckpointError, match="model.safetensors"):
+        run.evaluate(compose("init.weights=out"))
+
+
+def test_predict_takes_raw_rows_one_at_a_time() -> None:
+    run.train(compose())
+    rows = list(run.predict(compose()))
+    assert len(rows) == 3 and all(0 <= row["probability"] <= 1 for row in rows)
+    assert list(run.predict(compose(), [rows[1]["input"]])) == [rows[1]]
+
+
+def vision(*overrides: str) -> RunConfig:
+    return config.compose(
+        [
+            "recipe=cv/lenet_mnist",
+            "data.source=toy",
+            "device=cpu",
+            "data.batch_size=32",
+            "train.max_epochs=null",
+            "train.max_steps=3",
+            "train.max_eval_batches=1",
+            *overrides,
+        ]
+    )
+
+
+def images(root: Path, classes: list[str]) -> None:
+    from PIL import Image
+
+    for split in ("train", "valid"):
+        for number, name in enumerate(classes):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(4):
+                Image.new("L", (28, 28), 60 * number + i).save(folder / f"{i}.png")
+
+
+def test_fine_tuning_replaces_the_head_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = run.train(vision("output_dir=base"))
+    images(tmp_path / "mine", ["cat", "dog", "owl"])
+    tuned = run.train(vision("output_dir=tuned", "init.weights=base", "data.source=mine"))
+    report = capsys.readouterr().err
+    assert "re-initialised" in report and "loaded" in report and "[3, 84]" in report
+    kept = hub.read_artefact(hub.resolve("tuned"))
+    assert kept.data_state["labels"] == ["cat", "dog", "owl"]
+    assert tuned["parameters"] < base["parameters"]
+    (prediction,) = run.predict(
+        vision("output_dir=tuned", "data.source=mine"), [str(tmp_path / "mine/valid/cat/0.png")]
+    )
+    assert prediction["label"] in ("cat", "dog", "owl")
+
+
+@pytest.mark.parametrize("mode", ["smoke", "overfit", "profile"])
+def test_debug_modes(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
+    cfg = compose(f"debug={mode}", *(["train.max_steps=30"] if mode == "overfit" else []))
+    result = run.train(cfg)
+    err = capsys.readouterr().err
+    if mode == "smoke":
+        assert result["steps"] == 2 and "dry run" in err
+    elif mode == "overfit":
+        assert result["test"] == {} and cfg.train.overfit_batches == 1
+    else:
+        assert (Path(result["run"]) / "profile.json").is_file()
+
+
+def test_deterministic_switch() -> None:
+    try:
+        result = run.train(compose("train.deterministic=true", "train.max_steps=3"))
+        assert torch.are_deterministic_algorithms_enabled() and math.isfinite(result["test"]["auc"])
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_bench_measures_and_writes_nothing() -> None:
+    measured = run.bench(compose(), steps=10)
+    assert measured["slowest"] <= measured["examples_per_s"] <= measured["fastest"] and 0 <= measured["data_wait"] < 1
+    assert not Path("runs").exists()
+
+
+def test_check_data_gives_statistics() -> None:
+    described: dict[str, Any] = run.check_data(compose())
+    assert described["rows"] == {"train": 2000, "valid": 500, "test": 500} and described["bad_rows"] == 0
+
+
+def test_a_batch_must_hold_all_pieces() -> None:
+    with pytest.raises(ConfigError, match="cannot be split"):
+        run.train(compose("data.batch_size=3", "train.accumulate=4"))
