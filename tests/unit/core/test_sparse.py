@@ -179,8 +179,9 @@ def test_adagrad_against_a_loop() -> None:
     assert torch.allclose(squares.double(), torch.tensor(slow_s, dtype=torch.float64), rtol=1e-5)
 
 
-def test_adam_against_a_loop() -> None:
-    lr, b1, b2, eps = 0.01, 0.9, 0.99, 1e-8
+@pytest.mark.parametrize("b1", [0.9, 0.0])
+def test_adam_against_a_loop(b1: float) -> None:
+    lr, b2, eps = 0.01, 0.99, 1e-8
     weight = torch.randn(30, 3)
     first, second, last = torch.zeros(30, 3), torch.zeros(30, 3), torch.zeros(30, dtype=torch.int32)
     w, m, v = weight.double().tolist(), [[0.0] * 3 for _ in range(30)], [[0.0] * 3 for _ in range(30)]
