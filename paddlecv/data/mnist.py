@@ -99,19 +99,18 @@ def moved(image: Tensor, draws: np.ndarray, *, shift: float, rotate: float, scal
     """Images [b, H, W] float32, each shifted, turned and scaled by its own row of `draws` [b, 4] in -1..1: along x,
     along y, angle, size. Bilinear; what comes from outside is 0.
 
-    Only sums, products, quotients and roots are taken: sines and cosines may differ in the last bit between the body
-    of a vector loop and its end, so an image would depend on its place in the batch.
+    Only sums, products and quotients are taken: a sine may differ in the last bit between the body of a vector loop and
+    its end, so an image would depend on its place in the batch.
     """
     height, width = image.shape[1:]
     half = np.float32(np.tan(np.deg2rad(rotate) / 2)) * draws[:, 2]  # tan(angle / 2): all but uniform in the angle
     size = 1 + np.float32(scale) * draws[:, 3]
     cosine, sine = (1 - half * half) / (1 + half * half) / size, 2 * half / (1 + half * half) / size
-    y, x = np.meshgrid(np.arange(height, dtype=np.float32), np.arange(width, dtype=np.float32), indexing="ij")
-    y, x = y - np.float32((height - 1) / 2), x - np.float32((width - 1) / 2)  # [H, W] pixels from the centre
     cosine, sine, dx, dy = (v[:, None, None] for v in (cosine, sine, shift * draws[:, 0], shift * draws[:, 1]))
-    x, y = x - dx, y - dy  # [b, H, W]
-    x, y = cosine * x + sine * y, cosine * y - sine * x  # where each pixel comes from
-    grid = np.stack([x * np.float32(2 / width), y * np.float32(2 / height)], 3).astype(np.float32, copy=False)
+    x = np.arange(width, dtype=np.float32) - np.float32((width - 1) / 2) - dx  # [b, 1, W] pixels from the centre
+    y = np.arange(height, dtype=np.float32)[:, None] - np.float32((height - 1) / 2) - dy  # [b, H, 1]
+    source_x, source_y = cosine * x + sine * y, cosine * y - sine * x  # [b, H, W] where each pixel comes from
+    grid = np.stack([source_x * np.float32(2 / width), source_y * np.float32(2 / height)], 3)
     found = nn.functional.grid_sample(image[:, None], torch.from_numpy(grid), align_corners=False)  # [b, 1, H, W]
     return found[:, 0]
 
@@ -202,9 +201,9 @@ class MNISTData(DataModule):
         self._take_names(names)
         own = np.array([self._labels.index(name) for name in names])  # class here -> class of the weights
         self.splits = tuple(read)
-        move = {"seed": mix(self.seed), "shift": self.shift, "rotate": self.rotate, "scale": self.scale}
+        move = {"shift": self.shift, "rotate": self.rotate, "scale": self.scale}
         self._rows = {
-            split: ImageRows(images, own[labels], **(move if split == "train" else {}))
+            split: ImageRows(images, own[labels], seed=mix(self.seed), **(move if split == "train" else {}))
             for split, (images, labels) in read.items()
         }
 

@@ -49,7 +49,7 @@ class TextCNN(nn.Module):
         max_norm: float | None = 3.0,
     ) -> None:
         super().__init__()
-        self.pad_id, self.max_norm = pad_id, max_norm
+        self.widths, self.pad_id, self.max_norm = tuple(widths), pad_id, max_norm
         self.embedding = nn.Embedding(vocab_size, dim, padding_idx=pad_id)
         nn.init.uniform_(self.embedding.weight, -0.25, 0.25)  # as the author's own program does
         with torch.no_grad():
@@ -63,8 +63,7 @@ class TextCNN(nn.Module):
         lengths = torch.where(tokens != self.pad_id, steps, 0).amax(1, keepdim=True)  # [B, 1]: place of the last token
         words = self.embedding(tokens).transpose(1, 2)  # [B, dim, T]
         features = []
-        for convolution in self.convolutions:
-            width = convolution.kernel_size[0]
+        for width, convolution in zip(self.widths, self.convolutions, strict=True):
             scores = convolution(words)  # [B, maps, T + width - 1]
             windows = torch.arange(scores.shape[2], device=tokens.device)
             beyond = windows >= lengths + width - 1  # [B, T + width - 1]: windows of padding alone
