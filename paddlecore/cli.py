@@ -49,8 +49,8 @@ def _dispatch(words: list[str]) -> int:
     action, usage, summary = _VERBS[verb]
     if "-h" in rest or "--help" in rest:
         overrides = [word for word in rest if not word.startswith("-")]
-        takes_recipe = verb in config.VERBS
-        print(config.help_text(verb, overrides) if takes_recipe else f"{verb}: {summary}\n\n  paddlesuite {verb} {usage}")
+        own = f"{verb}: {summary}\n\n  paddlesuite {verb} {usage}"
+        print(config.help_text(verb, overrides) if verb in config.VERBS else own)
         if verb == "publish":
             print(_PUBLISH_HELP)
         return 0

@@ -14,9 +14,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,15 +55,45 @@ def blocks() -> list[Block]:
     return found
 
 
-def checkout(folder: Path) -> Path:
-    """A copy of this one, which takes what the commands of a page write."""
-    for name in ("paddlecore", "paddlerec", "paddlecv", "paddlenlp", "configs", "tools", "benchmarks"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "pretrained").symlink_to(ROOT / "pretrained")
-    (folder / "bin").mkdir()
-    command = folder / "bin" / "paddlesuite"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m paddlecore.cli "$@"\n')
-    command.chmod(0o755)
+PARTS = ("paddlecore", "paddlerec", "paddlecv", "paddlenlp", "configs", "tools", "benchmarks")
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of this checkout, and in bin/ a quick `python` and a `paddlesuite` that run it."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for name in PARTS:
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / "pretrained").symlink_to(ROOT / "pretrained")
+    (copy / "bin").mkdir()
+    with tempfile.TemporaryDirectory(prefix="warm") as folder:  # a socket's path must be short
+        path = str(Path(folder) / "socket")
+        environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+        server = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("warm.py")), path], env=environment, stdout=subprocess.PIPE
+        )
+        assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+        commands = {
+            "python": warm_client(path),
+            "paddlesuite": '#!/bin/sh\nexec python -m paddlecore.cli "$@"\n',
+        }
+        for name, text in commands.items():
+            (copy / "bin" / name).write_text(text)
+            (copy / "bin" / name).chmod(0o755)
+        yield copy
+        server.kill()
+        server.wait()
+        server.stdout.close()
+
+
+def warm_client(path: str) -> str:
+    return runpy.run_path(str(Path(__file__).with_name("warm.py")))["client"].format(python=sys.executable, path=path)
+
+
+def checkout(shared: Path, folder: Path) -> Path:
+    """`folder` made to look like a checkout; what commands write there is its own."""
+    for name in (*PARTS, "pretrained", "bin"):
+        (folder / name).symlink_to(shared / name)
     return folder
 
 
@@ -81,16 +114,16 @@ def run(block: Block, folder: Path) -> None:
         return
     paths = [str(folder / "bin"), str(Path(sys.executable).parent), os.environ.get("PATH", "")]
     environment = {**os.environ, "PATH": os.pathsep.join(paths), "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
-    command = ["bash", "-e", "-o", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
+    command = ["bash", "-e", "-o", "pipefail", "-c"] if block.language == "bash" else [str(folder / "bin/python"), "-c"]
     shown = subprocess.run([*command, prepared(block)], cwd=folder, env=environment, capture_output=True, text=True)
     wanted = int(block.value) if block.what == "fails" else 0
     assert shown.returncode == wanted, f"{block}:\n{block.code}\n{shown.stdout[-2000:]}\n{shown.stderr[-3000:]}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_page(page: Path, tmp_path: Path) -> None:
+def test_page(page: Path, shared: Path, tmp_path: Path) -> None:
     todo = [block for block in blocks() if block.page == page and block.what != "skip"]
-    folder = checkout(tmp_path) if todo else tmp_path
+    folder = checkout(shared, tmp_path)
     for block in todo:
         run(block, folder)
 
@@ -100,11 +133,11 @@ def test_skipped_block(block: Block) -> None:
     pytest.skip(block.value)
 
 
-def test_there_are_blocks_and_a_broken_one_is_seen(tmp_path: Path) -> None:
+def test_there_are_blocks_and_a_broken_one_is_seen(shared: Path, tmp_path: Path) -> None:
     assert len(blocks()) > 30
     broken = Block(PAGES[0], 0, "bash", "paddlesuite zoo recipe=rec/no_such_recipe\ntrue\n", "", "")
     with pytest.raises(AssertionError, match="no_such_recipe"):
-        run(broken, checkout(tmp_path))
+        run(broken, checkout(shared, tmp_path))
 
 
 def test_make_demo(tmp_path: Path) -> None:
