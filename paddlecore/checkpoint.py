@@ -53,8 +53,11 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _savable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """safetensors wants contiguous tensors that share no memory; tied weights are stored once each."""
+def save_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a state dict as safetensors, readable for all who may read the folder.
+
+    The format wants contiguous tensors that share no memory, so tied weights are stored once each.
+    """
     seen: set[int] = set()
     result = {}
     for name, tensor in state.items():
@@ -63,7 +66,8 @@ def _savable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             tensor = tensor.clone()
         seen.add(tensor.data_ptr())
         result[name] = tensor
-    return result
+    save_file(result, path)
+    path.chmod(0o644)  # safetensors makes it private to its owner, so no colleague could evaluate it
 
 
 def save(
@@ -85,7 +89,7 @@ def save(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         for stem, state in tensors.items():
-            save_file(_savable(state), part / f"{stem}.safetensors")
+            save_tensors(part / f"{stem}.safetensors", state)
         torch.save(optimizer, part / "optimizer.pt")
         for stem, value in records.items():
             write_json(part / f"{stem}.json", value)

@@ -390,8 +390,6 @@ def write_artefact(
     import shutil
     import statistics
 
-    from safetensors.torch import save_file
-
     from paddlecore import checkpoint
     from paddlecore.sources import sha256_of
 
@@ -434,13 +432,13 @@ def write_artefact(
         }}  # fmt: skip
 
     def stored(tensor: Tensor) -> Tensor:
-        return (tensor.half() if fp16 and tensor.is_floating_point() else tensor).contiguous().clone()
+        return tensor.half() if fp16 and tensor.is_floating_point() else tensor
 
     out = Path(out)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    save_file({name: stored(tensor) for name, tensor in first.state_dict.items()}, part / "model.safetensors")
+    checkpoint.save_tensors(part / "model.safetensors", {n: stored(tensor) for n, tensor in first.state_dict.items()})
     checkpoint.write_json(part / "data.json", {"_target_": first.recipe["data"]["_target_"], "state": first.data_state})
     labels = first.data_state.get("labels")
     data = first.recipe["data"]
