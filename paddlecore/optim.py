@@ -101,7 +101,7 @@ class _DenseTable(_Table):
                 torch.mul(self.weight.detach(), self.decay, out=self.buffer)
                 self.buffer.index_add_(0, self.rows, self.grads)
             else:
-                self.buffer.index_copy_(0, *self._decayed())
+                sparse.put_(self.buffer, *self._decayed())
             self.weight.grad = self.buffer
 
     def clear(self) -> None:

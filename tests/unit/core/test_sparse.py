@@ -129,6 +129,22 @@ def test_compiled_model_keeps_its_lookups() -> None:
     assert ids.tolist() == [1, 2] and grads.tolist() == [[3.0] * 4] * 2
 
 
+@pytest.mark.parametrize("dim", [1, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_put_is_assignment(dim: int, dtype: torch.dtype, contiguous: bool) -> None:
+    rows, values = torch.tensor([7, 0, 3]), torch.randn(dim, 3, dtype=dtype).t()
+    values = values.contiguous() if contiguous else values
+    ours, expected = torch.zeros(9, dim, dtype=dtype), torch.zeros(9, dim, dtype=dtype)
+    expected[rows] = values
+    sparse.put_(ours, rows, values)
+    assert torch.equal(ours, expected)
+    sparse.put_(ours, rows[:0], values[:0])
+    assert torch.equal(ours, expected)
+    with pytest.raises(IndexError):
+        sparse.put_(ours, torch.tensor([9]), values[:1])
+
+
 @pytest.mark.parametrize("size", [20, 2**63])
 def test_coalesce(size: int) -> None:
     ids, grads = random_pairs(200, 20, 5)
