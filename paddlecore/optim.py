@@ -498,9 +498,10 @@ class LRSchedule:
                     f"optim.schedule.kind={kind} ends with the run, whose length is not known; set train.max_steps, "
                     "train.max_epochs or optim.schedule.total_steps"
                 )
-            if self.total <= warmup:
+            # a run cut short (a dry run, a test) may well end in its warm-up; a schedule may not
+            if options.total_steps is not None and options.total_steps <= warmup:
                 raise ConfigError(
-                    f"optim.schedule: warmup_steps={warmup} leaves nothing of {self.total} steps for kind={kind}"
+                    f"optim.schedule: warmup_steps={warmup} leaves nothing of total_steps={self.total} for kind={kind}"
                 )
         if kind == "step" and (options.every_steps is None) == (options.every_epochs is None):
             raise ConfigError("optim.schedule.kind=step needs one of every_steps and every_epochs")
@@ -511,7 +512,7 @@ class LRSchedule:
         shape, low = 1.0, options.min_factor
         if options.kind in ("cosine", "linear"):
             assert self.total is not None
-            p = min(max((step - warmup) / (self.total - warmup), 0.0), 1.0)
+            p = min(max((step - warmup) / max(self.total - warmup, 1), 0.0), 1.0)
             shape = low + (1 - low) * ((1 + math.cos(math.pi * p)) / 2 if options.kind == "cosine" else 1 - p)
         elif options.kind == "step":
             shape = max(options.factor ** (step // self.every), low)

@@ -650,3 +650,10 @@ def test_average_state() -> None:
         again.load_state_dict({n: v for n, v in ema.state_dict().items() if n != "a.weight"})
     with pytest.raises(ConfigError):
         EMA(task, 1.0)
+
+
+def test_a_run_cut_short_may_end_in_its_warm_up_but_a_schedule_may_not() -> None:
+    short = LRSchedule({"kind": "cosine", "warmup_steps": 10}, 4, 4)
+    assert [short.factor(s) for s in range(4)] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    with pytest.raises(ConfigError, match="leaves nothing of total_steps=4"):
+        LRSchedule({"kind": "cosine", "warmup_steps": 10, "total_steps": 4}, 100, 4)
