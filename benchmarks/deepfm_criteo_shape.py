@@ -55,6 +55,7 @@ GROUPS = {  # what stands in memory together; None: all at once
 TARGETS = {
     1_000_000: [
         ("ours-rows-fp32", "fbgemm", 1.25),
+        ("ours-adagrad-fp32", "fbgemm", 1.25),  # the same update rule on both sides
         ("ours-rows-bf16", "fbgemm", 2.0),
         ("ours-dense-fp32", "deepctr-torch", 1.6),
         ("ours-dense-fp32", "recbole", 1.6),
@@ -62,6 +63,7 @@ TARGETS = {
     ],
     10_000_000: [
         ("ours-rows-fp32", "fbgemm", 1.1),
+        ("ours-adagrad-fp32", "fbgemm", 1.1),
         ("ours-rows-bf16", "fbgemm", 1.5),
         *[("ours-rows-fp32", peer, 8.0) for peer in ("deepctr-torch", "recbole", "tutorial")],
         *[("ours-dense-fp32", peer, 5.0) for peer in ("deepctr-torch", "recbole", "tutorial")],
