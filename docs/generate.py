@@ -1,7 +1,7 @@
 """The pages that are made from the code: options, one page a recipe, and the README's table of recipes.
 
-    python docs/generate.py            write docs/options.md and docs/models/
-    python docs/generate.py --readme   also bring the table in README.md up to date
+python docs/generate.py            write docs/options.md and docs/models/
+python docs/generate.py --readme   also bring the table in README.md up to date
 """
 
 from __future__ import annotations

@@ -347,7 +347,9 @@ def _report() -> dict[str, dict[str, Any]]:
     facts = environment if isinstance(environment, dict) else {"environment": environment}
     memory = facts.get("memory_bytes")
     machine: dict[str, Any] = {
-        "platform": facts.get("platform"), "cpu": facts.get("cpu"), "cores": facts.get("cores"),
+        "platform": facts.get("platform"),
+        "cpu": facts.get("cpu"),
+        "cores": facts.get("cores"),
         "vector instructions": " ".join(journal.cpu_flags()) or "unknown",
         "memory": f"{memory / 2**30:.1f} GB" if isinstance(memory, int) else "unknown",
         "free disk here": attempt(lambda: f"{shutil.disk_usage('.').free / 2**30:.1f} GB"),

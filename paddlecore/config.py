@@ -754,7 +754,11 @@ def identity(config: RunConfig) -> dict[str, Any]:
     flat = {k: _integral(v) for k, v in flatten(config).items()}
     if config.recipe.endswith(".yaml"):
         flat["recipe"] = Path(config.recipe).stem  # the file's place does not matter, its content is here
-    return {k: v for k, v in sorted(flat.items()) if k not in _NOT_IDENTITY and not k.startswith("about.")}
+    # a schedule that ends with the run has another curve in a longer run
+    schedule = config.optim.get("schedule", {})
+    to_the_end = schedule.get("kind") in ("cosine", "linear") and schedule.get("total_steps") is None
+    free = [k for k in _NOT_IDENTITY if not (to_the_end and k in ("train.max_steps", "train.max_epochs"))]
+    return {k: v for k, v in sorted(flat.items()) if k not in free and not k.startswith("about.")}
 
 
 def default_run_dir(config: RunConfig) -> str:

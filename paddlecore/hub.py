@@ -281,8 +281,10 @@ def resolve(where: str | Path) -> Path:
     if folder is not None:
         return folder
     if path.exists():
-        raise ConfigError(f"{path} holds no weights: expected card.json (an artefact), manifest.json (a checkpoint) or "
-                          "checkpoints/ (a run)")
+        raise ConfigError(
+            f"{path} holds no weights: expected card.json (an artefact), manifest.json (a checkpoint) or "
+            "checkpoints/ (a run)"
+        )
     recipes = config.list_recipes()
     if name in recipes:
         raise ConfigError(
@@ -330,8 +332,12 @@ def read_artefact(path: str | Path) -> Artefact:
                     f"{file} does not have the sha256 of its card ({key}): it is damaged or was altered; "
                     "fetch or publish the artefact again"
                 )
-        record = {"recipe": card.get("recipe", ""), "model": card.get("model"), "task": card.get("task_config"),
-                  "data": card.get("data")}
+        record = {
+            "recipe": card.get("recipe", ""),
+            "model": card.get("model"),
+            "task": card.get("task_config"),
+            "data": card.get("data"),
+        }
         where = path / "card.json"
     else:
         try:

@@ -71,7 +71,8 @@ class Journal:
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
         numbers = {
-            f"{kind}/{name}": float(value) for name, value in clean.items()
+            f"{kind}/{name}": float(value)
+            for name, value in clean.items()
             if isinstance(value, (int, float)) and name != "seconds_left"
         }
         if numbers:

@@ -26,7 +26,7 @@ STEPS = 60
 def command(folder: Path, steps: int = STEPS) -> list[str]:
     data = ["data.source=toy", "data.batch_size=32", "data.workers=2", "model.dropout=0.2"]
     often = ["train.eval_every=20", "train.save_every=3", "train.log_every=2", "train.max_eval_batches=2"]
-    length = [f"train.max_steps={steps}", "train.max_epochs=null", "train.ema=0.9"]
+    length = [f"train.max_steps={steps}", "train.max_epochs=null", "train.ema=0.9", "optim.schedule.total_steps=60"]
     return [f"recipe={RECIPE}", f"output_dir={folder}", "device=cpu", *data, *often, *length]
 
 

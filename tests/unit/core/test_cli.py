@@ -87,6 +87,7 @@ def test_errors_for_the_user_have_no_traceback_and_their_own_code(
     run: SimpleNamespace, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for error in (CheckpointError("model.safetensors is cut short"), NonFiniteLoss("step 7")):
+
         def fail(cfg: Any, error: Exception = error) -> None:
             raise error
 
@@ -209,9 +210,7 @@ def test_seeds_are_shown_with_their_spread() -> None:
     assert cli.card_score({}) == ""
 
 
-def test_doctor_never_fails(
-    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_doctor_never_fails(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise OSError("driver too old")
 

@@ -76,7 +76,10 @@ def test_a_folder_of_another_run_is_refused_with_the_options_that_differ() -> No
     assert run.train(compose("init.resume=out"))["run"] == "out"
 
 
-def test_evaluating_needs_weights_and_finds_the_run_s_own() -> None:
+def test_evaluating_needs_weights_and_finds_the_run_s_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    published = run.evaluate(compose())  # no run yet: those of the recipe's artefact
+    assert published["weights"] == str(hub.pretrained_root() / "rec/deepfm_toy")
+    monkeypatch.setattr(hub, "pretrained_root", lambda: tmp_path)
     with pytest.raises(ConfigError, match="train first"):
         run.evaluate(compose())
     trained = run.train(compose())
@@ -179,3 +182,16 @@ def test_check_data_gives_statistics() -> None:
 def test_a_batch_must_hold_all_pieces() -> None:
     with pytest.raises(ConfigError, match="cannot be split"):
         run.train(compose("data.batch_size=3", "train.accumulate=4"))
+
+
+def test_length_is_part_of_a_run_only_where_the_schedule_ends_with_it() -> None:
+    def folder(*overrides: str) -> str:
+        return config.default_run_dir(compose(*overrides))
+
+    constant = "optim.schedule.kind=constant"
+    assert folder(constant) == folder(constant, "train.max_epochs=7", "train.log_every=3", "data.workers=2")
+    assert folder() != folder("train.max_epochs=7")  # the recipe's cosine would be another one
+    fixed = "optim.schedule.total_steps=100"
+    assert folder(fixed) == folder(fixed, "train.max_epochs=7")
+    assert len({folder(constant), folder(constant, "seed=2"), folder(constant, "optim.lr=0.1"),
+                folder(constant, "data.batch_size=50"), folder(constant, "model.dim=8")}) == 5  # fmt: skip
