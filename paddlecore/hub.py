@@ -82,7 +82,7 @@ def create_model(
         CheckpointError: the weights are damaged, or none of them fits.
     """
     recipe, target = _find(name, suite)
-    section: dict[str, Any] = {} if target is None else {"_target_": target}
+    own: dict[str, Any] = config.read_recipe(recipe)["model"] if recipe is not None else {"_target_": target}
     artefact = None
     if pretrained:
         if pretrained is True and recipe is None:
@@ -92,12 +92,13 @@ def create_model(
             )
         artefact = read_artefact(resolve(str(recipe) if pretrained is True else pretrained))
     published = artefact or (read_artefact(found) if recipe and (found := artefact_folder(recipe)) else None)
-    if published is not None:  # sizes that come from the data stand there only
-        record = published.recipe["model"]
-        if target is None or record["_target_"].rpartition(".")[2] == target.rpartition(".")[2]:
-            section = {**record, **section}
-    if recipe is not None and artefact is None:
-        section |= config.read_recipe(recipe)["model"]
+    section = dict(own)
+    if published is not None:
+        # Sizes that come from the data stand in the record only. The class does not: it is never taken from a file of
+        # weights.
+        record = {k: v for k, v in published.recipe["model"].items() if k != "_target_"}
+        if published.recipe["model"]["_target_"].rpartition(".")[2] == own["_target_"].rpartition(".")[2]:
+            section = {**own, **record} if artefact is not None else {**record, **own}
     section |= sizes
     model: nn.Module = config.build(section, "model")
     if artefact is not None:
