@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
 from paddlecore.errors import CheckpointError
@@ -162,12 +162,12 @@ def latest(root: Path) -> Path | None:
     return None
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file on the CPU."""
+def load_tensors(path: Path, *more: Path) -> dict[str, Tensor]:
+    """A safetensors file on the CPU; `more` are its further pieces, if it was cut in several."""
     try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing") from None
+        return load(b"".join(p.read_bytes() for p in (path, *more))) if more else load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{error.filename or path} is missing") from None
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SUITES = {"rec": "paddlerec", "cv": "paddlecv", "nlp": "paddlenlp"}
+PIECE = 7 * 2**20  # bytes
 _log = logging.getLogger("paddlecore")
 
 
@@ -324,15 +325,18 @@ def read_artefact(path: str | Path) -> Artefact:
     path = Path(path)
     if (path / "card.json").is_file():
         card = _mapping(path / "card.json")
-        weights = path / "model.safetensors"
-        for file, key in ((weights, "weights_sha256"), (path / "data.json", "data_state_sha256")):
-            if not file.is_file():
-                raise CheckpointError(f"{file} is missing; fetch or publish the artefact again")
-            if sha256_of(file) != card.get(key):
+        files = card.get("files")
+        if not isinstance(files, dict) or "data.json" not in files or not any(f.startswith("model.saf") for f in files):
+            raise CheckpointError(f"{path / 'card.json'} does not list its files with their sha256 (`files`)")
+        for file, digest in files.items():
+            if Path(file).name != file or not (path / file).is_file():
+                raise CheckpointError(f"{path / file} is missing; fetch or publish the artefact again")
+            if sha256_of(path / file) != digest:
                 raise CheckpointError(
-                    f"{file} does not have the sha256 of its card ({key}): it is damaged or was altered; "
+                    f"{path / file} does not have the sha256 of its card: it is damaged or was altered; "
                     "fetch or publish the artefact again"
                 )
+        weights = [path / file for file in sorted(files) if file.startswith("model.safetensors")]
         record = {
             "recipe": card.get("recipe", ""),
             "model": card.get("model"),
@@ -346,7 +350,7 @@ def read_artefact(path: str | Path) -> Artefact:
         except CheckpointError as error:
             raise CheckpointError(f"{error}\n  use another checkpoint of the run, or train it again") from None
         card, record, where = {}, _mapping(path / "recipe.json"), path / "recipe.json"
-        weights = path / ("ema.safetensors" if (path / "ema.safetensors").is_file() else "model.safetensors")
+        weights = [path / ("ema.safetensors" if (path / "ema.safetensors").is_file() else "model.safetensors")]
     for section in ("model", "task", "data"):
         if not isinstance(record.get(section), dict):
             raise CheckpointError(f"{where} has no section {section!r}; it is not an artefact of this project")
@@ -354,7 +358,7 @@ def read_artefact(path: str | Path) -> Artefact:
     state = _mapping(path / "data.json").get("state")
     if not isinstance(state, dict):
         raise CheckpointError(f"{path / 'data.json'} has no 'state'")
-    return Artefact(path, card, record, state, checkpoint.load_tensors(weights))
+    return Artefact(path, card, record, state, checkpoint.load_tensors(*weights))
 
 
 def _mapping(path: Path) -> dict[str, Any]:
@@ -446,6 +450,7 @@ def write_artefact(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     checkpoint.save_tensors(part / "model.safetensors", {n: stored(tensor) for n, tensor in first.state_dict.items()})
+    _cut(part / "model.safetensors")
     checkpoint.write_json(part / "data.json", {"_target_": first.recipe["data"]["_target_"], "state": first.data_state})
     labels = first.data_state.get("labels")
     data = first.recipe["data"]
@@ -465,9 +470,8 @@ def write_artefact(
         "signatures": None,  # with the scores of what was stored
         "seeds": spread,
         "weights_run": {over: values[0]},
-        "weights_sha256": sha256_of(part / "model.safetensors"),
+        "files": {file.name: sha256_of(file) for file in sorted(part.iterdir())},
         "weights_dtype": "float16" if fp16 else "float32",
-        "data_state_sha256": sha256_of(part / "data.json"),
         "data_sha256": fingerprint,
         "labels": list(labels) if labels else None,
         "parameters": results[0]["parameters"],
@@ -484,6 +488,15 @@ def write_artefact(
         shutil.rmtree(out)
     os.rename(part, out)
     return out
+
+
+def _cut(file: Path) -> None:
+    """Store a file that is larger than `PIECE` as <name>.00, <name>.01, ...: many hosts refuse large files."""
+    content = file.read_bytes()
+    if len(content) > PIECE:
+        for number, start in enumerate(range(0, len(content), PIECE)):
+            file.with_name(f"{file.name}.{number:02d}").write_bytes(content[start : start + PIECE])
+        file.unlink()
 
 
 def record_scores(folder: Path, split: str, metrics: Mapping[str, float | None], signatures: Any) -> None:
@@ -520,7 +533,8 @@ def card_markdown(card: Mapping[str, Any]) -> str:
             if name in spread.get("metrics", {}) and split == spread.get("split"):
                 score += f" ({_over(spread, name)})"
             lines.append(f"| {split} | {name} | {score} |")
-    seconds, weights = card.get("train_seconds"), card.get("weights_sha256")
+    seconds = card.get("train_seconds")
+    weights = " ".join(v for k, v in card.get("files", {}).items() if k.startswith("model.safetensors"))
     run = ", ".join(f"{name}={value}" for name, value in (card.get("weights_run") or {}).items())
     rows = [
         ("expected", card.get("target")),

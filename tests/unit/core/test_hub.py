@@ -232,7 +232,7 @@ def test_a_damaged_file_is_named(zoo: Path, name: str, damage: str) -> None:
         hub.read_artefact(zoo)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"model": 3}', '{"weights_sha256": null}'])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"model": 3}', '{"files": null}', '{"files": {"data.json": 3}}'])
 def test_a_card_that_is_none_is_refused(zoo: Path, text: str) -> None:
     (zoo / "card.json").write_text(text)
     with pytest.raises(CheckpointError):
@@ -259,7 +259,7 @@ def test_a_pickle_named_safetensors_is_not_run(zoo: Path, tmp_path: Path) -> Non
     card = json.loads((zoo / "card.json").read_text())
     from paddlecore.sources import sha256_of
 
-    card["weights_sha256"] = sha256_of(zoo / "model.safetensors")  # even with a hash that fits
+    card["files"]["model.safetensors"] = sha256_of(zoo / "model.safetensors")  # even with a hash that fits
     (zoo / "card.json").write_text(json.dumps(card))
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
         hub.read_artefact(zoo)
@@ -333,3 +333,23 @@ def test_each_suite_lists_its_own() -> None:
     for short, suite in (("rec", paddlerec), ("cv", paddlecv), ("nlp", paddlenlp)):
         names = suite.list_models()
         assert names == hub.list_models(suite=short) and all(name.startswith(short + "/") for name in names)
+
+
+def test_large_weights_are_stored_in_pieces(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = hub.read_artefact(zoo)
+    weights = zoo / "model.safetensors"
+    monkeypatch.setattr(hub, "PIECE", weights.stat().st_size // 3 + 1)
+    hub._cut(weights)
+    pieces = sorted(zoo.glob("model.safetensors*"))
+    assert [p.suffix for p in pieces] == [".00", ".01", ".02"]
+    from paddlecore.sources import sha256_of
+
+    card = json.loads((zoo / "card.json").read_text())
+    card["files"] = {"data.json": card["files"]["data.json"], **{p.name: sha256_of(p) for p in pieces}}
+    (zoo / "card.json").write_text(json.dumps(card))
+    read = hub.read_artefact(zoo)
+    assert read.state_dict.keys() == whole.state_dict.keys()
+    assert all(torch.equal(read.state_dict[name], value) for name, value in whole.state_dict.items())
+    pieces[1].unlink()
+    with pytest.raises(CheckpointError, match=r"model.safetensors.01 is missing"):
+        hub.read_artefact(zoo)
