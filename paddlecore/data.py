@@ -165,6 +165,9 @@ class _Fetch(torch.utils.data.Dataset[Any]):
         return self.rows.fetch(rows, epoch) if len(rows) else None
 
 
+_PATIENCE = 600  # seconds; a worker that fails while it hands a batch over leaves the reader waiting for ever
+
+
 def _ignore_signals(_: int) -> None:
     # Ctrl-C and SIGTERM reach the whole process group; the main process decides, saves, and then ends its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -178,7 +181,7 @@ def _batches(rows: Rows, keys: Iterator[tuple[int, np.ndarray]], workers: int, p
         for key in keys:
             yield dataset[key]
     else:
-        yield from torch.utils.data.DataLoader(
+        loader = torch.utils.data.DataLoader(
             dataset,
             batch_size=None,
             sampler=keys,
@@ -186,7 +189,17 @@ def _batches(rows: Rows, keys: Iterator[tuple[int, np.ndarray]], workers: int, p
             pin_memory=pin,
             worker_init_fn=_ignore_signals,
             prefetch_factor=4,
+            timeout=_PATIENCE,
         )
+        try:
+            yield from loader
+        except RuntimeError as error:
+            if "timed out" not in str(error):
+                raise
+            raise DataError(
+                f"no data worker gave a batch for {_PATIENCE} s. If stderr shows a worker failing, it may lack shared "
+                "memory (in a container: --shm-size); data.workers=0 loads in the training process"
+            ) from None
 
 
 class Loader:

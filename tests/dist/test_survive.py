@@ -153,16 +153,20 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path: Path) -
 def test_a_full_disk_loses_no_earlier_checkpoint(tmp_path: Path) -> None:
     """A file-size limit stands for the full disk: writing fails in the middle of the second checkpoint's weights."""
     folder = tmp_path / "run"
-    command = [sys.executable, str(TRAIN), *survive.command(folder, 3)]
+    # in this process: the limit would also hold for the shared memory through which workers pass batches
+    here = "data.workers=0"
+    command = [sys.executable, str(TRAIN), *survive.command(folder, 3), here]
     subprocess.run(command, env=ENV, check=True, capture_output=True, timeout=120)
     saved = {p.name for p in checkpoint.steps(folder / "checkpoints")}
     limit = ["bash", "-c", 'ulimit -f 60; exec "$@"', "-", sys.executable, str(TRAIN)]
-    done = subprocess.run([*limit, *survive.command(folder, 9)], env=ENV, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*limit, *survive.command(folder, 9), here], env=ENV, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 5, done.stderr[-3000:]
     assert "earlier checkpoints are whole" in done.stderr and "Traceback" not in done.stderr
     assert {p.name for p in checkpoint.steps(folder / "checkpoints")} == saved
     checkpoint.verify(folder / "checkpoints" / sorted(saved)[-1])
-    done = subprocess.run([*command[:2], *survive.command(folder, 9)], env=ENV, capture_output=True, timeout=120)
+    done = subprocess.run([*command[:2], *survive.command(folder, 9), here], env=ENV, capture_output=True, timeout=120)
     assert done.returncode == 0  # room was made: it goes on
 
 
