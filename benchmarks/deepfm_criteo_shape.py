@@ -98,7 +98,8 @@ class Gate:
 
     def __call__(self) -> None:
         self.left -= 1
-        if self.left == self.warm_up // 2:  # the first steps touch fresh memory and count for nothing
+        # in the warm-up, the first steps touch fresh memory and count for nothing
+        if not self.steps and self.left == self.warm_up // 2:
             self._start()
         if self.left >= 0:
             return
