@@ -12,6 +12,6 @@ setup(
     package_data={
         "": ["py.typed"],
         "paddlecore._configs": ["**/*.yaml"],
-        "paddlecore._pretrained": ["**/*.safetensors", "**/*.json", "**/*.md"],
+        "paddlecore._pretrained": ["**/*.safetensors*", "**/*.json", "**/*.md"],
     },
 )
