@@ -15,7 +15,7 @@ import torch
 
 from paddlecore import checkpoint, config, distributed, hub, optim
 from paddlecore.data import DataModule, FirstBatches, Loader, Subset, to_device
-from paddlecore.errors import CheckpointError, ConfigError
+from paddlecore.errors import CheckpointError, ConfigError, nearest
 from paddlecore.journal import Journal, environment
 from paddlecore.optim import LRSchedule
 from paddlecore.schema import RunConfig
@@ -42,8 +42,11 @@ def train(cfg: RunConfig) -> dict[str, Any]:
         return result
 
 
-def evaluate(cfg: RunConfig, split: str = "test") -> dict[str, Any]:
-    """Score weights (init.weights, else the recipe's own run or artefact) on a split; metrics, signatures and rows."""
+def evaluate(cfg: RunConfig, split: str | None = None) -> dict[str, Any]:
+    """Score weights (init.weights, else the recipe's own run or artefact); metrics, signatures and rows.
+
+    `split` is by default `test`, or the last one of data that has no test split.
+    """
     with _job(cfg) as device:
         where = _weights(cfg)
         artefact = hub.read_artefact(where)
@@ -55,7 +58,10 @@ def evaluate(cfg: RunConfig, split: str = "test") -> dict[str, Any]:
         task.to(device)
         if cfg.train.channels_last:
             task.to(memory_format=torch.channels_last)
-        split = split if split in data.splits else data.splits[-1]
+        if split is None:
+            split = "test" if "test" in data.splits else data.splits[-1]
+        elif split not in data.splits:
+            raise ConfigError(f"split={split}: these data have {', '.join(data.splits)}{nearest(split, data.splits)}")
         rows = data.rows(split)
         started = time.perf_counter()
         metrics = evaluate_task(

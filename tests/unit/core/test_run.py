@@ -87,6 +87,8 @@ def test_evaluating_needs_weights_and_finds_the_run_s_own(monkeypatch: pytest.Mo
     assert {k: scored[k] for k in trained["test"]} == trained["test"]
     assert scored["rows"] == 500 and scored["split"] == "test" and scored["signatures"][0].startswith("auc|")
     assert run.evaluate(compose(), "valid")["auc"] == pytest.approx(trained["best"]["value"], abs=1e-12)
+    with pytest.raises(ConfigError, match="split=tset: .*did you mean 'test'"):
+        run.evaluate(compose(), "tset")
     with pytest.raises(CheckpointError, match="(?s)do not fit.*model.deep"):
         run.evaluate(compose("model.hidden=[8]", f"init.weights={trained['run']}"))
 
