@@ -80,8 +80,8 @@ def recipe_page(name: str) -> str:
         lines += [hub.card_markdown(card)]
     else:
         lines += ["There are no published weights for this recipe.", ""]
-    text = config.recipe_path(name).read_text(encoding="utf-8")
-    lines += ["## The recipe", "", "```yaml", text.rstrip(), "```", ""]
+    for title, path in zip(("The recipe", "What it shares"), config.recipe_files(name), strict=False):
+        lines += [f"## {title}: `{path.name}`", "", "```yaml", path.read_text(encoding="utf-8").rstrip(), "```", ""]
     for section in ("model", "task", "data"):
         try:
             signature = signature_of(raw[section]["_target_"])

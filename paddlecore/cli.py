@@ -297,7 +297,8 @@ def _zoo_one(name: str, as_json: bool) -> int:
     for key, value in (raw.get("about") or {}).items():
         if value:
             print(f"  {key}: {value}")
-    print(f"  file: {config.recipe_path(name)}")
+    for path in config.recipe_files(name):
+        print(f"  file: {path}")
     print()
     print(hub.card_markdown(card) if card else f"no published weights; train it: paddlesuite train recipe={name}")
     return 0

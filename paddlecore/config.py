@@ -80,6 +80,11 @@ def recipe_path(name: str, root: Path | None = None) -> Path:
     return (root or config_root()) / "recipe" / f"{name}.yaml"
 
 
+def recipe_files(name: str, root: Path | None = None) -> list[Path]:
+    """The file of a recipe, and after it the shared file that it names, if it does."""
+    return [layer.path for layer in reversed(_recipe_layers(name, root or config_root()))]
+
+
 def read_recipe(name: str, root: Path | None = None) -> dict[str, Any]:
     """A recipe over the shared file it names, as plain data: what is written, without the engine's defaults."""
     return _merge(layer.values for layer in _recipe_layers(name, root or config_root()))
@@ -188,6 +193,7 @@ def _not_plain(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str,
 class _Layer:
     label: str  # what an error calls it
     values: dict[str, Any]
+    path: Path
 
 
 def _layer(path: Path, own: bool = False) -> tuple[_Layer, list[Any]]:
@@ -204,7 +210,7 @@ def _layer(path: Path, own: bool = False) -> tuple[_Layer, list[Any]]:
         problems.append(f"defaults: expected a list, got {defaults!r}")
     if problems:
         raise ConfigError(_joined([f"{label}: {p}" for p in problems]))
-    return _Layer(label, values), defaults or []
+    return _Layer(label, values, path), defaults or []
 
 
 def _recipe_layers(name: str, root: Path) -> list[_Layer]:
@@ -288,7 +294,7 @@ def _train_layer(root: Path) -> _Layer:
     path = root / "train.yaml"
     values = _read(path)
     values.pop("defaults", None)
-    return _Layer(_shown(path), values)
+    return _Layer(_shown(path), values, path)
 
 
 def _command(verb: str) -> str:

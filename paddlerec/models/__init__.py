@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from paddlerec.models.dcn import DCN
+from paddlerec.models.dcn_v2 import DCNv2
+from paddlerec.models.deepctr import DeepCTR
 from paddlerec.models.deepfm import DeepFM
+from paddlerec.models.fm import FM
 from paddlerec.models.lr import LR
+from paddlerec.models.wide_deep import WideDeep
+from paddlerec.models.xdeepfm import XDeepFM
 
-__all__ = ["DeepFM", "LR"]
+__all__ = ["DCN", "FM", "LR", "DCNv2", "DeepCTR", "DeepFM", "WideDeep", "XDeepFM"]

@@ -135,6 +135,7 @@ def test_recipe_of_ones_own(root: Path) -> None:
 def test_listing(root: Path) -> None:
     assert config.list_recipes(root) == ["rec/toy"]
     assert config.recipe_path("rec/toy", root) == root / "recipe/rec/toy.yaml"
+    assert config.recipe_files("rec/toy", root) == [root / "recipe/rec" / f for f in ("toy.yaml", "_base_toy.yaml")]
     assert config.read_recipe("rec/toy", root)["train"] == {"max_epochs": 4, "clip_norm": 1.5}
     assert (config.config_root() / "train.yaml").is_file()
 
