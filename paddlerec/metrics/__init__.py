@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from paddlerec.metrics.auc import AUC, auc
 from paddlerec.metrics.logloss import LogLoss
+from paddlerec.metrics.ranking import Ranking
 
-__all__ = ["AUC", "LogLoss", "auc"]
+__all__ = ["AUC", "LogLoss", "Ranking", "auc"]

@@ -1,0 +1,104 @@
+"""Full ranking against a sort of all scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from paddlerec.layers import rank_of, top_k
+from paddlerec.layers import topk as module
+
+
+def by_sorting(queries, items, bias=None, seen=None):
+    """Per row: (scores, ids) of all that can be ranked, best first, ties to the lower id."""
+    scores = queries.double().numpy() @ items.double().numpy().T + (0 if bias is None else bias.double().numpy())
+    out = []
+    for row, score in enumerate(scores):
+        banned = {0} | (set() if seen is None else set(seen[row].tolist()))
+        ids = [i for i in np.argsort(-score, kind="stable").tolist() if i not in banned]
+        out.append((score[ids], ids))
+    return out
+
+
+def whole(*shape, low=-2, high=3, seed=0):
+    """Small whole numbers: products are exact in float32, and ties are many."""
+    return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed)).float()
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 500, 65536])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("with_seen", [False, True])
+def test_ranking_is_that_of_a_sort(chunk, with_bias, with_seen, monkeypatch):
+    monkeypatch.setattr(module, "_SCORES", 2000)  # several blocks of queries
+    queries, items = whole(23, 4), whole(501, 4, seed=1)
+    bias = whole(501, seed=2) if with_bias else None
+    seen = whole(23, 30, low=0, high=501, seed=3).long() if with_seen else None
+    expected = by_sorting(queries, items, bias, seen)
+    scores, ids = top_k(queries, items, 10, bias=bias, seen=seen, chunk=chunk)
+    for row, (score, best) in enumerate(expected):
+        assert ids[row].tolist() == best[:10]
+        assert scores[row].tolist() == score[:10].tolist()
+    target = whole(23, low=0, high=501, seed=4).long()
+    target[0] = 0
+    ranks = rank_of(queries, items, target, bias=bias, seen=seen, chunk=chunk).tolist()
+    assert ranks == [
+        best.index(t) if t in best else 501 for t, (_, best) in zip(target.tolist(), expected, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("n", [40, 2000, 5000])
+def test_real_numbers(n):
+    torch.manual_seed(0)
+    queries, items = torch.randn(17, 8), torch.randn(n, 8)
+    scores, ids = top_k(queries, items, 20, chunk=1024)
+    assert ids.tolist() == [best[:20] for _, best in by_sorting(queries, items)]
+    for place in (0, 7, 19):  # rank_of and top_k say the same
+        assert rank_of(queries, items, ids[:, place], chunk=1024).tolist() == [place] * 17
+
+
+def test_equal_items_keep_the_order_of_their_ids():
+    torch.manual_seed(0)
+    items = torch.randn(50, 8).repeat(60, 1)  # each vector 60 times
+    queries = torch.randn(5, 8)
+    _, ids = top_k(queries, items, 90, chunk=777)
+    assert (ids[:, 1:60] > ids[:, :59]).all()
+    assert torch.equal(rank_of(queries, items, ids[:, 33], chunk=777), torch.full((5,), 33))
+    _, ids = top_k(torch.zeros(2, 8), items, 5)
+    assert ids.tolist() == [[1, 2, 3, 4, 5]] * 2
+
+
+def test_fewer_items_than_k_and_nothing_left():
+    queries, items = whole(2, 3), whole(4, 3, seed=1)
+    scores, ids = top_k(queries, items, 5, seen=torch.tensor([[2, 0, 0], [3, 1, 2]]))
+    assert sorted(ids[0].tolist()) == [0, 0, 0, 1, 3] and ids[1].tolist() == [0] * 5
+    assert scores[0, 2:].tolist() == [-torch.inf] * 3 and scores[1].tolist() == [-torch.inf] * 5
+    assert rank_of(queries, items, torch.tensor([2, 1]), seen=torch.tensor([[2], [1]])).tolist() == [4, 4]
+    scores, ids = top_k(queries[:0], items, 3)
+    assert scores.shape == ids.shape == (0, 3)
+
+
+def test_nan_is_never_recommended():
+    items = torch.randn(3000, 4, generator=torch.Generator().manual_seed(0))
+    items[[5, 70, 99]] = torch.nan
+    queries = torch.ones(1, 4)
+    scores, ids = top_k(queries, items, 10)
+    assert ids.tolist() == [[i for i in items.sum(1).nan_to_num(-9).argsort(descending=True).tolist() if i][:10]]
+    assert not scores.isnan().any()
+    assert rank_of(queries, items, torch.tensor([5])).tolist() == [3000]
+    assert rank_of(queries, items, ids[0, 3:4]).tolist() == [3]
+
+
+def test_arguments_that_do_not_fit():
+    queries, items = torch.zeros(2, 3), torch.zeros(4, 3)
+    for call in (
+        lambda: top_k(queries, torch.zeros(4, 2), 1),
+        lambda: top_k(queries, items, 0),
+        lambda: top_k(queries, items, 1, chunk=0),
+        lambda: top_k(queries, items, 1, bias=torch.zeros(3)),
+        lambda: top_k(queries, items, 1, seen=torch.zeros(3, 1).long()),
+        lambda: rank_of(queries, items, torch.tensor([0, 4])),
+        lambda: rank_of(queries, items, torch.tensor([0])),
+    ):
+        with pytest.raises(ValueError):
+            call()
