@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from paddlerec.data.ctr_toy import CtrToyData
 from paddlerec.data.frappe import FrappeData
+from paddlerec.data.sessions import DigineticaData, SessionData, YoochooseData
 from paddlerec.data.table import TableData
 
-__all__ = ["CtrToyData", "FrappeData", "TableData"]
+__all__ = ["CtrToyData", "DigineticaData", "FrappeData", "SessionData", "TableData", "YoochooseData"]

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from paddlerec.tasks.ctr import CTR
+from paddlerec.tasks.next_item import NextItem
 
-__all__ = ["CTR"]
+__all__ = ["CTR", "NextItem"]

@@ -1,0 +1,495 @@
+"""Sessions of clicks: what comes next? Own logs and texts, YooChoose and Diginetica in the split of SR-GNN."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from paddlecore.data import DataModule, Rows, mix
+from paddlecore.errors import DataError
+from paddlecore.sources import File, Source, fingerprint, locate
+from paddlecore.task import Batch
+from paddlerec.data.reader import BadValue, from_json, numbers, pieces, salvage, strings, suffix
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_TOY_ITEMS, _TOY_NEXT = 60, 3  # items of the generated sessions; how many may follow each of them
+
+
+class PrefixRows:
+    """A prefix of a session and the click after it, one a row; prefixes are slices, expanded when they are fetched.
+
+    Batch: history [B, T] int64, right-padded with 0, cut to the longest of the batch; target [B] int64.
+
+    Args:
+        clicks: [n] int32 ids of all sessions, one after the other.
+        starts: [rows] where each row's session begins in `clicks`.
+        ends: [rows] where its history ends; the same as its start if it has none.
+        targets: [rows] int32; 0 = an item that was never seen in training.
+        max_len: clicks of a history that are kept, the latest ones.
+    """
+
+    def __init__(
+        self, clicks: np.ndarray, starts: np.ndarray, ends: np.ndarray, targets: np.ndarray, max_len: int
+    ) -> None:
+        # a last 0, so that a slice that begins at the end of the clicks has something to read
+        self.clicks = np.append(clicks, 0).astype(np.int64)
+        self.starts, self.ends, self.targets = np.maximum(starts, ends - max_len), ends, targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
+        starts, ends = self.starts[rows, None], self.ends[rows, None]  # [b, 1]
+        places = starts + np.arange(max(int((ends - starts).max()), 1))  # [b, T]
+        history = np.where(places < ends, self.clicks[np.minimum(places, ends)], 0)
+        return {
+            "history": torch.from_numpy(history),
+            "target": torch.from_numpy(self.targets[rows].astype(np.int64)),
+        }
+
+    def by_length(self) -> PrefixRows:
+        """The same rows, short histories first, so that a batch in this order has little padding."""
+        order = np.argsort(self.ends - self.starts, kind="stable")
+        self.starts, self.ends, self.targets = self.starts[order], self.ends[order], self.targets[order]
+        return self
+
+
+class _Log(NamedTuple):
+    """Sessions as they stand in a file, in order of time."""
+
+    codes: np.ndarray  # [clicks] int32, places in `names`
+    names: list[str]  # items, each once
+    offsets: np.ndarray  # [sessions + 1] int64
+    whole: bool  # every click but the first is a target; else only the last: prefixes that were expanded before
+
+    def take(self, chosen: np.ndarray) -> _Log:
+        """The sessions `chosen` [s]."""
+        lengths = np.diff(self.offsets)[chosen]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        places = np.arange(offsets[-1]) + np.repeat(self.offsets[chosen] - offsets[:-1], lengths)
+        return self._replace(codes=self.codes[places], offsets=offsets)
+
+
+class SessionData(DataModule):
+    """Next-item examples from sessions of one's own.
+
+    `source` is a folder with a train file and perhaps valid and test files, or one file, which is split by sessions:
+
+    - `.tsv`, `.csv` (perhaps `.gz`) or `.parquet`: one click a row, with columns of session, item and time, as GRU4Rec
+      reads them. Clicks are put in order of time within a session; equal times keep the file's order.
+    - `.txt` (perhaps `.gz`): one session a line, item names parted by blanks. A line with a tab is a history and, after
+      the tab, its target: one example, not expanded (for test files that come expanded).
+
+    All prefixes of a training session are examples: a session of n clicks gives n - 1. Where there is no valid file,
+    `valid_share` of the training sessions, drawn with `split_seed`, become validation; a session's prefixes stay
+    together. Their items are in the vocabulary all the same.
+
+    Ids: items are 1..N, most frequent in the train file first; `num_items` = N + 1. Id 0 is padding. An item that is
+    not in the train file (or too rare there) is left out of histories, which may so become empty; as a target it has
+    id 0, is evaluated and counts as a miss. `describe` says how many there are.
+
+    A row is bad if it has another number of columns than the header, an empty session or item, a time that is no
+    number, or is not UTF-8; a line of text, if it is empty or has more than one tab. Sessions of one click give no
+    example; `describe` counts them.
+
+    Batch: see `PrefixRows`. Evaluation rows come in order of their length.
+
+    Args:
+        max_len: clicks of a history that are kept, the latest ones.
+        min_count: items with fewer clicks in the train file are unknown.
+        session: column of the session, in files of clicks.
+        item: column of the item.
+        time: column of the time, a number.
+        valid_share: share of the training sessions that become validation where there is no valid file; 0 = none.
+        test_share: share of all sessions that become test where `source` is one file; 0 = none.
+        split_seed: of these shares; the run's seed does not change them.
+        **common: see `DataModule`.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_len: int = 50,
+        min_count: int = 1,
+        session: str = "SessionId",
+        item: str = "ItemId",
+        time: str = "Time",
+        valid_share: float = 0.1,
+        test_share: float = 0.1,
+        split_seed: int = 1,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        if max_len < 1 or min_count < 1:
+            raise ValueError(f"data.max_len and data.min_count must be at least 1, got {max_len}, {min_count}")
+        if min(valid_share, test_share) < 0 or valid_share + test_share >= 1:
+            raise ValueError(f"data.valid_share={valid_share} and data.test_share={test_share} leave nothing to learn")
+        self.max_len, self.min_count, self.columns = max_len, min_count, (session, item, time)
+        self.valid_share, self.test_share, self.split_seed = valid_share, test_share, split_seed
+        self._items: list[str] = []  # names; id = 1 + place
+        self._ids: dict[str, int] = {}  # once `encode` needs them
+        self._rows: dict[str, Rows] = {}
+        self._paths: list[Path] = []
+        self._counts: dict[str, dict[str, int]] = {}  # by split, for describe
+
+    # ------------------------------------------------------------------------------------------------ what it offers
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        if not self._items:
+            raise DataError("there is no vocabulary yet: prepare() reads the data, restore() takes a state")
+        return {"num_items": 1 + len(self._items), "max_len": self.max_len, "labels": ["", *self._items]}
+
+    def rows(self, split: str) -> Rows:
+        return self._rows[split]
+
+    def state(self) -> dict[str, Any]:
+        return {"items": self._items}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._items, self._ids = list(state.get("items", [])), {}
+
+    def fingerprint(self) -> str:
+        return fingerprint(self._paths) if self._paths else ""
+
+    def examples(self) -> list[list[str]]:
+        """Made up of the vocabulary: sessions of somebody's data do not belong into a file of weights."""
+        return [[self._items[(7 * k + j) % len(self._items)] for j in range(k)] for k in (1, 2, 3)]
+
+    def encode(self, raw: Any) -> Batch:
+        """A session so far, as a list of item names or JSON text of one, oldest click first, e.g. ["a12", "b7"].
+
+        Unknown items are left out, of more than `max_len` the latest are kept; an empty history is allowed.
+        """
+        given = from_json(raw)
+        if not isinstance(given, list) or not all(isinstance(x, (str, int)) and not isinstance(x, bool) for x in given):
+            raise DataError(f"expected a list of items, oldest first; got {raw!r:.80}")
+        known = [i for i in map(self._id, given) if i][-self.max_len :]
+        return {"history": torch.tensor([known or [0]], dtype=torch.int64)}
+
+    def _id(self, item: str | int) -> int:
+        """The id of an item by its name; 0 if it is unknown."""
+        if not self._ids:
+            self._ids = {name: 1 + place for place, name in enumerate(self._items)}
+        return self._ids.get(str(item), 0)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            **super().describe(),
+            "files": [str(path) for path in self._paths],
+            "splits": self._counts,
+            "skipped": self.bad_rows.first,
+        }
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    def prepare(self) -> None:
+        """Read the files, number the items, lay out the rows.
+
+        Raises:
+            DataError: a file or row that cannot be used, by file and line.
+        """
+        read = self._toy() if self.source == "toy" else self._read_splits()
+        if not self._items:
+            self._items = self._vocabulary(read["train"])
+        # the vocabulary is that of the whole train file, so this comes after it
+        if "valid" not in read and self.valid_share:
+            share = self.valid_share / (1.0 - (self.test_share if "all" in read else 0.0))
+            read["train"], read["valid"] = self._divided(read["train"], share, 0)
+        self.splits = tuple(split for split in ("train", "valid", "test") if split in read)
+        self._rows = {split: self._laid_out(split, read[split]) for split in self.splits}
+        if not len(self._rows["train"]):
+            raise DataError("the train split has no session of two known items, so there is nothing to learn")
+
+    def _read_splits(self) -> dict[str, _Log]:
+        files = self._files()
+        self._paths = list(files.values())
+        read = {split: self._read(path) for split, path in files.items()}
+        if "all" in read:
+            read["train"] = read["all"]
+            if self.test_share:
+                read["train"], read["test"] = self._divided(read["all"], self.test_share, 1)
+        return read
+
+    def _files(self) -> dict[str, Path]:
+        """The file of each split, or {"all": file} of one that is yet to be split."""
+        if self.source == "auto":
+            raise DataError("data.source: give the path of your sessions, or toy for generated ones")
+        source = Path(self.source)
+        if source.is_file():
+            return {"all": source}
+        if not source.is_dir():
+            raise DataError(f"data.source={self.source}: there is no such file or folder")
+        files: dict[str, Path] = {}
+        for split in ("train", "valid", "test"):
+            found = [path for path in sorted(source.iterdir()) if path.name.split(".")[0] == split and suffix(path)]
+            if len(found) > 1:
+                raise DataError(f"{source} has several {split} files: {', '.join(p.name for p in found)}; keep one")
+            if found:
+                files[split] = found[0]
+        if "train" not in files:
+            there = ", ".join(path.name for path in sorted(source.iterdir())[:20])
+            raise DataError(
+                f"{source} must hold a train file (and may hold valid and test files), each .txt, .tsv, .csv (perhaps "
+                f"with .gz) or .parquet; it holds {there or 'nothing'}"
+            )
+        return files
+
+    def _read(self, path: Path) -> _Log:
+        log = self._read_lines(path) if suffix(path) == ".txt" else self._read_clicks(path)
+        if len(log.offsets) < 2:
+            raise DataError(f"{path}: it has no sessions{' that can be used' if self.bad_rows.count else ''}")
+        return log
+
+    def _read_lines(self, path: Path) -> _Log:
+        """One session a line, or one history, a tab and its target."""
+        tokens: list[str] = []
+        lengths: list[int] = []
+        tabs = 0
+        try:
+            with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+                for number, raw in enumerate(file, start=1):
+                    try:
+                        line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                    except UnicodeDecodeError as error:
+                        self.bad_rows.add(path, number, f"not UTF-8 ({error.reason})")
+                        continue
+                    items, tab = line.split(), line.count("\t")
+                    if not items or tab > 1 or (tab and len(line.split("\t")[1].split()) != 1):
+                        why = "expected items parted by blanks, or a history, a tab and one target"
+                        self.bad_rows.add(path, number, f"{why}; got {line.strip()!r:.60}")
+                        continue
+                    if lengths and (tab > 0) != (tabs > 0):
+                        self.bad_rows.add(path, number, f"{'a' if tab else 'no'} tab here, unlike in the lines before")
+                        continue
+                    tabs += tab
+                    tokens += items
+                    lengths.append(len(items))
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(f"{path}: damaged: {error}") from None
+        names: dict[str, int] = {}
+        codes = np.fromiter((names.setdefault(t, len(names)) for t in tokens), np.int32, len(tokens))
+        return _Log(codes, list(names), np.cumsum([0, *lengths], dtype=np.int64), not tabs)
+
+    def _read_clicks(self, path: Path) -> _Log:
+        """One click a row."""
+        session, item, time = self.columns
+        sessions: dict[str, int] = {}
+        items: dict[str, int] = {}
+
+        def convert(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            found = [strings(table[name], name) for name in (session, item)]
+            for name, (_, values) in zip((session, item), found, strict=True):
+                if "" in values:
+                    raise BadValue(f"column {name!r} is empty")
+            when = numbers(table[time], time)
+            codes = [
+                np.array([places.setdefault(v, len(places)) for v in values], np.int32)[codes]
+                for places, (codes, values) in zip((sessions, items), found, strict=True)
+            ]
+            return codes[0], codes[1], when
+
+        chunks: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        for piece in pieces(path, self.columns):
+            chunks += salvage(piece, convert, lambda line, why: self.bad_rows.add(path, line, why))
+        if not chunks:
+            return _Log(np.empty(0, np.int32), [], np.zeros(1, np.int64), True)
+        of, codes, when = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+        order = np.lexsort((when, of))  # by session, then by time; stable
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(of, minlength=len(sessions)))])
+        return _Log(codes[order], list(items), offsets, True)
+
+    def _divided(self, log: _Log, share: float, stream: int) -> tuple[_Log, _Log]:
+        """A log in two; the second gets `share` of the sessions, and each at least one."""
+        count = len(log.offsets) - 1
+        if count < 2:
+            raise DataError("there is one session only, too few to split; lay valid and test files beside it")
+        order = np.random.Generator(np.random.Philox(key=mix(self.split_seed, stream))).permutation(count)
+        second = min(max(round(share * count), 1), count - 1)
+        return log.take(np.sort(order[second:])), log.take(np.sort(order[:second]))
+
+    def _vocabulary(self, train: _Log) -> list[str]:
+        """Names by number of clicks, most frequent first; among equals, the one that comes first in the file."""
+        counts = np.bincount(train.codes, minlength=len(train.names))
+        order = np.argsort(-counts, kind="stable")
+        return [train.names[i] for i in order[: int((counts >= self.min_count).sum())]]
+
+    def _numbered(self, log: _Log) -> np.ndarray:
+        """[clicks] int32 ids."""
+        return np.array([self._id(name) for name in log.names], np.int32)[log.codes]
+
+    def _laid_out(self, split: str, log: _Log) -> Rows:
+        ids, lengths = self._numbered(log), np.diff(log.offsets)
+        place = np.arange(len(ids))
+        if log.whole:
+            target = np.ones(len(ids), bool)
+            target[log.offsets[:-1]] = False
+            of = np.repeat(np.arange(len(lengths)), lengths)[target]  # [rows] the session of each
+            target = place[target]
+        else:
+            of = np.arange(len(lengths))
+            target = log.offsets[1:] - 1
+        kept = np.concatenate([[0], np.cumsum(ids > 0)])  # where a click stands once the unknown ones are left out
+        starts, ends, targets = kept[log.offsets[of]], kept[target], ids[target]
+        if split == "train":  # nothing can be learned of an unknown target, nor from no history
+            good = (targets > 0) & (ends > starts)
+            starts, ends, targets = starts[good], ends[good], targets[good]
+        rows = PrefixRows(ids[ids > 0], starts, ends, targets, self.max_len)
+        self._counts[split] = {
+            "sessions": len(lengths),
+            "clicks": len(ids),
+            "unknown_clicks": int((ids == 0).sum()),
+            "unknown_targets": int((targets == 0).sum()),
+            "empty_histories": int((ends == starts).sum()),
+            "cut_histories": int((ends - starts > self.max_len).sum()),
+            "of_one_click": int((lengths == 1).sum()),
+        }
+        return rows if split == "train" else rows.by_length()
+
+    def _toy(self) -> dict[str, _Log]:
+        """Walks on a graph where each item is followed by one of three others, the first of them most often."""
+        random = np.random.Generator(np.random.Philox(key=mix(20)))
+        follow = np.stack([random.permutation(_TOY_ITEMS)[:_TOY_NEXT] for _ in range(_TOY_ITEMS)])
+        logs = {}
+        for split, count in {"train": 300, "valid": 40, "test": 60}.items():
+            lengths = 3 + random.integers(0, 6, count)
+            walk = np.empty((count, lengths.max()), np.int32)
+            walk[:, 0] = random.integers(0, _TOY_ITEMS, count)
+            for step in range(1, walk.shape[1]):
+                walk[:, step] = follow[walk[:, step - 1], random.choice(_TOY_NEXT, count, p=(0.7, 0.2, 0.1))]
+            codes = walk[np.arange(walk.shape[1]) < lengths[:, None]]
+            names = [str(1 + i) for i in range(_TOY_ITEMS)]
+            logs[split] = _Log(codes, names, np.concatenate([[0], np.cumsum(lengths)]), True)
+        return logs
+
+
+class _PublishedSessions(SessionData):
+    """Sessions and expanded test prefixes as SR-GNN's preprocessing leaves them: item numbers, no names.
+
+    `source`: auto = the files under PADDLE_DATA; toy = generated sessions; or a path to files of the same form.
+
+    Item ids are the places of the item numbers of the train file in ascending order, from 1 on. The weights carry
+    nothing of the data but how many there are, so `encode` takes ids.
+    """
+
+    SOURCE: Source
+
+    def __init__(self, *, max_len: int = 50, valid_share: float = 0.1, **common: Any) -> None:
+        super().__init__(
+            max_len=max_len, min_count=1, session="SessionId", item="ItemId", time="Time", valid_share=valid_share,
+            test_share=0.1, split_seed=1, **common,
+        )  # fmt: skip
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return {name: size for name, size in super().spec.items() if name != "labels"}
+
+    def state(self) -> dict[str, Any]:
+        return {"num_items": 1 + len(self._items)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Only how many items there are, for `spec`: reading the data numbers them anew, always alike."""
+        self._items = [str(i) for i in range(1, state.get("num_items", 1))]
+
+    def prepare(self) -> None:
+        expected, self._items, self._ids = len(self._items), [], {}
+        super().prepare()
+        if expected and expected != len(self._items):
+            raise DataError(f"the weights know {expected} items, these data have {len(self._items)}")
+
+    def _files(self) -> dict[str, Path]:
+        if self.source != "auto":
+            return super()._files()
+        folder = locate(self.SOURCE)
+        return {"train": folder / "train_sessions.txt.gz", "test": folder / "test_prefixes.tsv.gz"}
+
+    def _read(self, path: Path) -> _Log:
+        return self._read_lines(path) if path.name == "test_prefixes.tsv.gz" else super()._read(path)
+
+    def _vocabulary(self, train: _Log) -> list[str]:
+        try:
+            return [str(number) for number in sorted(map(int, train.names))]
+        except ValueError as error:
+            raise DataError(f"{self._paths[0]}: item numbers must be whole numbers: {error}") from None
+
+    def examples(self) -> list[Any]:
+        """Made up: the licence does not let sessions of the data travel with the weights."""
+        return [[1], [1, 2], [3, 2, 1]]
+
+    def encode(self, raw: Any) -> Batch:
+        """A session so far as a list of item ids, or JSON text of one, oldest first, e.g. [12, 7, 7]."""
+        given = from_json(raw)
+        if not isinstance(given, list) or not all(isinstance(x, int) and not isinstance(x, bool) for x in given):
+            raise DataError(f"expected a list of item ids, oldest first; got {raw!r:.80}")
+        known = [i for i in given if 1 <= i <= len(self._items)][-self.max_len :]
+        return {"history": torch.tensor([known or [0]], dtype=torch.int64)}
+
+
+_MANUAL = """
+The terms of the data do not let us pass these files on.
+Get the click log, run the preprocessing of SR-GNN (https://github.com/CRIPAC-DIG/SR-GNN, datasets/preprocess.py), and
+write its result as text: train sessions, one a line (train.txt), and test rows `history<TAB>target` (test.txt).
+Give their folder as data.source=<folder>; item numbers are whole numbers.
+"""
+
+
+class YoochooseData(_PublishedSessions):
+    """YooChoose (RecSys Challenge 2015), the latest 1/64 of the training sessions, as NARM, STAMP and SR-GNN use it.
+
+    369,859 training examples before validation is taken out of them, 55,898 test rows, 17,376 items; the targets of
+    some test rows are items that are not in train and count as misses.
+
+    Source, ids and input: see `_PublishedSessions`.
+
+    Args:
+        max_len: clicks of a history that are kept, the latest ones.
+        valid_share: share of the training sessions that become validation, drawn once for all; 0 = none.
+        **common: see `DataModule`.
+    """
+
+    SOURCE = Source(
+        name="YooChoose 1/64",
+        folder="rec/yoochoose1_64-srgnn",
+        files=(
+            File("train_sessions.txt.gz", "58a2624995d30c7bf531ff285bdc85dd8c6a090629425b272b5faa84abea7de8", 955_023),
+            File("test_prefixes.tsv.gz", "6295ecdc51c266fb08eb648f05868c5de5dff414221e4b943e58da119039b204", 318_091),
+        ),
+        licence="non-commercial, no redistribution (said to be CC BY-NC-ND 4.0)",
+        homepage="https://recsys.acm.org/recsys15/challenge/",
+        manual=_MANUAL,
+    )
+
+
+class DigineticaData(_PublishedSessions):
+    """Diginetica (CIKM Cup 2016, track 2) as SR-GNN uses it.
+
+    719,470 training examples before validation is taken out of them, 60,858 test rows, 43,097 items.
+
+    Source, ids and input: see `_PublishedSessions`.
+
+    Args:
+        max_len: clicks of a history that are kept, the latest ones.
+        valid_share: share of the training sessions that become validation, drawn once for all; 0 = none.
+        **common: see `DataModule`.
+    """
+
+    SOURCE = Source(
+        name="Diginetica",
+        folder="rec/diginetica-srgnn",
+        files=(
+            File(
+                "train_sessions.txt.gz", "630554f8004291d62c62b26b5c868ac4c14704056807d4f119861b899426a013", 2_131_091
+            ),
+            File("test_prefixes.tsv.gz", "cae5a0e043347ac6e944af5c0602a08b2b485392e38e4e1caaf5d923ef1129b8", 391_044),
+        ),
+        licence="research use by the terms of the competition, no redistribution",
+        homepage="https://competitions.codalab.org/competitions/11161",
+        manual=_MANUAL,
+    )

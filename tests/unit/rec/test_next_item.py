@@ -1,0 +1,90 @@
+"""The next-item task against plain loops."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from paddlecore.sparse import RowTable
+from paddlerec.tasks import NextItem
+
+
+class Mean(nn.Module):
+    """A history is the mean of its items."""
+
+    def __init__(self, num_items: int = 30, dim: int = 4, bias: bool = False) -> None:
+        super().__init__()
+        self.table = RowTable(num_items, dim, init_std=1.0)
+        self.calls = 0
+        if bias:
+            self.bias = nn.Parameter(torch.randn(num_items))
+            self.item_bias = lambda: self.bias
+
+    def encode(self, history: Tensor) -> Tensor:
+        some = (history > 0).unsqueeze(2)
+        return (self.table(history) * some).sum(1) / some.sum(1).clamp(min=1)
+
+    def item_vectors(self) -> Tensor:
+        self.calls += 1
+        return self.table.weight
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_loss_and_ranks_are_those_of_plain_loops(bias: bool) -> None:
+    torch.manual_seed(1)
+    model = Mean(bias=bias)
+    task = NextItem(model, measures=("recall@5", "mrr@5"))
+    batch = {"history": torch.tensor([[3, 4, 0], [7, 7, 9], [0, 0, 0]]), "target": torch.tensor([5, 7, 0])}
+    query, items = model.encode(batch["history"]).tolist(), model.table.weight.tolist()
+    scores = [[sum(q * v for q, v in zip(query[b], items[i], strict=True)) for i in range(30)] for b in range(3)]
+    if bias:
+        scores = [[s + model.bias[i].item() for i, s in enumerate(row)] for row in scores]
+    loss = sum(
+        math.log(sum(math.exp(s) for s in scores[b][1:])) - scores[b][t] for b, t in enumerate(batch["target"][:2])
+    )
+    out = task({key: value[:2] for key, value in batch.items()})
+    assert float(out.loss_sum) == pytest.approx(loss, rel=1e-5) and int(out.weight) == 2
+    task.eval()
+    metrics = task.metrics()
+    with torch.no_grad():
+        prediction = task.predict(batch)
+        task.measure(metrics, prediction, batch)
+    ranks = [sum(s > scores[b][t] for s in scores[b][1:]) for b, t in ((0, 5), (1, 7))]
+    wanted = [sum(r < 5 for r in ranks) / 3, sum(1 / (1 + r) for r in ranks if r < 5) / 3]  # the unknown one is a miss
+    assert list(metrics[0].compute().values()) == pytest.approx(wanted)
+    best = sorted(range(1, 30), key=lambda i: -scores[0][i])[:10]
+    with torch.no_grad():
+        assert [row["item"] for row in task.render(prediction)[0]["items"]] == best
+        task.labels = [f"item {i}" for i in range(30)]
+        assert task.render(prediction)[0]["items"][0]["item"] == f"item {best[0]}"
+
+
+def test_an_unknown_target_cannot_be_trained_on() -> None:
+    with pytest.raises(IndexError):
+        NextItem(Mean())({"history": torch.tensor([[1]]), "target": torch.tensor([0])})
+
+
+def test_item_vectors_are_made_once_an_evaluation() -> None:
+    task = NextItem(Mean())
+    batch = {"history": torch.tensor([[1, 2]]), "target": torch.tensor([3])}
+    task.eval()
+    with torch.no_grad():
+        for _ in range(3):
+            task.measure(task.metrics(), task.predict(batch), batch)
+    assert task.model.calls == 1
+    task.train()
+    task(batch)
+    task.eval()
+    with torch.no_grad():
+        task.measure(task.metrics(), task.predict(batch), batch)
+    assert task.model.calls == 3
+
+
+def test_refuses_what_it_cannot_measure() -> None:
+    with pytest.raises(ValueError, match="recall@20"):
+        NextItem(Mean(), measures=("recal@20",))
+    with pytest.raises(ValueError, match="top"):
+        NextItem(Mean(), top=0)
