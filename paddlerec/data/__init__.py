@@ -6,5 +6,6 @@ from paddlerec.data.ctr_toy import CtrToyData
 from paddlerec.data.frappe import FrappeData
 from paddlerec.data.sessions import DigineticaData, SessionData, YoochooseData
 from paddlerec.data.table import TableData
+from paddlerec.data.tagspace import TagSpaceData
 
-__all__ = ["CtrToyData", "DigineticaData", "FrappeData", "SessionData", "TableData", "YoochooseData"]
+__all__ = ["CtrToyData", "DigineticaData", "FrappeData", "SessionData", "TableData", "TagSpaceData", "YoochooseData"]

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from paddlerec.tasks.ctr import CTR
 from paddlerec.tasks.next_item import NextItem
+from paddlerec.tasks.tagging import Tagging
 
-__all__ = ["CTR", "NextItem"]
+__all__ = ["CTR", "NextItem", "Tagging"]
