@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from paddlerec.data.ctr_toy import CtrToyData
 from paddlerec.data.frappe import FrappeData
+from paddlerec.data.ml1m_ncf import ML1MNCFData
 from paddlerec.data.sessions import DigineticaData, SessionData, YoochooseData
 from paddlerec.data.table import TableData
 from paddlerec.data.tagspace import TagSpaceData
 
-__all__ = ["CtrToyData", "DigineticaData", "FrappeData", "SessionData", "TableData", "TagSpaceData", "YoochooseData"]
+__all__ = [
+    "CtrToyData",
+    "DigineticaData",
+    "FrappeData",
+    "ML1MNCFData",
+    "SessionData",
+    "TableData",
+    "TagSpaceData",
+    "YoochooseData",
+]

@@ -8,8 +8,9 @@ from paddlerec.models.deepctr import DeepCTR
 from paddlerec.models.deepfm import DeepFM
 from paddlerec.models.fm import FM
 from paddlerec.models.lr import LR
+from paddlerec.models.neumf import NeuMF
 from paddlerec.models.tagspace import TagSpace
 from paddlerec.models.wide_deep import WideDeep
 from paddlerec.models.xdeepfm import XDeepFM
 
-__all__ = ["DCN", "DCNv2", "DeepCTR", "DeepFM", "FM", "LR", "TagSpace", "WideDeep", "XDeepFM"]
+__all__ = ["DCN", "FM", "LR", "DCNv2", "DeepCTR", "DeepFM", "NeuMF", "TagSpace", "WideDeep", "XDeepFM"]
