@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from paddlecore.data import DataModule, Rows, mix
+from paddlecore.data import DataModule, Plan, Rows, mix
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, fingerprint, locate
 from paddlecore.task import Batch
 from paddlerec.data.reader import BadValue, from_json, numbers, pieces, salvage, strings, suffix
+from paddlerec.data.session_parallel import SessionPlan, SessionStreams
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,9 +100,13 @@ class SessionData(DataModule):
     number, or is not UTF-8; a line of text, if it is empty or has more than one tab. Sessions of one click give no
     example; `describe` counts them.
 
-    Batch: see `PrefixRows`. Evaluation rows come in order of their length.
+    Batch: see `PrefixRows`; with `batches=parallel` that of training is of `SessionStreams`, where `batch_size` is the
+    number of sessions side by side. Evaluation rows are prefixes in either case, in order of their length.
 
     Args:
+        batches: prefixes = each training example on its own; parallel = a click of each of many sessions a step.
+        samples: parallel: items drawn for each step, beside the targets of the other sessions.
+        alpha: parallel: they are drawn by count^alpha.
         max_len: clicks of a history that are kept, the latest ones.
         min_count: items with fewer clicks in the train file are unknown.
         session: column of the session, in files of clicks.
@@ -116,6 +121,9 @@ class SessionData(DataModule):
     def __init__(
         self,
         *,
+        batches: str = "prefixes",
+        samples: int = 2048,
+        alpha: float = 0.5,
         max_len: int = 50,
         min_count: int = 1,
         session: str = "SessionId",
@@ -131,6 +139,11 @@ class SessionData(DataModule):
             raise ValueError(f"data.max_len and data.min_count must be at least 1, got {max_len}, {min_count}")
         if min(valid_share, test_share) < 0 or valid_share + test_share >= 1:
             raise ValueError(f"data.valid_share={valid_share} and data.test_share={test_share} leave nothing to learn")
+        if batches not in ("prefixes", "parallel") or samples < 0:
+            raise ValueError(
+                f"data.batches must be prefixes or parallel, and data.samples not negative, got {batches!r}"
+            )
+        self.batches, self.samples, self.alpha = batches, samples, alpha
         self.max_len, self.min_count, self.columns = max_len, min_count, (session, item, time)
         self.valid_share, self.test_share, self.split_seed = valid_share, test_share, split_seed
         self._items: list[str] = []  # names; id = 1 + place
@@ -145,10 +158,14 @@ class SessionData(DataModule):
     def spec(self) -> dict[str, Any]:
         if not self._items:
             raise DataError("there is no vocabulary yet: prepare() reads the data, restore() takes a state")
-        return {"num_items": 1 + len(self._items), "max_len": self.max_len, "labels": ["", *self._items]}
+        sizes = {"num_items": 1 + len(self._items), "max_len": self.max_len, "labels": ["", *self._items]}
+        return sizes | ({"slots": self.batch_size} if self.batches == "parallel" else {})
 
     def rows(self, split: str) -> Rows:
         return self._rows[split]
+
+    def plan(self, rows: Rows) -> Plan:
+        return SessionPlan(rows) if isinstance(rows, SessionStreams) else super().plan(rows)
 
     def state(self) -> dict[str, Any]:
         return {"items": self._items}
@@ -351,7 +368,14 @@ class SessionData(DataModule):
             "cut_histories": int((ends - starts > self.max_len).sum()),
             "of_one_click": int((lengths == 1).sum()),
         }
-        return rows if split == "train" else rows.by_length()
+        if split != "train":
+            return rows.by_length()
+        if self.batches == "parallel" and len(rows):
+            return SessionStreams(
+                ids[ids > 0], kept[log.offsets], num_items=1 + len(self._items), slots=self.batch_size,
+                samples=self.samples, alpha=self.alpha, seed=self.seed,
+            )  # fmt: skip
+        return rows
 
     def _toy(self) -> dict[str, _Log]:
         """Walks on a graph where each item is followed by one of three others, the first of them most often."""
@@ -381,10 +405,19 @@ class _PublishedSessions(SessionData):
 
     SOURCE: Source
 
-    def __init__(self, *, max_len: int = 50, valid_share: float = 0.1, **common: Any) -> None:
+    def __init__(
+        self,
+        *,
+        batches: str = "prefixes",
+        samples: int = 2048,
+        alpha: float = 0.5,
+        max_len: int = 50,
+        valid_share: float = 0.1,
+        **common: Any,
+    ) -> None:
         super().__init__(
-            max_len=max_len, min_count=1, session="SessionId", item="ItemId", time="Time", valid_share=valid_share,
-            test_share=0.1, split_seed=1, **common,
+            batches=batches, samples=samples, alpha=alpha, max_len=max_len, min_count=1, session="SessionId",
+            item="ItemId", time="Time", valid_share=valid_share, test_share=0.1, split_seed=1, **common,
         )  # fmt: skip
 
     @property
@@ -449,6 +482,9 @@ class YoochooseData(_PublishedSessions):
     Source, ids and input: see `_PublishedSessions`.
 
     Args:
+        batches: prefixes = each training example on its own; parallel = a click of each of many sessions a step.
+        samples: parallel: items drawn for each step, beside the targets of the other sessions.
+        alpha: parallel: they are drawn by count^alpha.
         max_len: clicks of a history that are kept, the latest ones.
         valid_share: share of the training sessions that become validation, drawn once for all; 0 = none.
         **common: see `DataModule`.
@@ -475,6 +511,9 @@ class DigineticaData(_PublishedSessions):
     Source, ids and input: see `_PublishedSessions`.
 
     Args:
+        batches: prefixes = each training example on its own; parallel = a click of each of many sessions a step.
+        samples: parallel: items drawn for each step, beside the targets of the other sessions.
+        alpha: parallel: they are drawn by count^alpha.
         max_len: clicks of a history that are kept, the latest ones.
         valid_share: share of the training sessions that become validation, drawn once for all; 0 = none.
         **common: see `DataModule`.

@@ -7,10 +7,11 @@ from paddlerec.models.dcn_v2 import DCNv2
 from paddlerec.models.deepctr import DeepCTR
 from paddlerec.models.deepfm import DeepFM
 from paddlerec.models.fm import FM
+from paddlerec.models.gru4rec import GRU4Rec
 from paddlerec.models.lr import LR
 from paddlerec.models.neumf import NeuMF
 from paddlerec.models.tagspace import TagSpace
 from paddlerec.models.wide_deep import WideDeep
 from paddlerec.models.xdeepfm import XDeepFM
 
-__all__ = ["DCN", "FM", "LR", "DCNv2", "DeepCTR", "DeepFM", "NeuMF", "TagSpace", "WideDeep", "XDeepFM"]
+__all__ = ["DCN", "DCNv2", "DeepCTR", "DeepFM", "FM", "GRU4Rec", "LR", "NeuMF", "TagSpace", "WideDeep", "XDeepFM"]

@@ -81,6 +81,7 @@ class NextItem(Task):
         vectors, bias = self.items()
         ranking.update_ranks(rank_of(prediction["query"], vectors, batch["target"], bias=bias))
 
+    @torch.no_grad()
     def recommend(self, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k best items of each query [B, d]: scores [B, k] and ids [B, k] int64, best first."""
         vectors, bias = self.items()
