@@ -62,7 +62,7 @@ class PrefixRows:
         return self
 
 
-class _Log(NamedTuple):
+class Log(NamedTuple):
     """Sessions as they stand in a file, in order of time."""
 
     codes: np.ndarray  # [clicks] int32, places in `names`
@@ -70,7 +70,7 @@ class _Log(NamedTuple):
     offsets: np.ndarray  # [sessions + 1] int64
     whole: bool  # every click but the first is a target; else only the last: prefixes that were expanded before
 
-    def take(self, chosen: np.ndarray) -> _Log:
+    def take(self, chosen: np.ndarray) -> Log:
         """The sessions `chosen` [s]."""
         lengths = np.diff(self.offsets)[chosen]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -225,7 +225,7 @@ class SessionData(DataModule):
         if not len(self._rows["train"]):
             raise DataError("the train split has no session of two known items, so there is nothing to learn")
 
-    def _read_splits(self) -> dict[str, _Log]:
+    def _read_splits(self) -> dict[str, Log]:
         files = self._files()
         self._paths = list(files.values())
         read = {split: self._read(path) for split, path in files.items()}
@@ -259,13 +259,13 @@ class SessionData(DataModule):
             )
         return files
 
-    def _read(self, path: Path) -> _Log:
+    def _read(self, path: Path) -> Log:
         log = self._read_lines(path) if suffix(path) == ".txt" else self._read_clicks(path)
         if len(log.offsets) < 2:
             raise DataError(f"{path}: it has no sessions{' that can be used' if self.bad_rows.count else ''}")
         return log
 
-    def _read_lines(self, path: Path) -> _Log:
+    def _read_lines(self, path: Path) -> Log:
         """One session a line, or one history, a tab and its target."""
         tokens: list[str] = []
         lengths: list[int] = []
@@ -293,9 +293,9 @@ class SessionData(DataModule):
             raise DataError(f"{path}: damaged: {error}") from None
         names: dict[str, int] = {}
         codes = np.fromiter((names.setdefault(t, len(names)) for t in tokens), np.int32, len(tokens))
-        return _Log(codes, list(names), np.cumsum([0, *lengths], dtype=np.int64), not tabs)
+        return Log(codes, list(names), np.cumsum([0, *lengths], dtype=np.int64), not tabs)
 
-    def _read_clicks(self, path: Path) -> _Log:
+    def _read_clicks(self, path: Path) -> Log:
         """One click a row."""
         session, item, time = self.columns
         sessions: dict[str, int] = {}
@@ -317,13 +317,13 @@ class SessionData(DataModule):
         for piece in pieces(path, self.columns):
             chunks += salvage(piece, convert, lambda line, why: self.bad_rows.add(path, line, why))
         if not chunks:
-            return _Log(np.empty(0, np.int32), [], np.zeros(1, np.int64), True)
+            return Log(np.empty(0, np.int32), [], np.zeros(1, np.int64), True)
         of, codes, when = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
         order = np.lexsort((when, of))  # by session, then by time; stable
         offsets = np.concatenate([[0], np.cumsum(np.bincount(of, minlength=len(sessions)))])
-        return _Log(codes[order], list(items), offsets, True)
+        return Log(codes[order], list(items), offsets, True)
 
-    def _divided(self, log: _Log, share: float, stream: int) -> tuple[_Log, _Log]:
+    def _divided(self, log: Log, share: float, stream: int) -> tuple[Log, Log]:
         """A log in two; the second gets `share` of the sessions, and each at least one."""
         count = len(log.offsets) - 1
         if count < 2:
@@ -332,17 +332,17 @@ class SessionData(DataModule):
         second = min(max(round(share * count), 1), count - 1)
         return log.take(np.sort(order[second:])), log.take(np.sort(order[:second]))
 
-    def _vocabulary(self, train: _Log) -> list[str]:
+    def _vocabulary(self, train: Log) -> list[str]:
         """Names by number of clicks, most frequent first; among equals, the one that comes first in the file."""
         counts = np.bincount(train.codes, minlength=len(train.names))
         order = np.argsort(-counts, kind="stable")
         return [train.names[i] for i in order[: int((counts >= self.min_count).sum())]]
 
-    def _numbered(self, log: _Log) -> np.ndarray:
+    def _numbered(self, log: Log) -> np.ndarray:
         """[clicks] int32 ids."""
         return np.array([self._id(name) for name in log.names], np.int32)[log.codes]
 
-    def _laid_out(self, split: str, log: _Log) -> Rows:
+    def _laid_out(self, split: str, log: Log) -> Rows:
         ids, lengths = self._numbered(log), np.diff(log.offsets)
         place = np.arange(len(ids))
         if log.whole:
@@ -377,7 +377,7 @@ class SessionData(DataModule):
             )  # fmt: skip
         return rows
 
-    def _toy(self) -> dict[str, _Log]:
+    def _toy(self) -> dict[str, Log]:
         """Walks on a graph where each item is followed by one of three others, the first of them most often."""
         random = np.random.Generator(np.random.Philox(key=mix(20)))
         follow = np.stack([random.permutation(_TOY_ITEMS)[:_TOY_NEXT] for _ in range(_TOY_ITEMS)])
@@ -390,17 +390,63 @@ class SessionData(DataModule):
                 walk[:, step] = follow[walk[:, step - 1], random.choice(_TOY_NEXT, count, p=(0.7, 0.2, 0.1))]
             codes = walk[np.arange(walk.shape[1]) < lengths[:, None]]
             names = [str(1 + i) for i in range(_TOY_ITEMS)]
-            logs[split] = _Log(codes, names, np.concatenate([[0], np.cumsum(lengths)]), True)
+            logs[split] = Log(codes, names, np.concatenate([[0], np.cumsum(lengths)]), True)
         return logs
 
 
-class _PublishedSessions(SessionData):
+class Numbered:
+    """Over `SessionData`: items of a published data set, which have numbers and no names.
+
+    Item ids are the places of the item numbers of the training data in ascending order, from 1 on. The weights carry
+    nothing of the data but how many there are, so `encode` takes ids.
+    """
+
+    _items: list[str]
+    _ids: dict[str, int]
+    _paths: list[Path]
+    max_len: int
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return {name: size for name, size in super().spec.items() if name != "labels"}  # type: ignore[misc]
+
+    def state(self) -> dict[str, Any]:
+        return {"num_items": 1 + len(self._items)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Only how many items there are, for `spec`: reading the data numbers them anew, always alike."""
+        self._items = [str(i) for i in range(1, state.get("num_items", 1))]
+
+    def prepare(self) -> None:
+        expected, self._items, self._ids = len(self._items), [], {}
+        super().prepare()  # type: ignore[misc]
+        if expected and expected != len(self._items):
+            raise DataError(f"the weights know {expected} items, these data have {len(self._items)}")
+
+    def _vocabulary(self, train: Log) -> list[str]:
+        try:
+            return [str(number) for number in sorted(map(int, train.names))]
+        except ValueError as error:
+            raise DataError(f"{self._paths[0]}: item numbers must be whole numbers: {error}") from None
+
+    def examples(self) -> list[Any]:
+        """Made up: the licence does not let sessions of the data travel with the weights."""
+        return [[1], [1, 2], [3, 2, 1]]
+
+    def encode(self, raw: Any) -> Batch:
+        """A history as a list of item ids, or JSON text of one, oldest first, e.g. [12, 7, 7]."""
+        given = from_json(raw)
+        if not isinstance(given, list) or not all(isinstance(x, int) and not isinstance(x, bool) for x in given):
+            raise DataError(f"expected a list of item ids, oldest first; got {raw!r:.80}")
+        known = [i for i in given if 1 <= i <= len(self._items)][-self.max_len :]
+        return {"history": torch.tensor([known or [0]], dtype=torch.int64)}
+
+
+class _PublishedSessions(Numbered, SessionData):
     """Sessions and expanded test prefixes as SR-GNN's preprocessing leaves them: item numbers, no names.
 
     `source`: auto = the files under PADDLE_DATA; toy = generated sessions; or a path to files of the same form.
-
-    Item ids are the places of the item numbers of the train file in ascending order, from 1 on. The weights carry
-    nothing of the data but how many there are, so `encode` takes ids.
+    Ids and input: see `Numbered`.
     """
 
     SOURCE: Source
@@ -420,49 +466,14 @@ class _PublishedSessions(SessionData):
             item="ItemId", time="Time", valid_share=valid_share, test_share=0.1, split_seed=1, **common,
         )  # fmt: skip
 
-    @property
-    def spec(self) -> dict[str, Any]:
-        return {name: size for name, size in super().spec.items() if name != "labels"}
-
-    def state(self) -> dict[str, Any]:
-        return {"num_items": 1 + len(self._items)}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Only how many items there are, for `spec`: reading the data numbers them anew, always alike."""
-        self._items = [str(i) for i in range(1, state.get("num_items", 1))]
-
-    def prepare(self) -> None:
-        expected, self._items, self._ids = len(self._items), [], {}
-        super().prepare()
-        if expected and expected != len(self._items):
-            raise DataError(f"the weights know {expected} items, these data have {len(self._items)}")
-
     def _files(self) -> dict[str, Path]:
         if self.source != "auto":
             return super()._files()
         folder = locate(self.SOURCE)
         return {"train": folder / "train_sessions.txt.gz", "test": folder / "test_prefixes.tsv.gz"}
 
-    def _read(self, path: Path) -> _Log:
+    def _read(self, path: Path) -> Log:
         return self._read_lines(path) if path.name == "test_prefixes.tsv.gz" else super()._read(path)
-
-    def _vocabulary(self, train: _Log) -> list[str]:
-        try:
-            return [str(number) for number in sorted(map(int, train.names))]
-        except ValueError as error:
-            raise DataError(f"{self._paths[0]}: item numbers must be whole numbers: {error}") from None
-
-    def examples(self) -> list[Any]:
-        """Made up: the licence does not let sessions of the data travel with the weights."""
-        return [[1], [1, 2], [3, 2, 1]]
-
-    def encode(self, raw: Any) -> Batch:
-        """A session so far as a list of item ids, or JSON text of one, oldest first, e.g. [12, 7, 7]."""
-        given = from_json(raw)
-        if not isinstance(given, list) or not all(isinstance(x, int) and not isinstance(x, bool) for x in given):
-            raise DataError(f"expected a list of item ids, oldest first; got {raw!r:.80}")
-        known = [i for i in given if 1 <= i <= len(self._items)][-self.max_len :]
-        return {"history": torch.tensor([known or [0]], dtype=torch.int64)}
 
 
 _MANUAL = """

@@ -105,6 +105,32 @@ def rank_of(
     return ahead.masked_fill_(~(own > -torch.inf), len(items))
 
 
+def rank_among(queries: Tensor, items: Tensor, target: Tensor, others: Tensor, *, bias: Tensor | None = None) -> Tensor:
+    """The place of one item among it and some others, from 0; for protocols that rank against given negatives.
+
+    Args:
+        queries: [B, d] float.
+        items: [N, d] float; row 0 is padding.
+        target: [B] int64, 0..N-1.
+        others: [B, S] int64, padded with 0. One that is the target itself does not count.
+        bias: [N] float, added to the scores of each query.
+
+    Returns:
+        [B] int64: how many of the others score higher, or equal with a lower id. N where the target is 0 or its score
+        is NaN.
+    """
+    _check(queries, items, bias, others, 1)
+    ids = torch.cat([target[:, None], others], 1)  # [B, 1 + S]
+    # one product for target and others: another shape of it would round differently, and break ties by chance
+    scores = torch.bmm(items[ids].float(), queries.float().unsqueeze(2)).squeeze(2)
+    if bias is not None:
+        scores += bias[ids]
+    own, other = scores[:, :1], scores[:, 1:]
+    ahead = (other > own) | ((other == own) & (others < target[:, None]))
+    rank = (ahead & (others > 0) & (others != target[:, None])).sum(1)
+    return rank.masked_fill_((target == 0) | own.squeeze(1).isnan(), len(items))
+
+
 def _check(queries: Tensor, items: Tensor, bias: Tensor | None, seen: Tensor | None, chunk: int) -> None:
     if queries.dim() != 2 or items.dim() != 2 or queries.shape[1] != items.shape[1]:
         raise ValueError(f"queries [B, d] and items [N, d] do not fit: {list(queries.shape)}, {list(items.shape)}")

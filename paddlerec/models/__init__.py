@@ -10,8 +10,22 @@ from paddlerec.models.fm import FM
 from paddlerec.models.gru4rec import GRU4Rec
 from paddlerec.models.lr import LR
 from paddlerec.models.neumf import NeuMF
+from paddlerec.models.srgnn import SRGNN
 from paddlerec.models.tagspace import TagSpace
 from paddlerec.models.wide_deep import WideDeep
 from paddlerec.models.xdeepfm import XDeepFM
 
-__all__ = ["DCN", "DCNv2", "DeepCTR", "DeepFM", "FM", "GRU4Rec", "LR", "NeuMF", "TagSpace", "WideDeep", "XDeepFM"]
+__all__ = [
+    "DCN",
+    "DCNv2",
+    "DeepCTR",
+    "DeepFM",
+    "FM",
+    "GRU4Rec",
+    "LR",
+    "NeuMF",
+    "SRGNN",
+    "TagSpace",
+    "WideDeep",
+    "XDeepFM",
+]

@@ -10,17 +10,22 @@ from torch import Tensor, nn
 
 from paddlecore.metric import Metric
 from paddlecore.task import Batch, Prediction, StepOutput, Task
-from paddlerec.layers.topk import rank_of, top_k
+from paddlerec.layers.softmax import softmax_loss
+from paddlerec.layers.topk import rank_among, rank_of, top_k
 from paddlerec.metrics import Ranking
 
 
 class NextItem(Task):
-    """Softmax cross-entropy over all items, and full ranking.
+    """Softmax cross-entropy over all items, or against sampled negatives; full ranking, or among given negatives.
 
     The score of item i is <encode(history), item_vectors_i> + item_bias_i. Item 0 (padding, unknown) is never ranked
     nor recommended, and is not in the softmax. Where it is the target the row counts as a miss; training refuses it.
 
-    Batch: history [B, T] int64, right-padded with 0, all 0 where nothing is known; target [B] int64.
+    Batch: history [B, T] int64, right-padded with 0, all 0 where nothing is known; target [B] int64. In training the
+    target may be [B, T], right-padded with 0: then each place of the history has a target of its own, the model itself
+    gives the states [B, T, d] to score with, and a target counts as a row does. With loss `bce`, negatives
+    [B, T, K] int64 (or [B, K] where target is [B]). In evaluation, perhaps negatives [B, n]: the target is ranked among
+    these only; or seen [B, S], items that are not ranked; both padded with 0.
     Prediction: query [B, d], from which `recommend` makes the best items; `render` does so for a readable result.
 
     In evaluation mode item vectors are computed once and kept until `train()` or `eval()` is called again.
@@ -30,6 +35,8 @@ class NextItem(Task):
         labels: names of the items by id, id 0 included; None = `render` gives ids.
         measures: see `Ranking`; the first selects the checkpoint.
         top: items that `render` lists.
+        loss: `softmax` = -log softmax over all items at the target; `bce` = -log sigmoid(s) of the target and
+            -log(1 - sigmoid(s)) of each negative.
     """
 
     def __init__(
@@ -38,12 +45,15 @@ class NextItem(Task):
         labels: list[str] | None = None,
         measures: list[str] | tuple[str, ...] = ("recall@20", "mrr@20"),
         top: int = 10,
+        loss: str = "softmax",
     ) -> None:
         super().__init__(model)
         if top < 1:
             raise ValueError(f"task.top must be at least 1, got {top}")
+        if loss not in ("softmax", "bce"):
+            raise ValueError(f"task.loss must be softmax or bce, got {loss!r}")
         Ranking(measures)  # refuses names it does not know
-        self.labels, self.measures, self.top = labels, list(measures), top
+        self.labels, self.loss, self.measures, self.top = labels, loss, list(measures), top
         self._items: tuple[Tensor, Tensor | None] | None = None
 
     def train(self, mode: bool = True) -> NextItem:
@@ -61,12 +71,26 @@ class NextItem(Task):
         return vectors, bias
 
     def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
-        query = self.model.encode(batch["history"])  # type: ignore[operator]
+        history, target, negatives = batch["history"], batch["target"], batch.get("negatives")
+        if target.dim() == 1:
+            query = self.model.encode(history)  # type: ignore[operator]
+        else:
+            real = target > 0
+            query, target = self.model(history)[real], target[real]  # [M, d], [M]
+            negatives = None if negatives is None else negatives[real]  # [M, K]
         vectors, bias = self.items()
-        score = query @ vectors[1:].t()  # [B, N - 1]: not a softmax over the padding
-        if bias is not None:
-            score = score + bias[1:]
-        loss = nn.functional.cross_entropy(score.float(), batch["target"] - 1, reduction="sum")
+        if self.loss == "softmax":
+            loss = softmax_loss(query, vectors, target, bias=bias)
+        else:
+            if negatives is None:
+                raise ValueError("task.loss=bce needs negatives, and this data set gives none")
+            ids = torch.cat([target[:, None], negatives], 1)  # [M, 1 + K]
+            score = (nn.functional.embedding(ids, vectors) @ query.unsqueeze(2)).squeeze(2).float()
+            if bias is not None:
+                score = score + bias[ids]
+            wanted = torch.zeros_like(score)
+            wanted[:, 0] = 1.0
+            loss = nn.functional.binary_cross_entropy_with_logits(score, wanted, reduction="sum")
         return StepOutput(loss, torch.tensor(len(query)), {})
 
     def predict(self, batch: Batch) -> Prediction:
@@ -79,7 +103,12 @@ class NextItem(Task):
         (ranking,) = metrics
         assert isinstance(ranking, Ranking)
         vectors, bias = self.items()
-        ranking.update_ranks(rank_of(prediction["query"], vectors, batch["target"], bias=bias))
+        query, target = prediction["query"], batch["target"]
+        if "negatives" in batch:
+            rank = rank_among(query, vectors, target, batch["negatives"], bias=bias)
+        else:
+            rank = rank_of(query, vectors, target, bias=bias, seen=batch.get("seen"))
+        ranking.update_ranks(rank)
 
     @torch.no_grad()
     def recommend(self, query: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -88,3 +88,59 @@ def test_refuses_what_it_cannot_measure() -> None:
         NextItem(Mean(), measures=("recal@20",))
     with pytest.raises(ValueError, match="top"):
         NextItem(Mean(), top=0)
+
+
+class States(Mean):
+    """A state for each place: the item itself."""
+
+    def forward(self, history: Tensor) -> Tensor:
+        return self.table(history)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_target_for_each_place(bias: bool) -> None:
+    torch.manual_seed(1)
+    model = States(bias=bias)
+    history, target = torch.tensor([[3, 4, 5], [7, 9, 0]]), torch.tensor([[4, 5, 6], [9, 2, 0]])
+    negatives = torch.randint(1, 30, (2, 3, 2))
+    items = model.table.weight.double()
+    bonus = model.bias.double() if bias else torch.zeros(30).double()
+    softmax, bce = 0.0, 0.0
+    for b, t in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1)):
+        scores = items @ items[history[b, t]] + bonus
+        softmax -= float(scores[1:].log_softmax(0)[target[b, t] - 1])
+        bce -= float(torch.sigmoid(scores[target[b, t]]).log())
+        bce -= sum(float(torch.log(1 - torch.sigmoid(scores[i]))) for i in negatives[b, t])
+    batch = {"history": history, "target": target, "negatives": negatives}
+    for loss, expected in (("softmax", softmax), ("bce", bce)):
+        out = NextItem(model, loss=loss)(batch)
+        assert float(out.loss_sum) == pytest.approx(expected, rel=1e-5) and int(out.weight) == 5
+        wider = {k: nn.functional.pad(v, (0, 0) * (v.dim() - 2) + (0, 3)) for k, v in batch.items()}
+        assert float(NextItem(model, loss=loss)(wider).loss_sum) == pytest.approx(expected, rel=1e-5)
+
+
+def test_bce_needs_negatives() -> None:
+    with pytest.raises(ValueError, match="negatives"):
+        NextItem(Mean(), loss="bce")({"history": torch.tensor([[1]]), "target": torch.tensor([2])})
+    with pytest.raises(ValueError, match="softmax or bce"):
+        NextItem(Mean(), loss="hinge")
+
+
+def test_ranks_among_given_negatives_and_without_seen_items() -> None:
+    torch.manual_seed(1)
+    task = NextItem(Mean(), measures=["mrr@30"]).eval()
+    history, target = torch.tensor([[3, 4], [7, 0]]), torch.tensor([5, 9])
+    given = torch.tensor([[1, 2, 3, 4, 6, 0], [9, 1, 2, 3, 11, 28]])  # with padding, and with the target itself
+    with torch.no_grad():
+        scores = task.model.encode(history) @ task.model.table.weight.T
+        for key in ("negatives", "seen"):
+            batch = {"history": history, "target": target, key: given.masked_fill(given == 9, 0)}
+            (metric,) = metrics = task.metrics()
+            task.measure(metrics, task.predict(batch), batch)
+            places = []
+            for b in range(2):
+                among = [int(i) for i in given[b] if i not in (0, 9)]
+                if key == "seen":
+                    among = [i for i in range(1, 30) if i not in among]
+                places.append(sum(bool(scores[b, i] > scores[b, target[b]]) for i in among))
+            assert metric.compute()["mrr@30"] == pytest.approx(sum(1 / (1 + p) for p in places) / 2)

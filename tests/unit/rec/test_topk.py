@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from paddlerec.layers import rank_of, top_k
+from paddlerec.layers import rank_among, rank_of, top_k
 from paddlerec.layers import topk as module
 
 
@@ -102,3 +102,19 @@ def test_arguments_that_do_not_fit():
     ):
         with pytest.raises(ValueError):
             call()
+
+
+def test_rank_among_others_against_a_loop() -> None:
+    torch.manual_seed(4)
+    queries, items, bias = torch.randint(-2, 3, (40, 3)).float(), torch.randint(-1, 2, (12, 3)).float(), torch.zeros(12)
+    bias[3] = 1.0
+    target, others = torch.randint(0, 12, (40,)), torch.randint(0, 12, (40, 6))
+    scores = queries @ items.T + bias
+    expected = []
+    for b in range(40):
+        own, t = scores[b, target[b]], int(target[b])
+        ahead = [i for i in others[b].tolist() if i not in (0, t) and (scores[b, i], -i) > (own, -t)]
+        expected.append(len(ahead) if t else 12)
+    assert rank_among(queries, items, target, others, bias=bias).tolist() == expected
+    queries[0] = torch.nan
+    assert int(rank_among(queries, items, target, others)[0]) == 12
