@@ -649,7 +649,7 @@ def _allowed(name: str) -> bool:
     return any(name == root or name.startswith(root + ".") for root in ALLOWED_ROOTS)
 
 
-def _import(target: str, key: str) -> Any:
+def load_class(target: str, key: str) -> Any:
     """The class, or the function of a `models` package, that `target` names. The only import by name in the project."""
     import importlib
 
@@ -683,7 +683,7 @@ def build(section: Mapping[str, Any], where: str, /, **extra: Any) -> Any:
     key = f"{where}._target_"
     if "_target_" not in section:
         raise ConfigError(f"{key}: not given: the class to build, as <module>.<class>")
-    made = _import(section["_target_"], key)
+    made = load_class(section["_target_"], key)
     signature = signature_of(section["_target_"])
     complete = resolved(section, where, **extra)
     arguments = {

@@ -210,14 +210,16 @@ def _names_for(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tens
     """`state`, a task's, by the names of `module`: a model's lack the `model.`, and the task's own are left out."""
     from paddlecore.task import Task
 
-    if isinstance(module, Task) or not any(name.startswith("model.") for name in state):
+    if isinstance(module, Task):
+        return {name: value for name, value in state.items() if name not in module.run_state}
+    if not any(name.startswith("model.") for name in state):
         return dict(state)
     return {name[6:]: value for name, value in state.items() if name.startswith("model.")}
 
 
 def _compare(module: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
     given = _names_for(module, state)
-    own = module.state_dict()
+    own = _names_for(module, module.state_dict())
     report = LoadReport(unused=[name for name in given if name not in own])
     for name, tensor in own.items():
         if name not in given:
@@ -445,11 +447,14 @@ def write_artefact(
     def stored(tensor: Tensor) -> Tensor:
         return tensor.half() if fp16 and tensor.is_floating_point() else tensor
 
+    carried = config.load_class(first.recipe["task"]["_target_"], "task").run_state
+    weights = {name: stored(tensor) for name, tensor in first.state_dict.items() if name not in carried}
+
     out = Path(out)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    checkpoint.save_tensors(part / "model.safetensors", {n: stored(tensor) for n, tensor in first.state_dict.items()})
+    checkpoint.save_tensors(part / "model.safetensors", weights)
     _cut(part / "model.safetensors")
     checkpoint.write_json(part / "data.json", {"_target_": first.recipe["data"]["_target_"], "state": first.data_state})
     labels = first.data_state.get("labels")

@@ -37,6 +37,12 @@ class Task(nn.Module):
     """
 
     phases: ClassVar[Mapping[str, tuple[str, ...]]] = {"main": ("*",)}
+    run_state: ClassVar[tuple[str, ...]] = ()
+    """Buffers of the task that carry something from one training step to the next, as a recurrent network its states.
+
+    They are saved in checkpoints, so that a run goes on exactly; they are no weights, so they do not travel in
+    artefacts and need not fit.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -39,6 +39,8 @@ class SessionParallel(NextItem):
         top: items that `render` lists.
     """
 
+    run_state = ("state",)
+
     def __init__(
         self,
         model: nn.Module,

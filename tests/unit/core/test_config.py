@@ -373,7 +373,7 @@ def test_class_that_may_not_be_built(target: Any) -> None:
     "target", ["torch.optim.Adam", "torch.optim.Adafactor", "torchvision.models.resnet18", "paddlecore.task.Task"]
 )
 def test_class_that_may_be_built(target: str) -> None:
-    assert callable(config._import(target, "model._target_"))
+    assert callable(config.load_class(target, "model._target_"))
 
 
 # --- as data

@@ -228,7 +228,7 @@ TARGETS = st.text(max_size=15) | st.lists(PARTS, max_size=5).map(".".join)
 @given(TARGETS)
 def test_any_target(target: str) -> None:
     try:
-        found = config._import(target, "model._target_")
+        found = config.load_class(target, "model._target_")
     except ConfigError as error:
         assert str(error).startswith("model._target_: ")
     else:  # what is let through is ours, or an optimiser's or torchvision's own
