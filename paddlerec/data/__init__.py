@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from paddlerec.data.ctr_toy import CtrToyData
 from paddlerec.data.frappe import FrappeData
+from paddlerec.data.gowalla import GowallaData
+from paddlerec.data.interactions import InteractionData
 from paddlerec.data.ml1m_ncf import ML1MNCFData
 from paddlerec.data.sessions import DigineticaData, SessionData, YoochooseData
 from paddlerec.data.table import TableData
@@ -13,6 +15,8 @@ __all__ = [
     "CtrToyData",
     "DigineticaData",
     "FrappeData",
+    "GowallaData",
+    "InteractionData",
     "ML1MNCFData",
     "SessionData",
     "TableData",

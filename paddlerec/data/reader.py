@@ -21,7 +21,7 @@ from paddlecore.errors import DataError, nearest
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".data": "\t", ".dat": "::"}  # the last two: MovieLens
 _BLOCK = 1 << 24  # bytes of text in a piece
 _BATCH = 1 << 17  # rows of Parquet in a piece
 
@@ -176,7 +176,9 @@ def _text(path: Path, wanted: Sequence[str], columns: Sequence[str] | None, deli
                 raise DataError(f"{path}:1: the file is empty")
             _check_names(f"{path}:1", names, wanted)
             for block in _blocks(file):
-                piece = _Text(block, line, names, wanted, delimiter)
+                if delimiter == "::":  # the parser wants one character
+                    block = block.replace(b"::", b"\t")
+                piece = _Text(block, line, names, wanted, "\t" if delimiter == "::" else delimiter)
                 yield piece
                 line += piece.rows
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

@@ -8,10 +8,15 @@ from paddlerec.models.deepctr import DeepCTR
 from paddlerec.models.deepfm import DeepFM
 from paddlerec.models.fm import FM
 from paddlerec.models.gru4rec import GRU4Rec
+from paddlerec.models.item2vec import Item2Vec
+from paddlerec.models.lightgcn import LightGCN
 from paddlerec.models.lr import LR
+from paddlerec.models.mf import MF
 from paddlerec.models.neumf import NeuMF
+from paddlerec.models.popularity import Popularity
 from paddlerec.models.srgnn import SRGNN
 from paddlerec.models.tagspace import TagSpace
+from paddlerec.models.two_tower import TwoTower
 from paddlerec.models.wide_deep import WideDeep
 from paddlerec.models.xdeepfm import XDeepFM
 
@@ -22,10 +27,15 @@ __all__ = [
     "DeepFM",
     "FM",
     "GRU4Rec",
+    "Item2Vec",
     "LR",
+    "LightGCN",
+    "MF",
     "NeuMF",
+    "Popularity",
     "SRGNN",
     "TagSpace",
+    "TwoTower",
     "WideDeep",
     "XDeepFM",
 ]

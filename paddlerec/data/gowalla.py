@@ -1,0 +1,138 @@
+"""Gowalla check-ins (Cho, Myers, Leskovec, 2011, KDD) in the split of NGCF and LightGCN."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddlecore.data import mix
+from paddlecore.errors import DataError
+from paddlecore.sources import File, Source, locate
+from paddlerec.data.interactions import InteractionData
+
+_USERS, _ITEMS = 29_858, 40_981
+
+SOURCE = Source(
+    name="Gowalla, NGCF/LightGCN split",
+    folder="rec/gowalla-lightgcn",
+    files=(
+        File("train.txt.gz", "71a2faabd7e5eed1c9df325798a213695c293739970a47bed0a983355f6687e3", 1964982),
+        File("test.txt.gz", "9db4414306dbc518d3b81b0239515497908ecd6de09df99c6a92ba171e75b902", 598630),
+    ),
+    licence="none stated; cite Cho, Myers, Leskovec, KDD 2011",
+    homepage="https://snap.stanford.edu/data/loc-gowalla.html",
+    manual="""
+The split is that of NGCF and LightGCN (https://github.com/gusye1234/LightGCN-PyTorch, data/gowalla): train.txt and
+test.txt with one user a line, `user item item ...`, numbers from 0 on. Give a folder that holds the two, perhaps
+as .gz, as data.source=<folder>.
+""",
+)
+
+
+class GowallaData(InteractionData):
+    """Places that people checked in at: 29,858 users, 40,981 items, 810,128 pairs to train and 217,242 to test.
+
+    All items that a user does not have in train are ranked. The published split has no validation part; `valid_share`
+    takes one out of train, with `split_seed`, for everything that is chosen. Published scores are of training on all of
+    train, so a recipe trains with 0 once its settings are chosen, and its last checkpoint is scored.
+
+    Ids are the numbers of the files plus 1; there are no names. The lists have no order of time: a user's items are
+    put into a random one, once for all, so that a window of them says nothing.
+
+    Args:
+        valid_share: share of each user's training pairs that become validation; 0 = none, all are trained on.
+        split_seed: of that share; the run's seed does not change it.
+        negatives, in_batch, sampled, alpha, train_history, graph: what a training batch brings; see `PairRows`.
+        max_history: items of a user that evaluation and `encode` give to a user tower.
+        **common: see `DataModule`; `source`: auto = the files under PADDLE_DATA (rec/gowalla-lightgcn), toy =
+            generated, or a folder with train and test files of the same form.
+    """
+
+    def __init__(
+        self,
+        *,
+        valid_share: float = 0.0,
+        split_seed: int = 1,
+        negatives: int = 0,
+        in_batch: int = 0,
+        sampled: int = 0,
+        alpha: float = 0.75,
+        train_history: int = 0,
+        max_history: int = 200,
+        graph: bool = False,
+        **common: Any,
+    ) -> None:
+        super().__init__(
+            user="user", item="item", rating=None, time=None, columns=None, min_rating=None, split="random",
+            test_share=0.2, valid_share=valid_share, split_seed=split_seed, negatives=negatives, in_batch=in_batch,
+            sampled=sampled, alpha=alpha, train_history=train_history, max_history=max_history, graph=graph, **common,
+        )  # fmt: skip
+        self._sizes = {"users": 1 + _USERS, "items": 1 + _ITEMS}
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return {"num_users": self._sizes["users"], "num_items": self._sizes["items"]}
+
+    def _size(self, kind: str) -> int:
+        return self._sizes[kind]
+
+    def _id(self, kind: str, name: Any) -> int:
+        text = str(name)
+        return int(text) + 1 if text.isdecimal() and int(text) + 1 < self._sizes[kind] else 0
+
+    def _name(self, kind: str, number: int) -> str | int:
+        return number - 1
+
+    def state(self) -> dict[str, Any]:
+        return dict(self._sizes)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._sizes = {**self._sizes, **{k: int(v) for k, v in state.items() if k in self._sizes}}
+
+    def _files(self) -> dict[str, Path]:
+        if self.source == "auto":
+            folder = locate(SOURCE)
+            return {"train": folder / "train.txt.gz", "test": folder / "test.txt.gz"}
+        return super()._files()
+
+    def _read_splits(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        files = self._files()
+        self._paths = list(files.values())
+        read = {split: self._read_lines(path) for split, path in files.items()}
+        if self.source != "auto":
+            for kind, column in (("users", 0), ("items", 1)):
+                self._sizes[kind] = 1 + int(max(pairs[column].max() for pairs in read.values()))
+        random = np.random.Generator(np.random.Philox(key=mix(22)))
+        order = random.permutation(len(read["train"][0]))
+        read["train"] = (read["train"][0][order], read["train"][1][order])
+        return read
+
+    def _read_lines(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs of ids from lines `user item item ...`."""
+        users: list[np.ndarray] = []
+        items: list[np.ndarray] = []
+        try:
+            with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+                for line, text in enumerate(file, start=1):
+                    try:
+                        row = np.array(text.split(), dtype=np.int64) + 1
+                        if len(row) == 0 or row.min() < 1 or row.max() >= 2**31:
+                            raise ValueError
+                    except (ValueError, OverflowError):
+                        self.bad_rows.add(path, line, f"expected numbers, a user and its items; got {text!r:.60}")
+                        continue
+                    items.append(np.unique(row[1:]))
+                    users.append(np.full(len(items[-1]), row[0]))
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(f"{path}: damaged: {error}") from None
+        if not items or not sum(map(len, items)):
+            raise DataError(f"{path}: it has no rows{' that can be used' if self.bad_rows.count else ''}")
+        return np.concatenate(users), np.concatenate(items)
+
+    def _toy(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        self._sizes = {"users": 121, "items": 81}
+        return super()._toy()

@@ -1,0 +1,158 @@
+"""Retrieval: which of all items does this user take next?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paddlecore.metric import Metric
+from paddlecore.task import Batch, Prediction, StepOutput, Task
+from paddlerec.layers.topk import top_k
+from paddlerec.metrics import Ranking
+
+_LOSSES = ("bpr", "softmax", "sgns", "linear")
+
+
+class Retrieval(Task):
+    """Models that score by an inner product of a user's and an item's vector, trained on pairs, ranked over all items.
+
+    With s = <user, item> / temperature of a pair (u, i), its loss is one of
+
+    - bpr: the mean over the pair's negatives j of -ln sigmoid(s_ui - s_uj) (Rendle et al., 2009, UAI, section 4);
+    - softmax: -ln of e^(s_ui - a) / (e^(s_ui - a) + sum over candidates c of e^(s_uc - a_c)), where a = log_q times
+      the logarithm of how often an item is among the candidates (Bengio and Senecal, 2008; Yi et al., 2019, RecSys, eq.
+      4). Candidates that are the pair's own item are left out of the sum;
+    - sgns: -ln sigmoid(s_ui) - k times the mean over candidates of ln sigmoid(-s_uc), k = `sgns_negatives` (Mikolov et
+      al., 2013, NeurIPS, eq. 4); candidates that are the pair's own item do not count;
+    - linear: -s_ui, for models in closed form.
+
+    Batch: those of `PairRows` in training and of `UserRows` in evaluation (paddlerec/data/interactions.py); to predict,
+    user [B], history [B, T] and seen [B, S]. Where there are `edges` [2, n], a model with `set_graph` gets them once.
+    Prediction: item [B, k] int64, score [B, k] float32, best first; 0 and -inf where fewer than k items are left.
+
+    In evaluation mode item vectors are computed once and kept until `train()` or `eval()` is called again.
+
+    Args:
+        model: `forward(user [B], items [M], history) -> ([B, d], [M, d])`, `encode(user, history) -> [B, d]`,
+            `item_vectors() -> [N, d]`; with l2, `penalty(user, items) -> []`.
+        labels: names of the items by id, id 0 included; None = `render` gives ids.
+        loss: bpr, softmax, sgns or linear.
+        temperature: what scores are divided by in the loss.
+        log_q: 1 = sampled softmax corrects for how often items are drawn, 0 = it does not, which holds back popular
+            items; or between.
+        sgns_negatives: k of sgns.
+        l2: adds l2 / 2 times the squares of the vectors that a pair and its negatives are made of.
+        measures: see `Ranking`; the first selects the checkpoint.
+        top: items that a prediction lists, beyond what the measures look at.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        labels: list[str] | None = None,
+        loss: str = "softmax",
+        temperature: float = 1.0,
+        log_q: float = 1.0,
+        sgns_negatives: float = 5.0,
+        l2: float = 0.0,
+        measures: list[str] | tuple[str, ...] = ("recall@20", "ndcg@20"),
+        top: int = 10,
+    ) -> None:
+        super().__init__(model)
+        if loss not in _LOSSES:
+            raise ValueError(f"task.loss must be one of {', '.join(_LOSSES)}, got {loss!r}")
+        if temperature <= 0 or l2 < 0 or sgns_negatives <= 0 or top < 1:
+            raise ValueError("task.temperature, sgns_negatives and top must be positive, l2 not negative")
+        if l2 and not hasattr(model, "penalty"):
+            raise ValueError(f"task.l2: {type(model).__name__} has no penalty(); optim.tables_weight_decay may do")
+        self.labels, self.measures, self.top = labels, list(measures), top
+        self.loss, self.temperature, self.log_q, self.l2 = loss, temperature, log_q, l2
+        self.sgns_negatives = sgns_negatives
+        self._longest = Ranking(measures).max_k
+        self._items: Tensor | None = None
+
+    def train(self, mode: bool = True) -> Retrieval:
+        self._items = None
+        return super().train(mode)
+
+    def _take_graph(self, batch: Batch) -> None:
+        if "edges" in batch and hasattr(self.model, "set_graph") and not self.model.has_graph:
+            self.model.set_graph(*batch["edges"])
+
+    def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
+        self._take_graph(batch)
+        user, item = batch["user"], batch["item"]
+        others = {"bpr": "negative", "softmax": "candidates", "sgns": "candidates"}.get(self.loss)
+        if others is not None and others not in batch:
+            wanted = "data.negatives" if others == "negative" else "data.in_batch or data.sampled"
+            raise ValueError(f"task.loss={self.loss} needs {others} in the batch: set {wanted}")
+        more = batch[others].flatten() if others is not None else item[:0]
+        query, vectors = self.model(user, torch.cat([item, more]), batch.get("history"))
+        query = query.float() / self.temperature
+        own, rest = vectors.float().split([len(item), len(more)])
+        positive = (query * own).sum(1)  # [B]
+        if self.loss == "bpr":
+            negative = (query.unsqueeze(1) @ rest.view(len(item), -1, rest.shape[1]).transpose(1, 2)).squeeze(1)
+            loss = nn.functional.softplus(negative - positive.unsqueeze(1)).mean(1).sum()
+        elif self.loss == "softmax":
+            loss = self._softmax(positive, query @ rest.t(), batch)
+        elif self.loss == "sgns":
+            loss = self._sgns(positive, query @ rest.t(), batch)
+        else:
+            loss = -positive.sum()
+        if self.l2:
+            used = torch.cat([item, more]) if self.loss == "bpr" else item
+            loss = loss + 0.5 * self.l2 * self.model.penalty(user, used)  # type: ignore[operator]
+        return StepOutput(loss, torch.tensor(len(item)), {})
+
+    def _softmax(self, positive: Tensor, negative: Tensor, batch: Batch) -> Tensor:
+        """[B], [B, C] -> [] sum."""
+        if self.log_q:
+            positive = positive - self.log_q * batch["item_log_q"]
+            negative = negative - self.log_q * batch["candidates_log_q"]
+        negative = negative.masked_fill(batch["item"].unsqueeze(1) == batch["candidates"], -torch.inf)
+        # log(e^p + sum e^n) - p, without a [B, 1 + C] copy
+        return nn.functional.softplus(negative.logsumexp(1) - positive).sum()
+
+    def _sgns(self, positive: Tensor, negative: Tensor, batch: Batch) -> Tensor:
+        """[B], [B, C] -> [] sum."""
+        other = batch["item"].unsqueeze(1) != batch["candidates"]
+        noise = (nn.functional.softplus(negative) * other).sum(1) / other.sum(1).clamp(min=1)
+        return (nn.functional.softplus(-positive) + self.sgns_negatives * noise).sum()
+
+    def items(self) -> Tensor:
+        """[N, d] vectors of all items."""
+        if self._items is None or self.training or torch.is_grad_enabled():
+            self._items = self.model.item_vectors().float()  # type: ignore[operator]
+        return self._items
+
+    def predict(self, batch: Batch) -> Prediction:
+        self._take_graph(batch)
+        query = self.model.encode(batch["user"], batch.get("history")).float()  # type: ignore[operator]
+        score, item = top_k(query, self.items(), max(self._longest, self.top), seen=batch.get("seen"))
+        return {"item": item, "score": score}
+
+    def metrics(self) -> list[Metric]:
+        return [Ranking(self.measures)]
+
+    def measure(self, metrics: Sequence[Metric], prediction: Prediction, batch: Batch) -> None:
+        """A training batch (of a run on few batches) counts as users with one item to find, nothing seen."""
+        (ranking,) = metrics
+        relevant = batch.get("relevant", batch.get("item").unsqueeze(1) if "item" in batch else None)
+        found = prediction["item"]
+        hits = ((found.unsqueeze(2) == relevant.unsqueeze(1)) & (found > 0).unsqueeze(2)).any(2)
+        ranking.update(hits, batch.get("num_relevant", torch.ones(len(found), dtype=torch.int64)))
+
+    def render(self, prediction: Prediction) -> list[dict[str, Any]]:
+        """items: the `top` best as {item: its name or id, score}, best first."""
+        rows = []
+        for ids, scores in zip(prediction["item"].tolist(), prediction["score"].tolist(), strict=True):
+            best = [(i, s) for i, s in zip(ids[: self.top], scores[: self.top], strict=True) if i]
+            rows.append({"items": [{"item": self._name(i), "score": round(s, 4)} for i, s in best]})
+        return rows
+
+    def _name(self, item: int) -> str | int:
+        return item if self.labels is None else self.labels[item]
