@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from paddlerec.data.amazon_ctr import AmazonCtrData
 from paddlerec.data.ctr_toy import CtrToyData
 from paddlerec.data.frappe import FrappeData
 from paddlerec.data.gowalla import GowallaData
@@ -12,6 +13,7 @@ from paddlerec.data.table import TableData
 from paddlerec.data.tagspace import TagSpaceData
 
 __all__ = [
+    "AmazonCtrData",
     "CtrToyData",
     "DigineticaData",
     "FrappeData",

@@ -167,7 +167,7 @@ class ML1MNCFData(DataModule):
             folder = locate(SOURCE)
             self._paths = [folder / file.name for file in SOURCE.files]
         else:
-            self._paths = [_one(Path(self.source), name) for name in ("train.tsv", "test.negative")]
+            self._paths = [find_file(Path(self.source), name) for name in ("train.tsv", "test.negative")]
         train = self._read_train(self._paths[0])
         train = train[np.lexsort((train[:, 1], train[:, 0]))]  # by user, then item: the order of the file says nothing
         return Pairs(train[:, 0], train[:, 1], *self._read_test(self._paths[1]))
@@ -189,7 +189,7 @@ class ML1MNCFData(DataModule):
 
     def _read_test(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
         users, rows = [], []
-        for number, line in enumerate(_lines(path), start=1):
+        for number, line in enumerate(text_lines(path), start=1):
             if not line.strip():
                 continue
             if not re.fullmatch(r"\(\d{1,9},\d{1,9}\)(\t\d{1,9})*\s*", line):
@@ -250,16 +250,16 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _one(folder: Path, name: str) -> Path:
+def find_file(folder: Path, name: str) -> Path:
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path
     raise DataError(f"data.source={folder}: there is no {name} or {name}.gz in it")
 
 
-def _lines(path: Path) -> Iterator[str]:
+def text_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
     try:
-        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+        with gzip.open(path, "rt", encoding=encoding) if path.suffix == ".gz" else path.open(encoding=encoding) as file:
             yield from file
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from None

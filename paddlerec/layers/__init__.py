@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from paddlerec.layers.dice import Dice
 from paddlerec.layers.fields import FieldTable, with_dense
 from paddlerec.layers.history import mean_of_history
 from paddlerec.layers.interaction import fm_pooling
@@ -10,6 +11,7 @@ from paddlerec.layers.softmax import softmax_loss
 from paddlerec.layers.topk import rank_among, rank_of, top_k
 
 __all__ = [
+    "Dice",
     "FieldTable",
     "fm_pooling",
     "mean_of_history",

@@ -6,6 +6,7 @@ from paddlerec.models.dcn import DCN
 from paddlerec.models.dcn_v2 import DCNv2
 from paddlerec.models.deepctr import DeepCTR
 from paddlerec.models.deepfm import DeepFM
+from paddlerec.models.din import DIN
 from paddlerec.models.fm import FM
 from paddlerec.models.gru4rec import GRU4Rec
 from paddlerec.models.item2vec import Item2Vec
@@ -23,6 +24,7 @@ from paddlerec.models.xdeepfm import XDeepFM
 __all__ = [
     "DCN",
     "DCNv2",
+    "DIN",
     "DeepCTR",
     "DeepFM",
     "FM",

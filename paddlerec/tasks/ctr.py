@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from paddlecore.metric import Metric
 from paddlecore.task import Batch, Prediction, StepOutput, Task
@@ -26,13 +26,17 @@ class CTR(Task):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
 
+    def logit(self, batch: Batch) -> Tensor:
+        """[B] float32; a task with other inputs overrides it."""
+        return self.model(batch["ids"], batch.get("dense")).float()
+
     def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
-        logit = self.model(batch["ids"], batch.get("dense")).float()
+        logit = self.logit(batch)
         loss = nn.functional.binary_cross_entropy_with_logits(logit, batch["label"], reduction="sum")
         return StepOutput(loss, torch.tensor(len(logit)), {})
 
     def predict(self, batch: Batch) -> Prediction:
-        score = self.model(batch["ids"], batch.get("dense")).float()
+        score = self.logit(batch)
         return {"score": score, "probability": score.sigmoid()}
 
     def metrics(self) -> list[Metric]:

@@ -1,0 +1,35 @@
+"""Click-through rate of an item after a history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from paddlecore.metric import Metric
+from paddlecore.task import Batch, Prediction
+from paddlerec.metrics import AUC, GAUC, LogLoss
+from paddlerec.tasks.ctr import CTR
+
+
+class HistoryCTR(CTR):
+    """Binary cross-entropy of one logit a row; AUC over all rows, and within each user.
+
+    Batch: history, history_category [B, T] int64, padded on the right with 0; item, category [B] int64; label [B]
+    float32, 0 or 1; for evaluation user [B] int64. Prediction: score [B] the logit, probability [B].
+
+    Args:
+        model: maps (history, history_category, item, category) to logits [B].
+    """
+
+    def logit(self, batch: Batch) -> Tensor:
+        return self.model(batch["history"], batch["history_category"], batch["item"], batch["category"]).float()
+
+    def metrics(self) -> list[Metric]:
+        return [AUC(), GAUC(), LogLoss()]
+
+    def measure(self, metrics: Sequence[Metric], prediction: Prediction, batch: Batch) -> None:
+        auc, gauc, logloss = metrics
+        auc.update(prediction["score"], batch["label"])
+        gauc.update(prediction["score"], batch["label"], batch["user"])
+        logloss.update(prediction["score"], batch["label"])
