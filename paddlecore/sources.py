@@ -121,7 +121,7 @@ def data_root() -> Path | None:
     """PADDLE_DATA, else the user's cache folder; None where there is neither (no home folder)."""
     if given := os.environ.get("PADDLE_DATA"):
         return Path(os.path.abspath(os.path.expanduser(given)))
-    cache = _cache()
+    cache = cache_folder()
     return cache / "data" if cache else None
 
 
@@ -130,7 +130,7 @@ def offline() -> bool:
     return os.environ.get("PADDLE_OFFLINE", "").strip().lower() not in ("", "0", "false", "no", "off")
 
 
-def _cache() -> Path | None:
+def cache_folder() -> Path | None:
     given = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(given):  # the XDG specification says to ignore a relative one
         return Path(given) / "paddle-suite"
@@ -178,7 +178,7 @@ def _remembered_sha256(path: Path) -> str:
     The memory is one small file an entry in the user's cache folder, so the data root may be read-only. Where the
     cache cannot be written, the file is hashed each time.
     """
-    stat, cache = path.stat(), _cache()
+    stat, cache = path.stat(), cache_folder()
     if stat.st_size < REMEMBER or cache is None:
         return sha256_of(path)
     key = f"{os.path.abspath(path)}\0{stat.st_size}\0{stat.st_mtime_ns}"
@@ -301,7 +301,7 @@ def unpacked(source: Source, name: str) -> Path:
         DataError: the archive is missing, not as declared, or refused by `unpack`.
     """
     file = next(file for file in source.files if file.name == name)
-    root, cache = data_root(), _cache()
+    root, cache = data_root(), cache_folder()
     if root is None or cache is None:
         raise DataError("there is no home folder to unpack into; set PADDLE_DATA and XDG_CACHE_HOME to folders")
     archive = root / source.folder / name
@@ -350,7 +350,7 @@ def download(
     if offline():
         raise DataError(f"PADDLE_OFFLINE is set, so {file.name} is not fetched; unset it, or put the file at {target}")
     try:
-        with _exclusive(target) as part:
+        with exclusive(target) as part:
             if target.exists():
                 _check(target, file)
                 return target
@@ -546,7 +546,7 @@ def _flush(folder: Path) -> None:
 
 
 @contextmanager
-def _exclusive(target: Path) -> Iterator[Path]:
+def exclusive(target: Path) -> Iterator[Path]:
     """Hold the right to make `target`, waiting for another process that has it; gives the path to make it under.
 
     The lock goes with the process, also when that is killed. Where the system has no locks the path is unique.
@@ -615,7 +615,7 @@ def unpack(
     if ending is None:
         raise DataError(f"{archive}: not a kind of archive that can be unpacked (.zip, .tar[.gz|.bz2|.xz], .gz)")
     try:
-        with _exclusive(folder) as part:
+        with exclusive(folder) as part:
             if folder.exists():
                 raise DataError(f"{folder} exists already; {archive} is unpacked into a new folder only")
             shutil.rmtree(part, ignore_errors=True)  # of a process that was killed

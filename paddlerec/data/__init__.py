@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from paddlerec.data.amazon_ctr import AmazonCtrData
+from paddlerec.data.criteo import CriteoData
 from paddlerec.data.ctr_toy import CtrToyData
 from paddlerec.data.frappe import FrappeData
 from paddlerec.data.gowalla import GowallaData
@@ -14,6 +15,7 @@ from paddlerec.data.tagspace import TagSpaceData
 
 __all__ = [
     "AmazonCtrData",
+    "CriteoData",
     "CtrToyData",
     "DigineticaData",
     "FrappeData",

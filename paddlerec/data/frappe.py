@@ -104,7 +104,7 @@ class FrappeData(TableData):
             if len(raw) != len(_FIELDS):
                 raise DataError(f"expected {len(_FIELDS)} feature ids ({', '.join(_FIELDS)}), got {len(raw)}")
             return super().encode(dict(zip(_FIELDS, raw, strict=True)))
-        given = row(raw, list(_FIELDS), self.label)
+        given = row(raw, list(_FIELDS), self.map.label)
         known = [(self._values[name], str(given[name])) for name in _FIELDS]
         ids = [1 + values.index(value) if value in values else 0 for values, value in known]
         return {"ids": torch.tensor([ids], dtype=torch.int32)}

@@ -11,8 +11,9 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,7 +22,8 @@ from paddlecore.errors import DataError, nearest
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".data": "\t", ".dat": "::"}  # the last two: MovieLens
+# None: tabs if the first line has one, else commas. The last two: MovieLens
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": None, ".data": "\t", ".dat": "::"}
 _BLOCK = 1 << 24  # bytes of text in a piece
 _BATCH = 1 << 17  # rows of Parquet in a piece
 
@@ -37,6 +39,7 @@ class Piece(Protocol):
 
     rows: int
     line: int  # of the first row; counts from 1, a header included
+    share: float  # of the file's bytes that are read once these rows are
 
     def table(self, low: int, high: int) -> pa.Table:
         """Rows low..high-1 as a table of the wanted columns.
@@ -58,9 +61,10 @@ def pieces(path: Path, wanted: Sequence[str], columns: Sequence[str] | None = No
     """The file's rows in order.
 
     Args:
-        path: .csv (quoted with "), .tsv or .txt (tab, no quoting), each perhaps .gz, or .parquet.
+        path: .csv (commas, quoted with "), .tsv (tabs, no quoting) or .txt (either: tabs if its first line has one),
+            each perhaps .gz; or .parquet.
         wanted: columns to read.
-        columns: names of all columns, for text without a header line.
+        columns: names of all columns, for text without a header line; a first line that says the same is skipped.
 
     Raises:
         DataError: the file is empty or damaged, its header lacks a column or has one twice, or its suffix says nothing.
@@ -96,8 +100,11 @@ def salvage(piece: Piece, convert: Callable[[pa.Table], T], bad: Callable[[int, 
 
 
 class _Text:
-    def __init__(self, block: bytes, line: int, names: Sequence[str], wanted: Sequence[str], delimiter: str) -> None:
-        self.block, self.line, self.names, self.wanted, self.delimiter = block, line, names, wanted, delimiter
+    def __init__(
+        self, block: bytes, line: int, share: float, names: Sequence[str], wanted: Sequence[str], delimiter: str
+    ) -> None:
+        self.block, self.line, self.share = block, line, share
+        self.names, self.wanted, self.delimiter = names, wanted, delimiter
         self.quoted = delimiter == ","
         self.rows = block.count(b"\n") + (not block.endswith(b"\n"))  # lines, blank ones included
         self.lines: list[bytes] | None = None
@@ -161,33 +168,40 @@ def _split(line: str, delimiter: str) -> list[str]:
         return line.split(delimiter)
 
 
-def _text(path: Path, wanted: Sequence[str], columns: Sequence[str] | None, delimiter: str) -> Iterator[Piece]:
+def _text(path: Path, wanted: Sequence[str], columns: Sequence[str] | None, delimiter: str | None) -> Iterator[Piece]:
+    size = path.stat().st_size
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            names, line = columns, 1
-            if names is None:
-                header = file.readline()
-                try:
-                    names = _split(header.decode("utf-8-sig"), delimiter)  # Excel begins files with a byte order mark
-                except UnicodeDecodeError:
+        with path.open("rb") as raw, gzip.open(raw, "rb") if path.suffix == ".gz" else nullcontext(raw) as file:
+            first = file.readline()
+            colons = delimiter == "::"  # the parser wants one character
+            if colons:
+                first, delimiter = first.replace(b"::", b"\t"), "\t"
+            elif delimiter is None:
+                delimiter = "\t" if b"\t" in first else ","
+            try:
+                header = _split(first.decode("utf-8-sig"), delimiter)  # Excel begins files with a byte order mark
+            except UnicodeDecodeError:
+                if columns is None:
                     raise DataError(f"{path}:1: the header is not UTF-8 text") from None
-                line = 2
+                header = []
+            names, line, rest = header, 2, b""
+            if columns is not None and header != list(columns):
+                names, line, rest = list(columns), 1, first
             if not any(names):
                 raise DataError(f"{path}:1: the file is empty")
             _check_names(f"{path}:1", names, wanted)
-            for block in _blocks(file):
-                if delimiter == "::":  # the parser wants one character
+            for block in _blocks(file, rest):
+                if colons:
                     block = block.replace(b"::", b"\t")
-                piece = _Text(block, line, names, wanted, "\t" if delimiter == "::" else delimiter)
+                piece = _Text(block, line, raw.tell() / size, names, wanted, delimiter)
                 yield piece
                 line += piece.rows
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: damaged: {error}") from None
 
 
-def _blocks(file: BinaryIO) -> Iterator[bytes]:
-    """The rest of a file in blocks of whole lines."""
-    rest = b""
+def _blocks(file: IO[bytes], rest: bytes) -> Iterator[bytes]:
+    """`rest` and what follows it in the file, in blocks of whole lines."""
     while data := file.read(_BLOCK):
         end = data.rfind(b"\n") + 1
         if end:
@@ -212,8 +226,8 @@ def _check_names(where: str, names: Sequence[str], wanted: Sequence[str]) -> Non
 
 
 class _Batch:
-    def __init__(self, table: pa.Table, line: int) -> None:
-        self._table, self.line, self.rows = table, line, table.num_rows
+    def __init__(self, table: pa.Table, line: int, share: float) -> None:
+        self._table, self.line, self.share, self.rows = table, line, share, table.num_rows
 
     def table(self, low: int, high: int) -> pa.Table:
         return self._table.slice(low, high - low)
@@ -228,7 +242,8 @@ def _parquet(path: Path, wanted: Sequence[str]) -> Iterator[Piece]:
             _check_names(str(path), file.schema_arrow.names, wanted)
             line = 1
             for batch in file.iter_batches(batch_size=_BATCH, columns=list(wanted)):
-                yield _Batch(pa.Table.from_batches([batch]), line)
+                share = (line - 1 + batch.num_rows) / file.metadata.num_rows
+                yield _Batch(pa.Table.from_batches([batch]), line, share)
                 line += batch.num_rows
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: damaged, or not Parquet: {error}") from None
@@ -285,6 +300,38 @@ def strings(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, list[str]]:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise BadValue(f"column {name!r}: {column[0].as_py()!r} is not text, nor a number") from None
     return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+
+
+def sequences(column: pa.ChunkedArray, name: str, separator: str, max_len: int) -> tuple[np.ndarray, list[str]]:
+    """A column of lists, or of text with a separator, as (codes [n, max_len] int32, distinct values).
+
+    Codes keep a cell's order and are padded on the right with -1; of a cell with more values the last `max_len` are
+    kept. Blanks around a value do not count, and a value of nothing else is left out: "" has no values.
+
+    Raises:
+        BadValue: something that has no plain text.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+            lists = column.cast(pa.large_list(pa.string())).combine_chunks()
+        else:
+            lists = pc.split_pattern(column.cast(pa.string()).fill_null("").combine_chunks(), separator)
+        owner = pc.list_parent_indices(lists).to_numpy()  # which row each value stands in
+        flat = pc.utf8_trim_whitespace(lists.flatten().fill_null(""))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise BadValue(f"column {name!r}: {column[0].as_py()!r} is not text, nor a list of values") from None
+    there = pc.not_equal(flat, "")
+    encoded = flat.filter(there).dictionary_encode()
+    owner = owner[there.to_numpy(zero_copy_only=False)]
+    ends = np.cumsum(np.bincount(owner, minlength=len(column)))  # [n] where each row's values end
+    latest = np.arange(len(owner)) >= ends[owner] - max_len
+    starts = np.maximum(np.concatenate([[0], ends[:-1]]), ends - max_len)
+    codes = np.full((len(column), max_len), -1, dtype=np.int32)
+    codes[owner[latest], (np.arange(len(owner)) - starts[owner])[latest]] = encoded.indices.to_numpy()[latest]
+    return codes, encoded.dictionary.to_pylist()
 
 
 def row(raw: Any, names: Sequence[str], label: str | None = None) -> dict[str, Any]:

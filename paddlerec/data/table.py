@@ -2,89 +2,81 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from paddlecore.data import ArrayRows, DataModule, mix
 from paddlecore.errors import DataError, nearest
+from paddlecore.sources import cache_folder, data_root, fingerprint
 from paddlecore.task import Batch
+from paddlerec.data import cache
+from paddlerec.data.columns import Categorical, ColumnMap, Dense, Sequence, hashed, options
 from paddlerec.data.ctr_toy import World
-from paddlerec.data.reader import BadValue, numbers, pieces, row, salvage, strings, suffix
+from paddlerec.data.preparation import Columns, Preparation, divided, progress, spooled
+from paddlerec.data.reader import pieces, row, salvage, suffix
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Options = TypeVar("Options")
+_SMALL = 1 << 25  # bytes of all files: tables below stay in memory where `cache` is auto
 
 
-@dataclass(frozen=True)
-class Categorical:
-    """How the values of a column become ids."""
+class TableRows(ArrayRows):
+    """Rows of prepared columns; sequences, which are stored as int32, come as int64, cut to the longest of the batch.
 
-    min_count: int = 1  # values in fewer training rows share id 0 with those never seen
-    hash_size: int | None = None  # 1 + crc32(value) % hash_size in place of a vocabulary
-    shared: str | None = None  # use the vocabulary of this column, where both count
+    Args:
+        columns: [n, ...] each, arrays or memory maps.
+        sequences: names of those that are sequences.
+    """
 
-    def __post_init__(self) -> None:
-        if self.min_count < 1:
-            raise ValueError(f"min_count must be at least 1, got {self.min_count}")
-        if self.hash_size is not None and not 1 <= self.hash_size < 2**31 - 1:
-            raise ValueError(f"hash_size must be at least 1 and below 2^31 - 1, got {self.hash_size}")
+    def __init__(self, columns: Columns, sequences: list[str]) -> None:
+        super().__init__(columns)
+        self.sequences = sequences
 
-
-@dataclass(frozen=True)
-class Dense:
-    """How the numbers of a column become a feature."""
-
-    log: bool = False  # x -> sign(x) log(1 + |x|), which tames counts with a long tail
-    normalise: str = "none"  # then, by the training rows: standard = mean 0 and deviation 1; minmax = 0..1
-    missing: float | None = None  # number in place of an empty cell (before log); None: such a row is bad
-
-    def __post_init__(self) -> None:
-        if self.normalise not in ("none", "standard", "minmax"):
-            raise ValueError(f"normalise must be none, standard or minmax, got {self.normalise!r}")
-
-
-class _Chunk(NamedTuple):
-    """Some rows, converted."""
-
-    label: np.ndarray  # [n] float32
-    codes: list[np.ndarray]  # for each field [n] int32: the id where hashed, else a place in `_places`
-    dense: list[np.ndarray]  # for each feature [n] float32, not normalised yet
+    def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
+        batch = super().fetch(rows, epoch)
+        for name in self.sequences:
+            longest = max(int((batch[name] > 0).sum(1).max()), 1)
+            batch[name] = batch[name][:, :longest].long()
+        return batch
 
 
 class TableData(DataModule):
-    """Rows of categorical and dense columns with a binary label, from tables of one's own.
+    """Rows of categorical, sequence and dense columns with a binary label, from tables of one's own.
 
     `source` is a folder with train, valid and (if there is one) test files, e.g. train.csv.gz; or one file, which is
-    split. Text is .csv (quoted with ") or .tsv / .txt (tabs, no quoting), in UTF-8, one row a line, perhaps .gz; else
-    .parquet.
+    split. Text is .csv (commas, quoted with "), .tsv (tabs, no quoting) or .txt (either of the two), in UTF-8, one row
+    a line, perhaps .gz; else .parquet.
 
     Ids: each column has a vocabulary of its own, learned from the training rows, most frequent value first, from id 1
     on. Id 0 stands for values not seen there (or too rarely); `unseen` and `describe` count them. An empty cell of a
-    categorical column is a value like any other.
+    categorical column is a value like any other. A sequence leaves out values without an id, and may be empty.
 
     A row is bad if it has another number of columns than the header, a label that is not 0 or 1, text or NaN or
     infinity or nothing (unless `missing` is set) in a dense column, or is not UTF-8: bad rows are named by file and
     line (Parquet: by row). A missing column and an empty or damaged file stop the reading, whatever `on_bad_row` says.
 
-    Batch: ids [B, F] int32 and dense [B, D] float32 (left out if D = 0) in the order of the map; label [B] float32.
+    Batch: ids [B, F] int32 and dense [B, D] float32 (left out if D = 0) in the order of the map; label [B] float32; a
+    sequence [B, T] int64, right-padded with 0, as `history` if it is the only one, else by its column's name.
 
-    Memory: 4 bytes a cell, 8 while reading; and the distinct values of each column that is not hashed.
+    Tables are prepared once, into memory-mapped columns: a cache, named by the content of the files, the map and
+    whatever else the result depends on. One that is damaged is made again. In memory while that runs: a block of rows,
+    and the distinct values of columns without `hash_size` (about 150 bytes each).
 
     Args:
         label: column that holds 0 or 1.
         categorical: columns, or {column: {min_count, hash_size, shared}}; see `Categorical`.
         dense: columns, or {column: {log, normalise, missing}}; see `Dense`.
+        sequences: columns, or {column: {separator, max_len, min_count, hash_size, shared}}; see `Sequence`.
         columns: names of all columns, for text files without a header line.
         split: fractions of train, valid and test, where `source` is one file.
         split_seed: of that split; the run's seed does not change it.
+        cache: folder of prepared columns; auto = one in the user's cache folder, and none for files below 32 MB
+            together; null = none: all rows stay in memory.
         **common: see `DataModule`.
 
     Raises:
@@ -97,126 +89,180 @@ class TableData(DataModule):
         label: str,
         categorical: list[str] | dict[str, dict[str, Any] | None],
         dense: list[str] | dict[str, dict[str, Any] | None] | None = None,
+        sequences: list[str] | dict[str, dict[str, Any] | None] | None = None,
         columns: list[str] | None = None,
         split: list[float] | tuple[float, ...] = (0.8, 0.1, 0.1),
         split_seed: int = 1,
+        cache: str | None = "auto",
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        self.label, self.columns, self.split, self.split_seed = label, columns, list(split), split_seed
-        self.categorical = _options(categorical, Categorical, "categorical")
-        self.dense = _options(dense or [], Dense, "dense")
-        self._check_map()
-        # the column that a field takes its vocabulary from: itself, unless shared
-        self._roots = {name: options.shared or name for name, options in self.categorical.items()}
-        self._vocabularies: dict[str, list[str]] = {}  # by root; id = 1 + place
-        self._scales: dict[str, tuple[float, float]] = {}  # normalised = (x - first) / second
-        self._places: dict[str, dict[str, int]] = {}  # by root, while reading: each value's place by first appearance
-        self._known: dict[str, dict[str, int]] = {}  # by root, once `encode` needs it: value -> id
-        self._rows: dict[str, ArrayRows] = {}
-        self._paths: list[Path] = []
-        self.unseen: dict[str, dict[str, int]] = {}
-        """By split and column: rows whose value has id 0 (never in hashed columns)."""
-
-    def _check_map(self) -> None:
-        used = [self.label, *self.categorical, *self.dense]
-        if twice := sorted({name for name in used if used.count(name) > 1}):
-            raise ValueError(f"columns with two roles: {', '.join(twice)}")
-        if not self.categorical:
-            raise ValueError("data.categorical names no column")
-        for name, options in self.categorical.items():
-            others = {n for n, o in self.categorical.items() if n != name and o.shared is None}
-            if options.shared is not None and options.shared not in others:
-                raise ValueError(
-                    f"data.categorical.{name}.shared={options.shared!r} must be another categorical column, one with "
-                    f"a vocabulary of its own{nearest(options.shared, others)}"
-                )
-        if self.columns is not None:
-            for name in used:
-                if name not in self.columns:
-                    raise ValueError(f"data.columns lacks {name!r}{nearest(name, self.columns)}")
+        self.columns, self.split, self.split_seed, self.cache = columns, list(split), split_seed, cache
+        self.map = ColumnMap(
+            label,
+            options(categorical, Categorical, "categorical"),
+            options(sequences, Sequence, "sequences"),
+            options(dense, Dense, "dense"),
+        )
+        if columns is not None:
+            for name in [label, *self._inputs()]:
+                if name not in columns:
+                    raise ValueError(f"data.columns lacks {name!r}{nearest(name, columns)}")
         if len(self.split) != 3 or min(self.split) < 0 or abs(sum(self.split) - 1.0) > 1e-6:
             raise ValueError(f"data.split must be three fractions that sum to 1, got {self.split}")
+        self._vocabularies: dict[str, list[str]] = {}  # by root; id = 1 + place
+        self._scales: dict[str, tuple[float, float]] = {}  # normalised = (x - first) / second
+        self._known: dict[str, dict[str, int]] = {}  # by root, once `encode` needs it: value -> id
+        self._rows: dict[str, TableRows] = {}
+        self._paths: list[Path] = []
+        self.unseen: dict[str, dict[str, int]] = {}
+        """By split and column: values with id 0 (never in hashed columns)."""
 
     # ------------------------------------------------------------------------------------------------ what it offers
 
     @property
     def spec(self) -> dict[str, Any]:
-        return {"vocab_sizes": [self._size(name) for name in self.categorical], "num_dense": len(self.dense)}
+        """`vocab_sizes` and `num_dense`; with sequences also `sequence_sizes`, and `num_items` if there is one only."""
+        spec = {"vocab_sizes": [self._size(name) for name in self.map.categorical], "num_dense": len(self.map.dense)}
+        sizes = [self._size(name) for name in self.map.sequences]
+        return (
+            spec | ({"sequence_sizes": sizes} if sizes else {}) | ({"num_items": sizes[0]} if len(sizes) == 1 else {})
+        )
 
     def _size(self, name: str) -> int:
-        root = self._roots[name]
-        hash_size = self.categorical[root].hash_size
-        return 1 + (len(self._vocabulary(root)) if hash_size is None else hash_size)
+        hash_size = self.map.hash_size(name)
+        return 1 + (len(self._vocabulary(self.map.roots[name])) if hash_size is None else hash_size)
 
     def _vocabulary(self, root: str) -> list[str]:
         if root not in self._vocabularies:
             raise DataError(f"column {root!r} has no vocabulary yet: prepare() reads the data, restore() takes a state")
         return self._vocabularies[root]
 
-    def rows(self, split: str) -> ArrayRows:
+    def rows(self, split: str) -> TableRows:
         return self._rows[split]
 
     def state(self) -> dict[str, Any]:
+        return self._learned()
+
+    def _learned(self) -> dict[str, Any]:
         return {
             "vocabularies": self._vocabularies,
             "scales": {name: list(scale) for name, scale in self._scales.items()},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        roots = set(self._roots.values())
+        roots = set(self.map.roots.values())
         self._known = {}
         self._vocabularies = {k: list(v) for k, v in state.get("vocabularies", {}).items() if k in roots}
-        self._scales = {k: (v[0], v[1]) for k, v in state.get("scales", {}).items() if k in self.dense}
+        self._scales = {k: (v[0], v[1]) for k, v in state.get("scales", {}).items() if k in self.map.dense}
 
     def fingerprint(self) -> str:
-        if not self._paths:
-            return ""
-        from paddlecore.sources import fingerprint
+        return fingerprint(self._paths) if self._paths else ""
 
-        return fingerprint(self._paths)
-
-    def examples(self) -> list[dict[str, Any]]:
+    def examples(self) -> list[Any]:
         """Made up of the vocabularies: rows of somebody's data do not belong into a file of weights."""
         rows = []
         for k in range(3):
-            known = {name: self._vocabularies.get(root, []) for name, root in self._roots.items()}
+            known = {name: self._vocabularies.get(root, []) for name, root in self.map.roots.items()}
             row: dict[str, Any] = {name: v[k % len(v)] if v else f"value {k}" for name, v in known.items()}
-            rows.append(row | {name: self._scales.get(name, (0.0, 1.0))[0] for name in self.dense})
+            for name, settings in self.map.sequences.items():
+                row[name] = settings.separator.join([*known[name][: k + 1], row[name]])
+            rows.append(row | {name: self._scales.get(name, (0.0, 1.0))[0] for name in self.map.dense})
         return rows
 
     def describe(self) -> dict[str, Any]:
+        sequences = {name: self._size(name) for name in self.map.sequences}
         return {
             **super().describe(),
             "files": [str(path) for path in self._paths],
             "positive": {split: float(rows.columns["label"].mean()) for split, rows in self._rows.items()},
-            "ids": dict(zip(self.categorical, self.spec["vocab_sizes"], strict=True)),
+            "ids": dict(zip(self.map.categorical, self.spec["vocab_sizes"], strict=True)) | sequences,
             "unseen": {split: {name: n for name, n in found.items() if n} for split, found in self.unseen.items()},
             "skipped": self.bad_rows.first,
         }
 
     # ------------------------------------------------------------------------------------------------ reading
 
+    def _inputs(self) -> list[str]:
+        """The columns of a file, and of a raw row, that features are made of."""
+        return self.map.features
+
+    def _derive(self, table: pa.Table) -> pa.Table:
+        """The features of `_inputs`; here they are the same.
+
+        Raises:
+            BadValue: a row cannot be used.
+        """
+        return table
+
     def prepare(self) -> None:
-        """Read, check and convert everything.
+        """Read, check and convert everything, or find that it was done before.
 
         Raises:
             DataError: a file or row that cannot be used, by file, line and column.
         """
-        self._places = {root: {} for root in self._roots.values()}
-        self._known = {}
+        self._known, self.unseen, self._paths = {}, {}, []
+        folder = None
+        if self.source != "toy":
+            self._paths = list(self._files().values())
+            folder = self._cache_folder()
+        columns = self._made(None) if folder is None else self._cached(folder)
+        self.splits = tuple(columns)
+        sequences = [self.map.key(name) for name in self.map.sequences]
+        self._rows = {split: TableRows(found, sequences) for split, found in columns.items()}
+
+    def _cache_folder(self) -> Path | None:
+        if self.cache != "auto":
+            return Path(self.cache) if self.cache is not None else None
+        user = cache_folder()
+        return user / "tables" if user and sum(path.stat().st_size for path in self._paths) >= _SMALL else None
+
+    def _cached(self, folder: Path) -> dict[str, Columns]:
+        facts = {
+            "kind": f"{type(self).__module__}.{type(self).__qualname__}",
+            "files": {split: fingerprint([path]) for split, path in self._files().items()},
+            "map": self.map.facts(),
+            "reading": [self.columns, self._inputs(), self.bad_rows.on_bad_row, self.bad_rows.max_bad_rows],
+            "split": [self.split, self.split_seed],
+        }
+        place = folder / cache.key(facts)
+        if self._vocabularies or self._scales:  # restored: those that the training run learned from these files?
+            found = cache.load(place)
+            if found is None or found[0]["learned"] != self._learned():
+                place = folder / cache.key({**facts, "learned": self._learned()})
+        found_or_made, columns = cache.made_once(place, self._fill)
+        learned = found_or_made["learned"]
+        self._vocabularies, self._scales = learned["vocabularies"], {k: (*v,) for k, v in learned["scales"].items()}
+        self.unseen = found_or_made["unseen"]
+        self.bad_rows.count, self.bad_rows.first = found_or_made["bad_rows"]
+        return {split: columns[split] for split in found_or_made["splits"]}
+
+    def _fill(self, folder: Path) -> dict[str, Any]:
+        columns = self._made(folder)
+        bad_rows = [self.bad_rows.count, self.bad_rows.first]
+        return {"splits": list(columns), "learned": self._learned(), "unseen": self.unseen, "bad_rows": bad_rows}
+
+    def _made(self, folder: Path | None) -> dict[str, Columns]:
+        """The columns of each split: arrays, or memory maps of files in `folder`."""
+        work = Preparation(self.map, self._vocabularies, self._scales, folder)
+        raw = {part: spooled(folder, f"raw-{part}", blocks) for part, blocks in self._tables(work).items()}
+        parts = (
+            divided(raw["all"], self.split, self.split_seed) if "all" in raw else {s: r.blocks for s, r in raw.items()}
+        )
+        work.learn(parts.get("train"))
+        made = {}
+        for split, blocks in parts.items():
+            spool, self.unseen[split] = work.number(split, blocks())
+            made[split] = spool.columns()
+        for spool in raw.values():
+            spool.remove()
+        return made
+
+    def _tables(self, work: Preparation) -> dict[str, Iterator[Columns]]:
+        """The converted rows of each split, or {"all": rows} of one file that is yet to be split, piece by piece."""
         if self.source == "toy":
-            read = {split: _joined([self._convert(table)]) for split, table in self._toy().items()}
-        else:
-            files = self._files()
-            self._paths = list(files.values())
-            read = {split: self._read(path) for split, path in files.items()}
-            if "all" in read:
-                read = self._divided(read["all"])
-        self.splits = tuple(read)
-        self._learn(read.get("train"))
-        self._rows = {split: ArrayRows(self._finished(split, read.pop(split))) for split in self.splits}
-        self._places = {}
+            return {split: iter([work.convert(table)]) for split, table in self._toy().items()}
+        return {split: self._read(path, work) for split, path in self._files().items()}
 
     def _files(self) -> dict[str, Path]:
         """The file of each split, or {"all": file} of one that is yet to be split."""
@@ -242,129 +288,55 @@ class TableData(DataModule):
             )
         return files
 
-    def _read(self, path: Path) -> _Chunk:
-        wanted = [self.label, *self.categorical, *self.dense]
-        chunks: list[_Chunk] = []
-        for piece in pieces(path, wanted, self.columns):
-            chunks += salvage(piece, self._convert, lambda line, why: self.bad_rows.add(path, line, why))
-        rows = _joined(chunks) if chunks else None
-        if rows is None or not len(rows.label):
+    def _read(self, path: Path, work: Preparation) -> Iterator[Columns]:
+        rows, size = 0, path.stat().st_size
+        with progress(f"reading {path.name}", size, "B") as bar:
+            for piece in pieces(path, [self.map.label, *self._inputs()], self.columns):
+                for columns in salvage(
+                    piece,
+                    lambda table: work.convert(self._derive(table)),
+                    lambda line, why: self.bad_rows.add(path, line, why),
+                ):
+                    rows += len(columns["label"])
+                    yield columns
+                bar.update(int(piece.share * size) - bar.n)
+        if not rows:
             raise DataError(f"{path}: it has no rows{' that can be used' if self.bad_rows.count else ''}")
-        return rows
-
-    def _convert(self, table: pa.Table) -> _Chunk:
-        """Rows of a file, checked. Whatever can fail comes before anything is kept.
-
-        Raises:
-            BadValue: a row cannot be used.
-        """
-        label = numbers(table[self.label], self.label)
-        if not ((label == 0) | (label == 1)).all():
-            raise BadValue(f"column {self.label!r}: the label must be 0 or 1, not {table[self.label][0].as_py()!r}")
-        features = self._features(table)
-        codes = [self._codes(name, *found) for name, found in zip(self.categorical, features[0], strict=True)]
-        return _Chunk(label.astype(np.float32), codes, features[1])
-
-    def _features(self, table: pa.Table) -> tuple[list[tuple[np.ndarray, list[str]]], list[np.ndarray]]:
-        found = [strings(table[name], name) for name in self.categorical]
-        dense = [numbers(table[name], name, options.missing) for name, options in self.dense.items()]
-        logs = [options.log for options in self.dense.values()]
-        dense = [np.sign(x) * np.log1p(np.abs(x)) if log else x for x, log in zip(dense, logs, strict=True)]
-        return found, [x.astype(np.float32) for x in dense]
-
-    def _codes(self, name: str, codes: np.ndarray, values: list[str]) -> np.ndarray:
-        """[n] int32: ids of a hashed column; places in `_places` of another."""
-        root = self._roots[name]
-        size = self.categorical[root].hash_size
-        if size is not None:
-            found = [1 + zlib.crc32(value.encode()) % size for value in values]
-        else:
-            places = self._places[root]
-            found = [places.setdefault(value, len(places)) for value in values]
-        return np.array(found, dtype=np.int32)[codes]
-
-    def _divided(self, rows: _Chunk) -> dict[str, _Chunk]:
-        """One file's rows by `split`; a part of no rows is left out."""
-        count = len(rows.label)
-        order = np.random.Generator(np.random.Philox(key=mix(self.split_seed))).permutation(count)
-        first, second = round(self.split[0] * count), round((self.split[0] + self.split[1]) * count)
-        parts = {"train": order[:first], "valid": order[first:second], "test": order[second:]}
-        # in the file's order, which may have a locality worth keeping
-        return {split: _taken(rows, np.sort(chosen)) for split, chosen in parts.items() if len(chosen)}
-
-    def _learn(self, train: _Chunk | None) -> None:
-        """Vocabularies and scales from the training rows, but for those that `restore` brought."""
-        for root, places in self._places.items():
-            options = self.categorical[root]
-            if options.hash_size is not None or root in self._vocabularies:
-                continue
-            counts = np.zeros(len(places), dtype=np.int64)
-            for name, codes in zip(self.categorical, _required(train).codes, strict=True):
-                if self._roots[name] == root:
-                    counts += np.bincount(codes, minlength=len(places))
-            values = list(places)
-            order = np.argsort(-counts, kind="stable")  # frequent rows of the table lie together, and stay in the cache
-            self._vocabularies[root] = [values[i] for i in order[counts[order] >= options.min_count].tolist()]
-        for place, (name, settings) in enumerate(self.dense.items()):
-            if settings.normalise == "none" or name in self._scales:
-                continue
-            x = _required(train).dense[place].astype(np.float64)
-            shift, scale = (x.mean(), x.std()) if settings.normalise == "standard" else (x.min(), np.ptp(x))
-            self._scales[name] = (float(shift), float(scale) or 1.0)  # a constant column becomes 0
-
-    def _finished(self, split: str, rows: _Chunk) -> dict[str, np.ndarray]:
-        ids = np.empty((len(rows.label), len(self.categorical)), dtype=np.int32)  # [n, F]
-        tables: dict[str, np.ndarray] = {}  # by root: place -> id
-        for place, (name, root) in enumerate(self._roots.items()):
-            if self.categorical[root].hash_size is not None:
-                ids[:, place] = rows.codes[place]
-                continue
-            if root not in tables:
-                known = self._ids(root)
-                tables[root] = np.array([known.get(value, 0) for value in self._places[root]], dtype=np.int32)
-            ids[:, place] = tables[root][rows.codes[place]]
-            self.unseen.setdefault(split, {})[name] = int((ids[:, place] == 0).sum())
-        columns = {"ids": ids, "label": rows.label}
-        return {**columns, "dense": self._scaled(rows.dense)} if self.dense else columns
-
-    def _scaled(self, dense: list[np.ndarray]) -> np.ndarray:
-        """[n, D] float32 in the order of the map."""
-        out = np.stack(dense, 1)
-        for place, name in enumerate(self.dense):
-            shift, scale = self._scales.get(name, (0.0, 1.0))
-            out[:, place] = (out[:, place] - shift) / scale
-        return out
 
     # ------------------------------------------------------------------------------------------------ one input
 
     def encode(self, raw: Any) -> Batch:
-        """A row as a dict, or as the text of a JSON object: each column's value as it would stand in the table.
+        """A row as a dict, or as the text of a JSON object: each column's value as it would stand in the table; a
+        sequence may also be a list.
 
         Values never seen get id 0. The label may be there, and is not looked at.
         """
-        names = [*self.categorical, *self.dense]
-        given = row(raw, names, self.label)
+        names = self._inputs()
+        given = row(raw, names, self.map.label)
         import pyarrow as pa
 
         try:
-            found, dense = self._features(pa.table({name: [given[name]] for name in names}))
+            found, dense = self.map.read(self._derive(pa.table({name: [given[name]] for name in names})))
         except (ValueError, TypeError, OverflowError) as error:  # BadValue, and what pyarrow makes of odd objects
             raise DataError(str(error)) from None
-        ids = [self._id(name, values[0]) for name, (_, values) in zip(self.categorical, found, strict=True)]
+        ids = [self._ids(field, found[field][1])[0] for field in self.map.categorical]
         batch = {"ids": torch.tensor([ids], dtype=torch.int32)}
-        return {**batch, "dense": torch.from_numpy(self._scaled(dense))} if self.dense else batch
+        for field in self.map.sequences:
+            codes, values = found[field]
+            known = np.array([0, *self._ids(field, values)])[codes[0] + 1]  # [max_len]
+            known = known[known > 0] if known.any() else known[:1]
+            batch[self.map.key(field)] = torch.from_numpy(known[None])
+        if self.map.dense:
+            batch["dense"] = torch.from_numpy(self.map.scaled(dense, self._scales))
+        return batch
 
-    def _id(self, name: str, value: str) -> int:
-        root = self._roots[name]
-        size = self.categorical[root].hash_size
+    def _ids(self, field: str, values: list[str]) -> list[int]:
+        root, size = self.map.roots[field], self.map.hash_size(field)
         if size is not None:
-            return 1 + zlib.crc32(value.encode()) % size
+            return hashed(values, size)
         if root not in self._known:
-            self._known[root] = self._ids(root)
-        return self._known[root].get(value, 0)
-
-    def _ids(self, root: str) -> dict[str, int]:
-        return {value: 1 + place for place, value in enumerate(self._vocabulary(root))}
+            self._known[root] = {value: 1 + place for place, value in enumerate(self._vocabulary(root))}
+        return [self._known[root].get(value, 0) for value in values]
 
     # ------------------------------------------------------------------------------------------------ toy
 
@@ -372,47 +344,34 @@ class TableData(DataModule):
         """Generated rows that fit the column map."""
         import pyarrow as pa
 
-        world = World([20] * len(self.categorical), len(self.dense), self.split_seed)
+        world = World([20] * len(self.map.fields), len(self.map.dense), self.split_seed)
         tables = {}
         for number, (split, count) in enumerate({"train": 10_000, "valid": 2_000, "test": 2_000}.items()):
             columns, _ = world.draw(count, mix(self.split_seed, number))
-            table = {self.label: columns["label"]}
-            for place, name in enumerate(self.categorical):
-                table[name] = np.char.add(f"{self._roots[name]}_", columns["ids"][:, place].astype(str))
-            for place, name in enumerate(self.dense):
+            table = {self.map.label: columns["label"]}
+            for place, (name, settings) in enumerate(self.map.fields.items()):
+                texts = np.char.add(f"{self.map.roots[name]}_", columns["ids"][:, place].astype(str))
+                if isinstance(settings, Sequence):  # up to four earlier rows' values, then its own
+                    cells = [texts[max(i - i % 5, 0) : i + 1] for i in range(count)]
+                    texts = np.array([settings.separator.join(cell) for cell in cells])
+                table[name] = texts
+            for place, name in enumerate(self.map.dense):
                 table[name] = columns["dense"][:, place].astype(np.float64)
             tables[split] = pa.table(table)
         return tables
 
 
-def _options(given: list[str] | dict[str, Any], kind: type[Options], where: str) -> dict[str, Options]:
-    """The column map as {column: options}."""
-    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
-    made = {}
-    for name, options in (given if isinstance(given, dict) else dict.fromkeys(given)).items():
-        for key in options or {}:
-            if key not in known:
-                raise ValueError(f"data.{where}.{name}.{key}: no such option{nearest(key, known)} ({', '.join(known)})")
-        try:
-            made[name] = kind(**(options or {}))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"data.{where}.{name}: {error}") from None
-    return made
+def got_by_hand(folder: str, stem: str, manual: str) -> Path:
+    """The table `<stem>.*` in a folder below the data root, of which no published hash is known.
 
-
-def _joined(chunks: Sequence[_Chunk]) -> _Chunk:
-    return _Chunk(
-        np.concatenate([c.label for c in chunks]),
-        [np.concatenate(parts) for parts in zip(*(c.codes for c in chunks), strict=True)],
-        [np.concatenate(parts) for parts in zip(*(c.dense for c in chunks), strict=True)],
-    )
-
-
-def _taken(rows: _Chunk, chosen: np.ndarray) -> _Chunk:
-    return _Chunk(rows.label[chosen], [c[chosen] for c in rows.codes], [d[chosen] for d in rows.dense])
-
-
-def _required(train: _Chunk | None) -> _Chunk:
-    if train is None:
-        raise DataError("there are no training rows to learn vocabularies from; see data.split")
-    return train
+    Raises:
+        DataError: it is not there; the message ends in `manual`.
+    """
+    root = data_root()
+    if root is None:
+        raise DataError("there is no home folder to keep data in; set PADDLE_DATA to a folder")
+    there = sorted((root / folder).iterdir()) if (root / folder).is_dir() else []
+    for path in there:
+        if path.name.split(".")[0] == stem and suffix(path):
+            return path
+    raise DataError(f"{root / folder} holds no {stem} file (.csv, .tsv, .txt, perhaps .gz, or .parquet){manual}")

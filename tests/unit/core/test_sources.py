@@ -389,7 +389,7 @@ def test_the_lock_lets_one_in_at_a_time(tmp_path: Path) -> None:
     def enter() -> None:
         nonlocal inside, most
         for _ in range(20):
-            with sources._exclusive(tmp_path / "x"):
+            with sources.exclusive(tmp_path / "x"):
                 inside += 1
                 most = max(most, inside)
                 time.sleep(0.001)
@@ -408,7 +408,7 @@ def test_where_there_are_no_locks_parts_are_apart(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources, "fcntl", None)
-    with sources._exclusive(tmp_path / "x") as one, sources._exclusive(tmp_path / "x") as two:
+    with sources.exclusive(tmp_path / "x") as one, sources.exclusive(tmp_path / "x") as two:
         assert one != two
     assert fetch(file(server.url("/a", serve())), tmp_path).read_bytes() == BODY
 

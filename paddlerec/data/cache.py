@@ -1,0 +1,83 @@
+"""Prepared columns on disk: made once for each content and map, whole or not at all, and made again if damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddlecore.errors import DataError
+from paddlecore.sources import exclusive, fingerprint
+
+FORMAT = 1  # part of every key: to be raised when columns are made in another way
+
+Splits = dict[str, dict[str, np.ndarray]]
+
+
+def key(facts: dict[str, Any]) -> str:
+    """A folder's name for everything that the columns in it depend on, JSON-able values."""
+    text = json.dumps({"format": FORMAT, **facts}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def load(place: Path, *, check: bool = True) -> tuple[dict[str, Any], Splits] | None:
+    """What `fill` returned and the columns it wrote, by split, as memory maps; None if they are not there or damaged.
+
+    Args:
+        check: compare the content with its hash (which the user's cache remembers by path, size and time).
+    """
+    try:
+        meta = json.loads((place / "meta.json").read_text(encoding="utf-8"))
+        files = [place / name for name in meta["files"]]
+        if check and fingerprint(files) != meta["sha256"]:
+            return None
+        splits: Splits = {}
+        for path in files:
+            split, column, _ = path.name.split(".")
+            # an array that is a view of the map: slices of it are plain arrays
+            splits.setdefault(split, {})[column] = np.asarray(np.load(path, mmap_mode="r"))
+        return meta["facts"], splits
+    except (OSError, ValueError, KeyError, TypeError, DataError):
+        return None
+
+
+def made_once(place: Path, fill: Callable[[Path], dict[str, Any]]) -> tuple[dict[str, Any], Splits]:
+    """The columns in `place`, where `fill(folder)` writes them first if need be, as `<split>.<column>.npy`.
+
+    They are written beside the place and renamed, so a run that is stopped leaves nothing that looks whole. Of several
+    processes one fills and the others wait.
+
+    Raises:
+        DataError: the folder cannot be written; and what `fill` raises.
+    """
+    if found := load(place):
+        return found
+    try:
+        with exclusive(place) as part:
+            if found := load(place):  # another process was faster
+                return found
+            if place.exists():
+                print(f"{place} is damaged and is made again", file=sys.stderr, flush=True)
+                shutil.rmtree(place)
+            shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+            part.mkdir()
+            try:
+                facts = fill(part)
+                files = sorted(part.glob("*.npy"))
+                meta = {"facts": facts, "files": [file.name for file in files], "sha256": fingerprint(files)}
+                (part / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+                os.rename(part, place)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+    except OSError as error:
+        raise DataError(f"prepared columns cannot be written to {place}: {error}; give another data.cache") from None
+    made = load(place, check=False)
+    assert made is not None
+    return made
