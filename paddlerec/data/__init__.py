@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from paddlerec.data.amazon import AmazonGamesData, AmazonS3RecData
 from paddlerec.data.amazon_ctr import AmazonCtrData
 from paddlerec.data.criteo import CriteoData
 from paddlerec.data.ctr_toy import CtrToyData
 from paddlerec.data.frappe import FrappeData
 from paddlerec.data.gowalla import GowallaData
+from paddlerec.data.histories import HistoryData
 from paddlerec.data.interactions import InteractionData
 from paddlerec.data.ml1m_ncf import ML1MNCFData
 from paddlerec.data.sessions import DigineticaData, SessionData, YoochooseData
@@ -15,11 +17,14 @@ from paddlerec.data.tagspace import TagSpaceData
 
 __all__ = [
     "AmazonCtrData",
+    "AmazonGamesData",
+    "AmazonS3RecData",
     "CriteoData",
     "CtrToyData",
     "DigineticaData",
     "FrappeData",
     "GowallaData",
+    "HistoryData",
     "InteractionData",
     "ML1MNCFData",
     "SessionData",

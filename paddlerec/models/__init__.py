@@ -15,6 +15,7 @@ from paddlerec.models.lr import LR
 from paddlerec.models.mf import MF
 from paddlerec.models.neumf import NeuMF
 from paddlerec.models.popularity import Popularity
+from paddlerec.models.sasrec import SASRec
 from paddlerec.models.srgnn import SRGNN
 from paddlerec.models.tagspace import TagSpace
 from paddlerec.models.two_tower import TwoTower
@@ -35,6 +36,7 @@ __all__ = [
     "MF",
     "NeuMF",
     "Popularity",
+    "SASRec",
     "SRGNN",
     "TagSpace",
     "TwoTower",

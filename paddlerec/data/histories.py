@@ -1,0 +1,300 @@
+"""Histories of users: what comes next? Own interaction files, split by leaving the last items out."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from paddlecore.data import Plan, Rows, mix, uniform
+from paddlecore.errors import DataError
+from paddlecore.task import Batch
+from paddlerec.data.reader import suffix
+from paddlerec.data.sessions import Log, PrefixRows, SessionData
+
+_DRAWS = 8  # times that a negative is drawn anew where the user has it
+
+
+class Negatives:
+    """Items drawn at random, evenly, among those that a user does not have.
+
+    Args:
+        num_items: items are 1..num_items - 1.
+        users: [n] the user of each interaction.
+        items: [n] its item.
+        seed: of the draws.
+    """
+
+    def __init__(self, num_items: int, users: np.ndarray, items: np.ndarray, seed: int) -> None:
+        self.num_items, self.seed = num_items, seed
+        self.pairs = np.unique(users.astype(np.int64) * num_items + items)
+
+    def draw(self, users: np.ndarray, count: int, epoch: int = 0) -> np.ndarray:
+        """[b, count] int64 for `users` [b], a function of (seed, epoch, user); items may come twice.
+
+        Where a user has all that came in several draws, 0.
+        """
+        ids = np.zeros((len(users), count), np.int64)
+        for attempt in range(_DRAWS):
+            chance = uniform(mix(self.seed, attempt), epoch, users, count)
+            fresh = 1 + (chance * np.float64(self.num_items - 1)).astype(np.int64)
+            ids = np.where(ids == 0, fresh, ids)
+            pairs = users[:, None] * self.num_items + ids
+            place = np.searchsorted(self.pairs, pairs).clip(max=len(self.pairs) - 1)
+            had = self.pairs[place] == pairs
+            if not had.any():
+                break
+            ids[had] = 0
+        return ids
+
+
+class HistoryRows:
+    """A user a row: the whole history, with a target at each place - the item after it.
+
+    Batch: history [B, T] and target [B, T] int64, right-padded with 0, cut to the longest of the batch; negatives
+    [B, T, K] int64 where K > 0 are asked for, drawn anew in each epoch.
+
+    Args:
+        clicks: [n] ids of all users' items, one user after the other.
+        starts: [rows] where each user's items begin.
+        ends: [rows] where they end; at least two items.
+        max_len: places that are kept, the latest ones.
+        users: [rows] for `negatives`.
+        negatives: where to draw from.
+        count: K.
+    """
+
+    def __init__(
+        self,
+        clicks: np.ndarray,
+        starts: np.ndarray,
+        ends: np.ndarray,
+        max_len: int,
+        users: np.ndarray,
+        negatives: Negatives,
+        count: int,
+    ) -> None:
+        self.clicks, self.starts, self.ends = clicks.astype(np.int64), np.maximum(starts, ends - max_len - 1), ends
+        self.max_len, self.users, self.negatives, self.count = max_len, users, negatives, count
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """[rows] places of each row."""
+        return self.ends - self.starts - 1
+
+    def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
+        starts, lengths = self.starts[rows, None], self.lengths[rows, None]  # [b, 1]
+        width = int(lengths.max())
+        place = np.arange(width)
+        real = place < lengths  # [b, T]
+        places = starts + np.minimum(place, lengths - 1)
+        batch = {
+            "history": torch.from_numpy(np.where(real, self.clicks[places], 0)),
+            "target": torch.from_numpy(np.where(real, self.clicks[places + 1], 0)),
+        }
+        if self.count:
+            # as many as the longest row could need, so that they do not depend on the others in the batch
+            drawn = self.negatives.draw(self.users[rows], self.max_len * self.count, epoch)
+            drawn = drawn.reshape(len(rows), self.max_len, self.count)[:, :width]
+            batch["negatives"] = torch.from_numpy(np.where(real[:, :, None], drawn, 0))
+        return batch
+
+
+class HeldOutRows:
+    """The history before one item of each user, and that item, in order of the histories' length.
+
+    Batch: that of `PrefixRows`, and negatives [B, n] int64, or, where n = 0, seen [B, S] int64, right-padded with 0:
+    the items of the whole history but for the target, which are not to be ranked.
+    """
+
+    def __init__(
+        self,
+        clicks: np.ndarray,
+        starts: np.ndarray,
+        ends: np.ndarray,
+        max_len: int,
+        users: np.ndarray,
+        negatives: Negatives,
+        count: int,
+    ) -> None:
+        order = np.argsort(ends - starts, kind="stable")
+        starts, ends = starts[order], ends[order]
+        self.prefixes = PrefixRows(clicks, starts, ends, clicks[ends], max_len)
+        self.whole = PrefixRows(clicks, starts, ends, clicks[ends], int((ends - starts).max(initial=1)))
+        self.users, self.negatives, self.count = users[order], negatives, count
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
+        batch = self.prefixes.fetch(rows, epoch)
+        if self.count:
+            return {**batch, "negatives": torch.from_numpy(self.negatives.draw(self.users[rows], self.count))}
+        seen = self.whole.fetch(rows, epoch)["history"]
+        return {**batch, "seen": seen.masked_fill(seen == batch["target"][:, None], 0)}
+
+
+class LengthPlan(Plan):
+    """Batches of rows of about the same length, so that little of a batch is padding.
+
+    The rows are shuffled, put in order of length within each `pool` batches, and the batches are shuffled.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, *, seed: int, pool: int = 32) -> None:
+        super().__init__(len(lengths), batch_size, seed=seed)
+        self.lengths, self.pool = lengths, pool
+
+    def order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._cached:
+            order = super().order(epoch)
+            full = self.size // self.batch_size * self.batch_size  # what is left over stays the last batch
+            for start in range(0, full, self.pool * self.batch_size):
+                pool = order[start : min(start + self.pool * self.batch_size, full)]
+                pool[:] = pool[np.argsort(self.lengths[pool], kind="stable")]
+            batches = order[:full].reshape(-1, self.batch_size)
+            random = np.random.Generator(np.random.Philox(key=mix(self.seed, epoch, 1)))
+            order[:full] = batches[random.permutation(len(batches))].ravel()
+        return self._cached[epoch]
+
+
+class HistoryData(SessionData):
+    """Next-item examples from users' histories, by leaving out: a user's last item is tested, the one before it
+    validates, the rest trains. Users with fewer than three items only train, those with one not at all.
+
+    `source` is one file:
+
+    - `.txt` (perhaps `.gz`): lines of a user and one or more items, parted by blanks. A user's lines follow each other
+      in time, others may stand between them: `user item` once for each, or the whole history in one line.
+    - `.tsv`, `.csv` (perhaps `.gz`) or `.parquet`: one interaction a row, with columns of user, item and time. They are
+      put in order of time; equal times keep the file's order.
+
+    Ids: items are 1..N, most frequent in the file first; `num_items` = N + 1. Id 0 is padding. Items that are too rare
+    are left out of histories. An item may be known from others' last items only: its vector is then as it was drawn.
+
+    A row is bad if it lacks a user or an item, has another number of columns than the header, a time that is no number,
+    or is not UTF-8.
+
+    Batch: see `HistoryRows` in training and `HeldOutRows` in evaluation.
+
+    Args:
+        max_len: items of a history that are kept, the latest ones.
+        min_count: items with fewer interactions are left out.
+        user: column of the user, in files of columns.
+        item: column of the item.
+        time: column of the time, a number.
+        negatives: items drawn for each training target among those that are not in the user's training history.
+        eval_negatives: items drawn for each evaluated target among those that are not in the user's history, once for
+            all, which it is ranked among; 0 = it is ranked among all items but those of the history before it.
+        **common: see `DataModule`.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_len: int = 50,
+        min_count: int = 1,
+        user: str = "user",
+        item: str = "item",
+        time: str = "time",
+        negatives: int = 0,
+        eval_negatives: int = 0,
+        **common: Any,
+    ) -> None:
+        super().__init__(
+            max_len=max_len, min_count=min_count, session=user, item=item, time=time, valid_share=0.0, test_share=0.0,
+            split_seed=1, **common,
+        )  # fmt: skip
+        if negatives < 0 or eval_negatives < 0:
+            raise ValueError(f"negatives must not be fewer than 0, got {negatives}, {eval_negatives}")
+        self.negatives, self.eval_negatives = negatives, eval_negatives
+
+    def prepare(self) -> None:
+        """Read the file, number the items, lay out the rows.
+
+        Raises:
+            DataError: a file or row that cannot be used, by file and line; too few items to learn from.
+        """
+        log = self._toy()["train"] if self.source == "toy" else self._read(self._file())
+        if not self._items:
+            self._items = self._vocabulary(log)
+        ids = self._numbered(log)
+        user = np.repeat(np.arange(len(log.offsets) - 1), np.diff(log.offsets))[ids > 0]
+        ids = ids[ids > 0]
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=len(log.offsets) - 1))])
+        starts, lengths = offsets[:-1], np.diff(offsets)
+        train_ends = offsets[1:] - np.where(lengths >= 3, 2, 0)
+        training = np.arange(len(ids)) < train_ends[user]
+        users = {
+            "train": np.flatnonzero(train_ends - starts >= 2),
+            **dict.fromkeys(("valid", "test"), np.flatnonzero(lengths >= 3)),
+        }
+        if not len(users["train"]):
+            raise DataError("no user has two items to train on: with three or more, the last two are held out")
+        if not len(users["test"]):
+            raise DataError("no user has three items, so nothing is left to validate and test on")
+        num_items = 1 + len(self._items)
+        own = Negatives(num_items, user[training], ids[training], mix(self.seed, 3))
+        fixed = [Negatives(num_items, user, ids, mix(20, split)) for split in (1, 2)]
+        chosen = users["train"]
+        self._rows = {
+            "train": HistoryRows(
+                ids, starts[chosen], train_ends[chosen], self.max_len, chosen, own, self.negatives
+            )
+        }  # fmt: skip
+        for back, split, drawn in zip((2, 1), ("valid", "test"), fixed, strict=True):
+            chosen = users[split]
+            ends = offsets[1:][chosen] - back
+            self._rows[split] = HeldOutRows(ids, starts[chosen], ends, self.max_len, chosen, drawn, self.eval_negatives)
+        self._counts["all"] = {
+            "users": len(lengths),
+            "interactions": len(ids),
+            "left_out": len(log.codes) - len(ids),
+            "users_tested": len(users["test"]),
+            "users_without_training": int((train_ends - starts < 2).sum()),
+            "longest": int(lengths.max()),
+        }
+
+    def plan(self, rows: Rows) -> Plan:
+        assert isinstance(rows, HistoryRows)
+        return LengthPlan(rows.lengths, self.batch_size, seed=self.seed)
+
+    def _file(self) -> Path:
+        path = Path(self.source)
+        if not path.is_file() or suffix(path) is None:
+            raise DataError(f"data.source={self.source} must be a .txt, .tsv, .csv (each perhaps .gz) or .parquet file")
+        self._paths = [path]
+        return path
+
+    def _read_lines(self, path: Path) -> Log:
+        """A user and items a line."""
+        users: dict[str, int] = {}
+        items: dict[str, int] = {}
+        of: list[int] = []
+        codes: list[int] = []
+        try:
+            with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+                for number, raw in enumerate(file, start=1):
+                    try:
+                        user, *given = raw.decode("utf-8-sig" if number == 1 else "utf-8").split()
+                    except UnicodeDecodeError as error:
+                        self.bad_rows.add(path, number, f"not UTF-8 ({error.reason})")
+                        continue
+                    except ValueError:
+                        given = []
+                    if not given:
+                        self.bad_rows.add(path, number, f"expected a user and items parted by blanks; got {raw!r:.60}")
+                        continue
+                    of += [users.setdefault(user, len(users))] * len(given)
+                    codes += [items.setdefault(name, len(items)) for name in given]
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(f"{path}: damaged: {error}") from None
+        order = np.argsort(np.array(of, np.int64), kind="stable")
+        counts = np.bincount(np.array(of, np.int64), minlength=len(users))
+        return Log(np.array(codes, np.int32)[order], list(items), np.concatenate([[0], np.cumsum(counts)]), True)
