@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from paddlenlp.data.sentence_classification import MRData, TextTableData
+from paddlenlp.data.chnsenticorp import ChnSentiCorpData
+from paddlenlp.data.sentence_classification import MRData, SubjData, TextTableData
+from paddlenlp.data.sst import SST2Data
+from paddlenlp.data.trec import TRECData
 
-__all__ = ["MRData", "TextTableData"]
+__all__ = ["ChnSentiCorpData", "MRData", "SST2Data", "SubjData", "TRECData", "TextTableData"]

@@ -1,4 +1,4 @@
-"""Texts with one label each: own files in several formats, and MR (movie reviews) in ten folds."""
+"""Texts with one label each: own files in several formats; and two published sets in ten folds, MR and Subj."""
 
 from __future__ import annotations
 
@@ -7,30 +7,58 @@ import csv
 import gzip
 import hashlib
 import json
+import logging
 import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from paddlecore.data import DataModule, Rows, mix
-from paddlecore.errors import DataError, nearest
+from paddlecore.data import DataModule, Plan, Rows, mix
+from paddlecore.errors import ConfigError, DataError, nearest
 from paddlecore.sources import File, Source, data_root, fingerprint, locate
 from paddlecore.task import Batch
+from paddlenlp.data.buckets import LengthBuckets, padding_share
 
 PAD, UNKNOWN = 0, 1  # ids of what fills up a batch, and of tokens that the vocabulary lacks
 
 # words; n't and 's, 've, ... as tokens of their own, as in the Penn Treebank; any other character but space by itself
 _WORD = re.compile(r"\w+?(?=n't\b)|n't\b|'(?:s|m|re|ve|ll|d)\b|\w+|[^\w\s]", re.IGNORECASE)
+
+
+def _characters(text: str) -> list[str]:
+    return [c for c in text if not c.isspace()]
+
+
+def _bigrams(text: str) -> list[str]:
+    single = _characters(text)
+    return [token for pair in zip_longest(single, map("".join, pairwise(single))) for token in pair if token]
+
+
+def _jieba(text: str) -> list[str]:
+    try:
+        import jieba
+    except ImportError:
+        raise ConfigError(
+            "data.tokenizer=jieba needs the package jieba: pip install 'paddle-suite[chinese]'; "
+            "data.tokenizer=characters needs none"
+        ) from None
+    jieba.setLogLevel(logging.WARNING)
+    return [token for token in jieba.lcut(text) if not token.isspace()]
+
+
 _TOKENIZERS: dict[str, Callable[[str], list[str]]] = {
     "words": _WORD.findall,
     "space": str.split,
-    "characters": lambda text: [c for c in text if not c.isspace()],
+    "characters": _characters,
+    "bigrams": _bigrams,
+    "jieba": _jieba,
 }
 _KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".txt": "txt", ".all": "txt"}
 
@@ -68,6 +96,11 @@ class TextRows:
 
     def __init__(self, tokens: np.ndarray, offsets: np.ndarray, labels: np.ndarray) -> None:
         self.tokens, self.offsets, self.labels = tokens, offsets, labels
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """[n] tokens of each row."""
+        return np.diff(self.offsets)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -113,12 +146,16 @@ class TextTableData(DataModule):
         encoding: of the files; anything that is not valid in it is a bad row.
         tokenizer: words = at spaces and punctuation, English contractions as in the Penn Treebank (do n't, it 's);
             space = at spaces only, for text that has its tokens parted already; characters = each but spaces, for
-            Chinese and the like. An emoji is one token, or a few where it is made of several code points.
+            Chinese and the like; bigrams = each character and each two that follow each other, for models that do not
+            see the order of tokens; jieba = Chinese words, by the segmenter of that name (an extra). An emoji is one
+            token, or a few where it is made of several code points; text from right to left keeps its logical order.
         lower: texts to lower case.
         min_count: tokens that are rarer in the training rows are unknown.
         max_length: most tokens of a text.
         split: fractions of train, valid and test, where `source` is one file.
         split_seed: of that split; the run's seed does not change it.
+        window: batches whose rows are sorted by length together, so that less is padding (see `LengthBuckets`); None =
+            batches of any rows.
         **common: see `DataModule`.
     """
 
@@ -136,9 +173,12 @@ class TextTableData(DataModule):
         max_length: int = 512,
         split: list[float] | tuple[float, ...] = (0.8, 0.1, 0.1),
         split_seed: int = 1,
+        window: int | None = None,
         **common: Any,
     ) -> None:
         super().__init__(**common)
+        if window is not None and window < 1:
+            raise ValueError(f"data.window must be at least 1, got {window}")
         if tokenizer not in _TOKENIZERS:
             raise ValueError(f"data.tokenizer must be one of {', '.join(_TOKENIZERS)}, got {tokenizer!r}")
         if min_count < 1 or max_length < 1:
@@ -155,7 +195,7 @@ class TextTableData(DataModule):
         self.text, self.label, self.columns, self.encoding = text, label, columns, encoding
         self.labels, self.tokenizer, self.lower = labels, tokenizer, lower
         self.min_count, self.max_length = min_count, max_length
-        self.split, self.split_seed = list(split), split_seed
+        self.split, self.split_seed, self.window = list(split), split_seed, window
         self._names: list[str] = []  # of the classes, in order
         self._vocabulary: list[str] = []  # id = 2 + place
         self._ids: dict[str, int] = {}
@@ -180,6 +220,12 @@ class TextTableData(DataModule):
     def rows(self, split: str) -> Rows:
         return self._rows[split]
 
+    def plan(self, rows: Rows) -> Plan:
+        if self.window is None:
+            return super().plan(rows)
+        assert isinstance(rows, TextRows)
+        return LengthBuckets(rows.lengths, self.batch_size, window=self.window, seed=self.seed)
+
     def state(self) -> dict[str, Any]:
         return {"labels": self._names, "vocabulary": self._vocabulary, "examples": self._examples}
 
@@ -198,7 +244,7 @@ class TextTableData(DataModule):
         shares, counts, longest = {}, {}, {}
         for split, rows in self._rows.items():
             shares[split] = round(float((rows.tokens == UNKNOWN).mean()), 4)
-            longest[split] = int(np.diff(rows.offsets).max())
+            longest[split] = int(rows.lengths.max())
             found = np.bincount(rows.labels, minlength=len(self._names))
             counts[split] = dict(zip(self._names, found.tolist(), strict=True))
         return {
@@ -208,6 +254,7 @@ class TextTableData(DataModule):
             "longest": longest,
             "cut_off": self._cut,
             "unknown_tokens": shares,
+            "padding": round(padding_share(self._rows["train"].lengths, self.plan(self._rows["train"])), 4),
             "skipped": self.bad_rows.first,
         }
 
@@ -414,7 +461,7 @@ class TextTableData(DataModule):
                 telling = _telling(row % len(names))
                 for place in random.choice(len(words), random.integers(2, 4), replace=False):
                     words[place] = str(random.choice(telling))
-                read[split].add(row + 1, names[row % len(names)], words)
+                read[split].add(row + 1, names[row % len(names)], self._tokens(" ".join(words)))
         return read
 
 
@@ -510,7 +557,7 @@ def published(source: Source) -> dict[str, Path]:
     return {file.name: folder / file.name for file in source.files}
 
 
-# ---------------------------------------------------------------------------------------------------- MR
+# ---------------------------------------------------------------------------------------------------- ten folds
 
 _COPY = "https://raw.githubusercontent.com/harvardnlp/sent-conv-torch/d61ded09c99c0199d8c5bca946cd65864de2b296/data/"
 
@@ -531,13 +578,30 @@ MR = Source(
 )
 
 
-class MRData(TextTableData):
-    """10 662 sentences of movie reviews, half of them positive (Pang and Lee, 2005, "Seeing Stars", ACL).
+SUBJ = Source(
+    name="Subj (subjective or objective sentences)",
+    folder="nlp/english_sentence_classification",
+    files=(
+        File(
+            "subj.all",
+            "f3ffbe2aa8e4f3ba3e63e46dce51613854edbca122fb3aa758b9bce047ded23c",
+            1_320_246,
+            (_COPY + "subj.all",),
+        ),
+    ),
+    licence="free for research; cite Pang and Lee, 2004, ACL",
+    homepage="https://www.cs.cornell.edu/people/pabo/movie-review-data/",
+    manual="Get data/subj.all from https://github.com/harvardnlp/sent-conv-torch (latin-1, one row a line).",
+)
 
-    There is no official split; the score is the mean over ten folds (Kim, 2014, section 3). The rule here: the rows of
-    each class are put into a fixed random order, which no seed changes, and dealt out to the folds 0 to 9 in turn. One
-    fold is for testing; of the others, in that order, every tenth row of each class selects the checkpoint, and the
-    rest is for training. So each row is tested once, and all parts have both classes in equal numbers (to one row).
+
+class TenFoldData(TextTableData):
+    """A published file of rows `<label> <text>` without an official split, scored by the mean over ten folds.
+
+    The rule here: the rows of each class are put into a fixed random order, which no seed changes, and dealt out to the
+    folds 0 to 9 in turn. One fold is for testing; of the others, in that order, every tenth row of each class selects
+    the checkpoint, and the rest is for training. So each row is tested once, and all parts have the classes in equal
+    shares (to one row).
 
     `source`: auto = nlp/english_sentence_classification under PADDLE_DATA, or fetched; toy = generated sentences; or
     own files, as in `TextTableData`, which have no folds.
@@ -547,20 +611,33 @@ class MRData(TextTableData):
         **options: see `TextTableData`.
     """
 
+    origin: ClassVar[Source]
+    classes: ClassVar[dict[str, str]]  # what stands in the file, and what it means
+
     def __init__(self, *, fold: int = 0, **options: Any) -> None:
         super().__init__(**options)
         if not 0 <= fold <= 9:
             raise ValueError(f"data.fold must be 0 to 9, got {fold}")
         self.fold = fold
         if self.labels is None and self.source in ("auto", "toy"):
-            self.labels = {"0": "negative", "1": "positive"}
+            self.labels = self.classes
 
     def _read_splits(self) -> dict[str, _Texts]:
         if self.source != "auto":
             return super()._read_splits()
-        self._paths = list(published(MR).values())
+        self._paths = list(published(self.origin).values())
         texts = self._read(self._paths[0], "latin-1")
         return {split: texts.take(chosen) for split, chosen in folds(texts.labels, self.fold).items()}
+
+
+class MRData(TenFoldData):
+    """10 662 sentences of movie reviews, half of them positive (Pang and Lee, 2005, "Seeing Stars", ACL).
+
+    Split as `TenFoldData` says (the ten folds of Kim, 2014, section 3).
+    """
+
+    origin = MR
+    classes: ClassVar[dict[str, str]] = {"0": "negative", "1": "positive"}
 
     def examples(self) -> list[str]:
         return [
@@ -570,8 +647,26 @@ class MRData(TextTableData):
         ]
 
 
+class SubjData(TenFoldData):
+    """10 000 sentences on films, half of them from reviews and half from plots (Pang and Lee, 2004, "A Sentimental
+    Education", ACL): does a sentence give an opinion or tell what happens?
+
+    Split as `TenFoldData` says.
+    """
+
+    origin = SUBJ
+    classes: ClassVar[dict[str, str]] = {"0": "subjective", "1": "objective"}
+
+    def examples(self) -> list[str]:
+        return [
+            "A slow start, but what follows is worth the wait.",
+            "A young nurse finds a letter that her father never sent.",
+            "The jokes are old and the ending is older.",
+        ]
+
+
 def folds(labels: Sequence[str], fold: int) -> dict[str, np.ndarray]:
-    """Rows of train, valid and test by MRData's rule, each in the order of the file."""
+    """Rows of train, valid and test by TenFoldData's rule, each in the order of the file."""
     column = np.array(labels)
     parts: dict[str, list[np.ndarray]] = {"train": [], "valid": [], "test": []}
     for number, label in enumerate(sorted(set(labels))):

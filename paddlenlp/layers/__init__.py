@@ -1,0 +1,7 @@
+"""Parts that several models share."""
+
+from __future__ import annotations
+
+from paddlenlp.layers.encoders import BagOfWords, Convolution, Recurrent, text_lengths, word_vectors
+
+__all__ = ["BagOfWords", "Convolution", "Recurrent", "text_lengths", "word_vectors"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from paddlenlp.models.senta import SentaBiLSTM, SentaBOW, SentaCNN, SentaGRU, SentaLSTM
 from paddlenlp.models.textcnn import TextCNN
 
-__all__ = ["TextCNN"]
+__all__ = ["SentaBOW", "SentaBiLSTM", "SentaCNN", "SentaGRU", "SentaLSTM", "TextCNN"]
