@@ -17,11 +17,11 @@ class _Senta(nn.Module):
 
     def __init__(
         self, encoder: BagOfWords | Convolution | Recurrent, vocab_size: int, num_classes: int, dim: int,
-        hidden: list[int], dropout: float, pad_id: int,
+        hidden: list[int], dropout: float, pad_id: int, bound: float = 0.25,
     ) -> None:  # fmt: skip
         super().__init__()
         self.pad_id = pad_id
-        self.embedding = word_vectors(vocab_size, dim, pad_id)
+        self.embedding = word_vectors(vocab_size, dim, pad_id, bound)
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
         widths = [encoder.size, *hidden]
@@ -62,7 +62,8 @@ class SentaBOW(_Senta):
         dropout: float = 0.0,
         pad_id: int = 0,
     ) -> None:
-        super().__init__(BagOfWords(dim=dim), vocab_size, num_classes, dim, [hidden, hidden2], dropout, pad_id)
+        # a sum of hundreds of vectors has to leave tanh room
+        super().__init__(BagOfWords(dim=dim), vocab_size, num_classes, dim, [hidden, hidden2], dropout, pad_id, 0.1)
 
 
 class SentaCNN(_Senta):
