@@ -11,6 +11,7 @@ from paddlerec.data.gowalla import GowallaData
 from paddlerec.data.histories import HistoryData
 from paddlerec.data.interactions import InteractionData
 from paddlerec.data.ml1m_ncf import ML1MNCFData
+from paddlerec.data.ml1m_views import ML1MViewsData
 from paddlerec.data.sessions import DigineticaData, SessionData, YoochooseData
 from paddlerec.data.table import TableData
 from paddlerec.data.tagspace import TagSpaceData
@@ -27,6 +28,7 @@ __all__ = [
     "HistoryData",
     "InteractionData",
     "ML1MNCFData",
+    "ML1MViewsData",
     "SessionData",
     "TableData",
     "TagSpaceData",

@@ -13,6 +13,7 @@ from paddlerec.models.item2vec import Item2Vec
 from paddlerec.models.lightgcn import LightGCN
 from paddlerec.models.lr import LR
 from paddlerec.models.mf import MF
+from paddlerec.models.multiview_simnet import MultiViewSimNet
 from paddlerec.models.neumf import NeuMF
 from paddlerec.models.popularity import Popularity
 from paddlerec.models.sasrec import SASRec
@@ -34,6 +35,7 @@ __all__ = [
     "LR",
     "LightGCN",
     "MF",
+    "MultiViewSimNet",
     "NeuMF",
     "Popularity",
     "SASRec",

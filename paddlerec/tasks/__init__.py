@@ -9,5 +9,6 @@ from paddlerec.tasks.next_item import NextItem
 from paddlerec.tasks.retrieval import Retrieval
 from paddlerec.tasks.session_parallel import SessionParallel
 from paddlerec.tasks.tagging import Tagging
+from paddlerec.tasks.view_matching import ViewMatching
 
-__all__ = ["CTR", "Candidates", "HistoryCTR", "NextItem", "Retrieval", "SessionParallel", "Tagging"]
+__all__ = ["CTR", "Candidates", "HistoryCTR", "NextItem", "Retrieval", "SessionParallel", "Tagging", "ViewMatching"]
