@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from paddlenlp.data.chnsenticorp import ChnSentiCorpData
+from paddlenlp.data.parallel import Multi30kData, ParallelData, TatoebaData
 from paddlenlp.data.sentence_classification import MRData, SubjData, TextTableData
 from paddlenlp.data.sst import SST2Data
 from paddlenlp.data.trec import TRECData
 
-__all__ = ["ChnSentiCorpData", "MRData", "SST2Data", "SubjData", "TRECData", "TextTableData"]
+__all__ = [
+    "ChnSentiCorpData",
+    "MRData",
+    "Multi30kData",
+    "ParallelData",
+    "SST2Data",
+    "SubjData",
+    "TRECData",
+    "TatoebaData",
+    "TextTableData",
+]

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from paddlenlp.tasks.classification import TextClassification
+from paddlenlp.tasks.translation import Translation
 
-__all__ = ["TextClassification"]
+__all__ = ["TextClassification", "Translation"]

@@ -1,0 +1,555 @@
+"""Sentences in two languages: own parallel files, Multi30k and Tatoeba, with a sentencepiece vocabulary."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from paddlecore.data import DataModule, Plan, Rows, mix
+from paddlecore.errors import DataError, nearest
+from paddlecore.sources import File, Source, fingerprint
+from paddlecore.task import Batch
+from paddlenlp.data.sentence_classification import _BadRow, _decoded, _lines, published
+from paddlenlp.data.token_buckets import TokenBuckets
+
+PAD, UNKNOWN, BOS, EOS = 0, 1, 2, 3  # fills up a batch; not in the vocabulary; start and end of a sentence
+_NAMES = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test",)}  # how the files of a split begin
+
+
+@dataclass
+class _Pairs:
+    """Pairs of sentences in the order of their files."""
+
+    source: list[str] = field(default_factory=list)
+    target: list[str] = field(default_factory=list)
+
+
+class PairRows:
+    """Token ids of both sides in flat arrays [total] int32, row i at offsets[i]..offsets[i + 1]; perhaps references.
+
+    A batch is source [b, S] and target [b, T] int64, padded on the right to the longest, and `reference`, b texts.
+    """
+
+    def __init__(self, source: list[list[int]], target: list[list[int]], reference: list[str] | None) -> None:
+        self.sides = []
+        for name, rows in (("source", source), ("target", target)):
+            offsets = np.cumsum([0, *map(len, rows)])
+            flat = np.fromiter((t for row in rows for t in row), np.int32, int(offsets[-1]))
+            self.sides.append((name, flat, offsets))
+        self.reference = reference
+
+    def __len__(self) -> int:
+        return len(self.sides[0][2]) - 1
+
+    def lengths(self) -> np.ndarray:
+        """[n, 2] tokens of source and target."""
+        return np.stack([np.diff(offsets) for _, _, offsets in self.sides], 1)
+
+    def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
+        batch: Batch = {}
+        for name, flat, offsets in self.sides:
+            starts = offsets[rows]
+            lengths = offsets[rows + 1] - starts
+            places = np.arange(lengths.max())
+            inside = places < lengths[:, None]  # [b, T]
+            tokens = np.full(inside.shape, PAD, np.int64)
+            tokens[inside] = flat[(starts[:, None] + places)[inside]]
+            batch[name] = torch.from_numpy(tokens)
+        if self.reference is not None:
+            batch["reference"] = [self.reference[row] for row in rows.tolist()]
+        return batch
+
+
+class ParallelData(DataModule):
+    """Pairs of a sentence and its translation, from files of one's own.
+
+    `source` is a folder that holds for each of train, valid (also val, dev) and test (there need be none) either two
+    files of one sentence a line, named by language (train.en, train.de), or one file of pairs: .tsv (tabs, no quoting;
+    a header line, or `columns`) or .jsonl (an object a line). Any may end in .gz. Files are UTF-8.
+
+    A pair is bad if a side is empty or is not UTF-8; it is named by file and line. Parallel files of different numbers
+    of lines, a missing column and a damaged file stop the reading, whatever `on_bad_row` says. Training pairs of more
+    than `max_length` tokens on a side are left out and counted by `describe`; other splits keep theirs.
+
+    Text is normalised by sentencepiece's rule `normalization` and split into pieces of one vocabulary for both
+    languages, trained on the training pairs. Characters that are not in it are spelled in bytes, so any text has
+    tokens: an emoji, any script. Source and target end with the end token; the target also begins with the start token.
+
+    Batch: source [B, S], target [B, T] int64, padded on the right; reference, the B targets as texts, for the test
+    split and, with `decode_valid`, for validation.
+
+    Training batches hold sentences of about one length and at most `batch_tokens` tokens a side: see `TokenBuckets`.
+
+    Memory: 4 bytes a token; while reading, the texts as Python strings.
+
+    Args:
+        source_language: of the files' names, e.g. en.
+        target_language: the same.
+        source_column: of the source sentence, in .tsv and .jsonl.
+        target_column: of its translation.
+        columns: names of all columns, for .tsv without a header line.
+        vocab_size: pieces of both languages, the 4 special ones and 256 bytes included.
+        pieces: how they are found: bpe (Sennrich et al., 2016) or unigram (Kudo, 2018).
+        normalization: nmt_nfkc = Unicode NFKC and other spaces made plain; nfkc; nmt_nfkc_cf and nfkc_cf = the same
+            with case folding; identity.
+        lower: texts to lower case before that; references keep theirs.
+        coverage: share of the characters that get pieces of their own; 0.9995 for Chinese or Japanese.
+        max_length: most tokens of a side of a training pair, and of a sentence to translate.
+        batch_tokens: most tokens of a step on one side, padding included; `batch_size` is the most pairs.
+        decode_valid: validation measures BLEU, too, at the cost of translating it.
+        **common: see `DataModule`.
+    """
+
+    def __init__(
+        self,
+        *,
+        source_language: str = "en",
+        target_language: str = "de",
+        source_column: str = "source",
+        target_column: str = "target",
+        columns: list[str] | None = None,
+        vocab_size: int = 8000,
+        pieces: str = "bpe",
+        normalization: str = "nmt_nfkc",
+        lower: bool = False,
+        coverage: float = 1.0,
+        max_length: int = 256,
+        batch_tokens: int = 4096,
+        decode_valid: bool = False,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        rules = ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity")
+        if pieces not in ("bpe", "unigram"):
+            raise ValueError(f"data.pieces must be bpe or unigram, got {pieces!r}")
+        if normalization not in rules:
+            raise ValueError(f"data.normalization must be one of {', '.join(rules)}, got {normalization!r}")
+        if max_length < 2 or batch_tokens < 1 or not 0 < coverage <= 1:
+            raise ValueError(
+                "data.max_length must be at least 2, data.batch_tokens at least 1, data.coverage in (0, 1]: "
+                f"got {max_length}, {batch_tokens}, {coverage}"
+            )
+        self.source_language, self.target_language = source_language, target_language
+        self.source_column, self.target_column, self.columns = source_column, target_column, columns
+        self.vocab_size, self.pieces, self.normalization = vocab_size, pieces, normalization
+        self.lower, self.coverage, self.max_length = lower, coverage, max_length
+        self.batch_tokens, self.decode_valid = batch_tokens, decode_valid
+        self._model = b""  # sentencepiece's own file
+        self._processor: Any = None
+        self._examples: list[str] = []
+        self._rows: dict[str, PairRows] = {}
+        self._paths: list[Path] = []
+        self._too_long = 0  # training pairs left out
+
+    # ------------------------------------------------------------------------------------------------ what it offers
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        if self._processor is None:
+            raise DataError("there is no vocabulary yet: prepare() reads the data, restore() takes a state")
+        size = self._processor.get_piece_size()
+        return {
+            "vocab_size": size,
+            "vocabulary": [self._processor.id_to_piece(i) for i in range(size)],
+            "pad_id": PAD,
+            "unknown_id": UNKNOWN,
+            "bos_id": BOS,
+            "eos_id": EOS,
+            "target_language": self.target_language,
+            "lower": self.lower,
+        }
+
+    def rows(self, split: str) -> Rows:
+        return self._rows[split]
+
+    def plan(self, rows: Rows) -> Plan:
+        assert isinstance(rows, PairRows)
+        return TokenBuckets(rows.lengths().max(1), self.batch_size, self.batch_tokens, seed=self.seed)
+
+    def state(self) -> dict[str, Any]:
+        return {"sentencepiece": base64.b64encode(self._model).decode("ascii"), "examples": self._examples}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._examples = list(state.get("examples", []))
+        if "sentencepiece" in state:
+            self._load(base64.b64decode(state["sentencepiece"]))
+
+    def fingerprint(self) -> str:
+        return fingerprint(self._paths) if self._paths else ""
+
+    def examples(self) -> list[str]:
+        return self._examples
+
+    def describe(self) -> dict[str, Any]:
+        """Among others: tokens of a sentence and the share of padding in training batches, by side."""
+        lengths = {split: rows.lengths() for split, rows in self._rows.items()}
+        plan, train = self.plan(self._rows["train"]), lengths["train"]
+        batches = [train[plan.rows(0, step)] for step in range(plan.steps(0))]
+        padding = 1 - train.sum(0) / sum(len(batch) * batch.max(0) for batch in batches)
+        return {
+            **super().describe(),
+            "files": [str(path) for path in self._paths],
+            "tokens": {split: [round(float(n), 1) for n in found.mean(0)] for split, found in lengths.items()},
+            "longest": {split: found.max(0).tolist() for split, found in lengths.items()},
+            "steps_an_epoch": plan.steps(0),
+            "padding": dict(zip(("source", "target"), np.round(padding, 4).tolist(), strict=True)),
+            "left_out_too_long": self._too_long,
+            "skipped": self.bad_rows.first,
+        }
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    def prepare(self) -> None:
+        """
+        Raises:
+            DataError: a file or pair that cannot be used, by file and line.
+        """
+        read = self._toy() if self.source == "toy" else self._read_splits()
+        self.splits = tuple(read)
+        if self._processor is None:
+            self._load(self._train(read["train"]))
+        if not self._examples:
+            self._examples = read["train"].source[:3]
+        for split, pairs in read.items():
+            source, target = self._tokens(pairs.source), [[BOS, *row] for row in self._tokens(pairs.target)]
+            reference = pairs.target if split == "test" or (split == "valid" and self.decode_valid) else None
+            if split == "train":
+                kept = [i for i in range(len(source)) if max(len(source[i]), len(target[i]) - 1) <= self.max_length]
+                self._too_long = len(source) - len(kept)
+                source, target = [source[i] for i in kept], [target[i] for i in kept]
+                if not kept:
+                    raise DataError(f"all training pairs are longer than data.max_length={self.max_length} tokens")
+            self._rows[split] = PairRows(source, target, reference)
+
+    def _read_splits(self) -> dict[str, _Pairs]:
+        if self.source == "auto":
+            raise DataError("data.source: give the folder of your files, or toy for generated sentences")
+        folder = Path(self.source)
+        if not folder.is_dir():
+            raise DataError(f"data.source={self.source}: there is no such folder")
+        names = {path.name.removesuffix(".gz"): path for path in sorted(folder.iterdir())}
+        read: dict[str, _Pairs] = {}
+        for split, starts in _NAMES.items():
+            for start in starts:
+                sides = [names.get(f"{start}.{language}") for language in (self.source_language, self.target_language)]
+                table = next((names[n] for n in (f"{start}.tsv", f"{start}.jsonl") if n in names), None)
+                if sides[0] is not None and sides[1] is not None:
+                    read[split] = self._read_sides(sides[0], sides[1])
+                elif table is not None:
+                    read[split] = self._read_table(table)
+        if missing := [split for split in ("train", "valid") if split not in read]:
+            there = ", ".join(list(names)[:20])
+            raise DataError(
+                f"{folder} has no {missing[0]} pairs: expected {missing[0]}.{self.source_language} and "
+                f"{missing[0]}.{self.target_language}, or {missing[0]}.tsv or .jsonl, each perhaps with .gz; it holds "
+                f"{there or 'nothing'}"
+            )
+        return read
+
+    def _read_sides(self, source: Path, target: Path) -> _Pairs:
+        """Two files of one sentence a line.
+
+        Raises:
+            DataError: one has more lines than the other.
+        """
+        self._paths += [source, target]
+        pairs = _Pairs()
+        for one, other in zip_longest(_lines(source), _lines(target)):
+            if one is None or other is None:
+                (short, long), line = ((source, target), other[0]) if one is None else ((target, source), one[0])
+                raise DataError(f"{long}:{line}: {short} ends before this line; line i of both must be one pair")
+            texts = []
+            for path, (line, raw) in ((source, one), (target, other)):
+                try:
+                    texts.append(_text(_decoded(raw, "utf-8", line)))
+                except _BadRow as error:
+                    self.bad_rows.add(path, line, str(error))
+                    break
+            else:
+                pairs.source.append(texts[0])
+                pairs.target.append(texts[1])
+        return _some(pairs, source)
+
+    def _read_table(self, path: Path, columns: list[str] | None = None) -> _Pairs:
+        """A .tsv or .jsonl file of pairs; blank lines are left out."""
+        self._paths.append(path)
+        columns = columns or self.columns
+        wanted = (self.source_column, self.target_column)
+        pairs = _Pairs()
+        for line, raw in _lines(path):
+            try:
+                content = _decoded(raw, "utf-8", line)
+                if not content.strip():
+                    continue
+                if ".jsonl" in path.suffixes:
+                    row = _parsed(content)
+                elif columns is None:
+                    columns = content.split("\t")
+                    for name in wanted:
+                        if name not in columns:
+                            raise DataError(
+                                f"{path}:{line}: no column {name!r} in the header ({', '.join(columns[:20])})"
+                                f"{nearest(name, columns)}; see data.source_column, data.target_column, data.columns"
+                            )
+                    continue
+                else:
+                    cells = content.split("\t")
+                    if len(cells) != len(columns):
+                        raise _BadRow(f"expected {len(columns)} columns ({', '.join(columns)}), found {len(cells)}")
+                    row = dict(zip(columns, cells, strict=True))
+                for name in wanted:
+                    if not isinstance(row.get(name), str):
+                        raise _BadRow(f"no text under {name!r}{nearest(name, row)}")
+                source, target = _text(row[wanted[0]]), _text(row[wanted[1]])
+                pairs.source.append(source)
+                pairs.target.append(target)
+            except _BadRow as error:
+                self.bad_rows.add(path, line, str(error))
+        return _some(pairs, path)
+
+    # ------------------------------------------------------------------------------------------------ pieces
+
+    def _train(self, pairs: _Pairs) -> bytes:
+        """A sentencepiece model of both sides, the same for the same texts and options."""
+        import sentencepiece
+
+        texts = [self._cased(text) for text in (*pairs.source, *pairs.target)]
+        out = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(texts),
+                model_writer=out,
+                vocab_size=400 if self.source == "toy" else self.vocab_size,
+                model_type=self.pieces,
+                normalization_rule_name=self.normalization,
+                character_coverage=self.coverage,
+                byte_fallback=True,
+                hard_vocab_limit=False,
+                max_sentence_length=1 << 20,  # bytes; longer ones would be left out in silence
+                num_threads=2,  # part of the result for unigram, so not the machine's number
+                minloglevel=2,
+                pad_id=PAD,
+                unk_id=UNKNOWN,
+                bos_id=BOS,
+                eos_id=EOS,
+            )
+        except RuntimeError as error:
+            raise DataError(
+                f"sentencepiece cannot make data.vocab_size={self.vocab_size} pieces of these {len(texts)} sentences: "
+                f"{error}"
+            ) from None
+        return out.getvalue()
+
+    def _load(self, model: bytes) -> None:
+        import sentencepiece
+
+        self._model = model
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+
+    def _cased(self, text: str) -> str:
+        return text.lower() if self.lower else text
+
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """With the end token."""
+        return [[*ids, EOS] for ids in self._processor.encode([self._cased(text) for text in texts])]
+
+    # ------------------------------------------------------------------------------------------------ one input
+
+    def encode(self, raw: Any) -> Batch:
+        """A sentence, or {"text": ..., "prefix": ...}, perhaps as JSON text: its translation begins with the prefix.
+
+        An empty sentence and one of more than `max_length` tokens are refused.
+        """
+        if isinstance(raw, str) and raw.lstrip().startswith("{"):
+            try:
+                given = json.loads(raw)
+                raw = given if isinstance(given, dict) else raw
+            except (ValueError, RecursionError):
+                pass  # a sentence may begin with a brace
+        prefix = ""
+        if isinstance(raw, dict):
+            prefix, keys = raw.get("prefix", ""), ", ".join(sorted(map(str, raw)))
+            raw = raw.get(self.source_column, raw.get("text"))
+            if raw is None:
+                raise DataError(f'expected {{"text": ..., "prefix": ...}}, got the keys {keys}')
+        if not isinstance(raw, str) or not isinstance(prefix, str):
+            raise DataError(f"the text must be a string, got {type(raw).__name__}")
+        if not raw.strip():
+            raise DataError("the text is empty; there is nothing to translate")
+        (tokens,) = self._tokens([raw])
+        if len(tokens) > self.max_length:
+            raise DataError(
+                f"the text has {len(tokens)} tokens, more than data.max_length={self.max_length}; give it sentence by "
+                "sentence"
+            )
+        batch: Batch = {"source": torch.tensor([tokens])}
+        if prefix.strip():
+            batch["prefix"] = torch.tensor([self._tokens([prefix])[0][:-1]])
+        return batch
+
+    # ------------------------------------------------------------------------------------------------ toy
+
+    def _toy(self) -> dict[str, _Pairs]:
+        """A made-up language: word by word, and the words of each pair of neighbours change places."""
+        read = {}
+        for number, (split, count) in enumerate({"train": 600, "valid": 100, "test": 100}.items()):
+            random = np.random.Generator(np.random.Philox(key=mix(number)))
+            read[split] = _Pairs()
+            for _ in range(count):
+                words = random.integers(len(_TOY), size=random.integers(2, 9)).tolist()
+                turned = [w for i in range(0, len(words), 2) for w in reversed(words[i : i + 2])]
+                read[split].source.append(" ".join(_TOY[w][0] for w in words))
+                read[split].target.append(" ".join(_TOY[w][1] for w in turned))
+        return read
+
+
+_TOY = [
+    pair.split("/")
+    for pair in (
+        "a/ein the/das man/mann woman/frau child/kind dog/hund cat/katze house/haus tree/baum street/straße car/auto "
+        "red/rot blue/blau big/groß small/klein runs/läuft sleeps/schläft sees/sieht sings/singt and/und in/in on/auf "
+        "water/wasser ball/ball"
+    ).split()
+]
+
+
+def _text(text: str) -> str:
+    if not (text := text.strip()):
+        raise _BadRow("the sentence is empty")
+    return text
+
+
+def _parsed(content: str) -> dict[str, Any]:
+    try:
+        row = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise _BadRow(f"not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise _BadRow(f"expected a JSON object, got {content[:40]}")
+    return row
+
+
+def _some(pairs: _Pairs, path: Path) -> _Pairs:
+    if not pairs.source:
+        raise DataError(f"{path}: there are no pairs that can be used")
+    return pairs
+
+
+# ---------------------------------------------------------------------------------------------------- Multi30k
+
+MULTI30K = Source(
+    name="Multi30k, task 1",
+    folder="nlp/multi30k",
+    files=(
+        File("train.en", "460a15fbd157e34a7a9957ee388c1ca247fe47af3ef25fb50442af6c274e0fc6", 1_801_238),
+        File("train.de", "2c2b73fd2b548fbcde3a875e0a78d6ee94d498bfdee6bd3eae3945779e9ddf72", 2_110_398),
+        File("train.fr", "5925a3c18f1587b6b54b87743106e6e8ab93618edb6f65d19eac0621f853a10d", 2_111_303),
+        File("train.cs", "2be68b38c8d586ff4f54eb13cc6e1baaaa053695b3f070d3038303a47f2268da", 1_755_283),
+        File("val.en", "1f2a23d992769b5b3d209b0a10dd0b77c08cceb1f20dfb97ed0aafa49d107227", 63_297),
+        File("val.de", "660e09eb7e1da2f856ea13ee5ad3cf6d36b3d5b0b733c857e94c5747a3dfc660", 75_981),
+        File("val.fr", "5304e444d842e962b2dda4d816b70b22a1765b15401642b7ca37a67477e708dc", 73_924),
+        File("val.cs", "d53827e469b0a1ca8d57e9e26b2b64c4bc4b33f5479c7b03ae87ae5c882c3e33", 60_213),
+        File("test_2016_flickr.en", "399a4382932c1aadd3ceb9bef1008d388a64c76d4ae4e9d4728c6f4301cac182", 62_076),
+        File("test_2016_flickr.de", "4be6b5b3236b79c25475c6bb829800a7ce559e9ba7a1f6c2394fe4d40be46d16", 70_649),
+        File("test_2016_flickr.fr", "cb3160d69b002bb638e66cc7612fcd56cb0af82eadc9c142dedc438afb885ef6", 72_261),
+        File("test_2016_flickr.cs", "45adb85f688de8407fddcbe1b36dca15d12aab868149b337e2576f2d6d2ff8d8", 62_364),
+    ),
+    licence="the translations are CC BY-NC-SA 4.0 (Elliott et al., 2016): research, no commercial use",
+    homepage="https://github.com/multi30k/dataset",
+    manual=(
+        "Get data/task1/raw/{train,val,test_2016_flickr}.{en,de,fr,cs}.gz\n"
+        "from https://github.com/multi30k/dataset (commit a3d2e0d); packed or not, as you like."
+    ),
+)
+
+
+class Multi30kData(ParallelData):
+    """29 000 captions of photographs in English, German, French and Czech (Elliott et al., 2016, "Multi30K").
+
+    Validation has 1 014 pairs; the test split is test_2016_flickr, 1 000 pairs. Papers mostly train on and compare
+    lower-case text.
+
+    `source`: auto = nlp/multi30k under PADDLE_DATA; toy = generated; or own files, as in `ParallelData`.
+
+    Args:
+        **options: see `ParallelData`; the languages are two of en, de, fr, cs.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for language in (self.source_language, self.target_language):
+            if self.source == "auto" and language not in ("en", "de", "fr", "cs"):
+                raise ValueError(f"Multi30k has en, de, fr and cs, not {language!r}")
+
+    def _read_splits(self) -> dict[str, _Pairs]:
+        if self.source != "auto":
+            return super()._read_splits()
+        files, pair = published(MULTI30K), (self.source_language, self.target_language)
+        names = {"train": "train", "valid": "val", "test": "test_2016_flickr"}
+        return {split: self._read_sides(*(files[f"{name}.{side}"] for side in pair)) for split, name in names.items()}
+
+    def examples(self) -> list[str]:
+        if self.source_language != "en" or self.source != "auto":
+            return super().examples()
+        return ["A dog runs across the grass.", "Two women are sitting on a bench.", "A man in a red shirt is singing."]
+
+
+# ---------------------------------------------------------------------------------------------------- Tatoeba
+
+TATOEBA = Source(
+    name="Tatoeba, Mandarin Chinese and English",
+    folder="nlp/tatoeba_cmn_eng",
+    files=(
+        File("train.tsv", "964787a510a21ddc2124d9a02f5dc995fda56146d9b4cd01561a921a15da0b7e", 2_597_299),
+        File("dev.tsv", "156063eb9353864d562184cbf3e18b39051ae0c5ca6ca0ca8b1234d74debd15f", 99_756),
+        File("test.tsv", "cb91399d7348c93a6008c95ce60fda1b3bad89c3afbb9f5e30817855d322d401", 103_400),
+    ),
+    licence="CC BY 2.0 FR, each pair with its authors",
+    homepage="https://www.manythings.org/anki/",
+    manual=(
+        "Get cmn-eng from https://www.manythings.org/anki/ and split it: pairs that share a sentence stay together;\n"
+        "by the md5 of a group's smallest English sentence modulo 28, 0 = test, 1 = dev, all else = train; each file\n"
+        "sorted by the length of the English sentence; columns English, Chinese, authors."
+    ),
+)
+
+
+class TatoebaData(ParallelData):
+    """28 447 short sentences in Chinese (simplified and traditional) and English by the users of tatoeba.org.
+
+    26 406 pairs are for training, 1 011 for validation, 1 030 for testing; pairs that share a sentence are in one
+    split. The split is this project's own, so there is no published score.
+
+    `source`: auto = nlp/tatoeba_cmn_eng under PADDLE_DATA; toy = generated; or own files, as in `ParallelData`.
+
+    Args:
+        source_language: zh or en.
+        target_language: the other one.
+        coverage: share of the characters that get pieces of their own.
+        **options: see `ParallelData`.
+    """
+
+    def __init__(
+        self, *, source_language: str = "zh", target_language: str = "en", coverage: float = 0.9995, **options: Any
+    ) -> None:
+        super().__init__(source_language=source_language, target_language=target_language, coverage=coverage, **options)
+        if self.source == "auto":
+            if {source_language, target_language} != {"zh", "en"}:
+                raise ValueError(f"Tatoeba here is of zh and en, not {source_language!r} and {target_language!r}")
+            self.source_column, self.target_column = source_language, target_language
+
+    def _read_splits(self) -> dict[str, _Pairs]:
+        if self.source != "auto":
+            return super()._read_splits()
+        files = published(TATOEBA)
+        names = {"train": "train.tsv", "valid": "dev.tsv", "test": "test.tsv"}
+        return {split: self._read_table(files[name], ["en", "zh", "authors"]) for split, name in names.items()}

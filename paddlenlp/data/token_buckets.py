@@ -1,0 +1,69 @@
+"""Batches of sentences of about one length, by tokens: little padding, and steps of about equal work."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from paddlecore.data import Plan, mix
+
+
+class TokenBuckets(Plan):
+    """Shuffled batches of rows of similar length; a pure function of (seed, epoch, step), like every plan.
+
+    Row lengths are put into buckets whose upper ends grow by a tenth. In each epoch the rows of a bucket are shuffled
+    and cut into batches of as many rows as fit: rows x the bucket's upper end is at most `batch_tokens`, and there are
+    at most `batch_size` rows. What is left of a bucket joins the next longer one, so that only the last batch can be
+    small; if it is below 1/16 of a batch it joins the one before it. Then the batches are shuffled. Only counts decide
+    where batches end, so every epoch has the same number of steps.
+
+    Args:
+        lengths: [n] tokens of each row.
+        batch_size: most rows of a batch.
+        batch_tokens: most tokens of a batch, padding included; a row that alone has more is a batch of its own.
+        seed: of the order.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, batch_tokens: int, *, seed: int = 0) -> None:
+        super().__init__(len(lengths), batch_size, seed=seed)
+        if batch_tokens < 1:
+            raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}")
+        ends, longest = [1], max(int(lengths.max()), 1)
+        while ends[-1] < longest:
+            ends.append(max(ends[-1] + 1, int(ends[-1] * 1.1)))
+        of = np.searchsorted(ends, lengths)  # [n]: the bucket of each row
+        self._buckets = [np.flatnonzero(of == bucket) for bucket in range(len(ends))]
+        self._sizes: list[int] = []  # rows of each batch, in the order of the buckets
+        left = 0
+        room = 1
+        for end, bucket in zip(ends, self._buckets, strict=True):
+            room = max(1, min(batch_size, batch_tokens // end))
+            full, left = divmod(left + len(bucket), room)
+            self._sizes += [room] * full
+        if left and self._sizes and 16 * left < room:
+            self._sizes[-1] += left
+        elif left:
+            self._sizes.append(left)
+        self._ends = np.cumsum([0, *self._sizes])
+        self._batches: dict[int, np.ndarray] = {}  # by epoch, as in Plan.order
+
+    def order(self, epoch: int) -> np.ndarray:
+        """[size] the rows of an epoch by bucket, before the batches are shuffled."""
+        if epoch not in self._cached:
+            random = np.random.Generator(np.random.Philox(key=mix(self.seed, epoch)))
+            order = np.concatenate([random.permutation(bucket) for bucket in self._buckets])
+            self._cached = {e: o for e, o in self._cached.items() if abs(e - epoch) == 1} | {epoch: order}
+            batches = random.permutation(len(self._sizes))
+            self._batches = {e: b for e, b in self._batches.items() if abs(e - epoch) == 1} | {epoch: batches}
+        return self._cached[epoch]
+
+    def steps(self, epoch: int) -> int:
+        return len(self._sizes)
+
+    def rows(self, epoch: int, step: int) -> np.ndarray:
+        order = self.order(epoch)
+        batch = self._batches[epoch][step]
+        return order[self._ends[batch] : self._ends[batch + 1]].astype(np.int64)
+
+    def count(self, epoch: int, step: int) -> int:
+        self.order(epoch)
+        return self._sizes[self._batches[epoch][step]]

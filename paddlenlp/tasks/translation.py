@@ -1,0 +1,147 @@
+"""Translation: a sentence in one language, the same in another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from paddlecore.metric import Metric
+from paddlecore.task import Batch, Prediction, StepOutput, Task
+from paddlenlp.layers.beam_search import beam_search
+from paddlenlp.layers.smoothing import smoothed_cross_entropy
+from paddlenlp.metrics import Bleu, ChrF, Perplexity
+
+
+class Translation(Task):
+    """Cross-entropy of the target's tokens, with label smoothing, and beam search.
+
+    A step counts target tokens, the end token included. Perplexity, by the loss without smoothing, selects the
+    checkpoint: it is cheap. BLEU and chrF need translations; they are measured where a batch has `reference`, which
+    data modules give for the test split, and for validation where they are asked to.
+
+    Batch: source [B, S] int64 with the end token; target [B, T] int64 from the start token to the end token; both
+    padded on the right; reference: B texts, perhaps; prefix [B, P] int64, perhaps: what translations begin with.
+    Prediction: tokens [B, n, L] int64, score [B, n] float32; empty for a batch that has a target and no reference.
+
+    Args:
+        model: see `paddlenlp.models.Transformer`; in training it gives `features(source, target)` and `output`.
+        vocabulary: pieces by their ids, for texts.
+        bos_id: start token.
+        eos_id: end token.
+        unknown_id: the piece that stands for what the vocabulary lacks; never produced.
+        pad_id: padding.
+        target_language: of the translations, for the tokeniser of `bleu_tok_lc`.
+        lower: texts are in lower case, so scores are too.
+        label_smoothing: share of the target that is spread evenly over the vocabulary, in training.
+        beam: hypotheses that are followed.
+        length_penalty: see `beam_search`.
+        gnmt: see `beam_search`.
+        coverage_penalty: see `beam_search`.
+        max_ratio: most tokens of a translation as a multiple of the source's, plus `max_extra`.
+        max_extra: see `max_ratio`.
+        nbest: translations that `render` lists.
+        tokenize: sacrebleu's tokeniser for the metric `sacrebleu`: 13a, zh, char, ...
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        vocabulary: list[str],
+        bos_id: int,
+        eos_id: int,
+        unknown_id: int,
+        pad_id: int = 0,
+        target_language: str = "en",
+        lower: bool = False,
+        label_smoothing: float = 0.1,
+        beam: int = 5,
+        length_penalty: float = 1.0,
+        gnmt: bool = False,
+        coverage_penalty: float = 0.0,
+        max_ratio: float = 1.5,
+        max_extra: int = 10,
+        nbest: int = 1,
+        tokenize: str = "13a",
+    ) -> None:
+        super().__init__(model)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"task.label_smoothing must be at least 0 and below 1, got {label_smoothing}")
+        if not 1 <= nbest <= beam:
+            raise ValueError(f"task.nbest must be 1 to task.beam={beam}, got {nbest}")
+        self.vocabulary, self.pad_id, self.eos_id = vocabulary, pad_id, eos_id
+        self.target_language, self.lower, self.tokenize = target_language, lower, tokenize
+        self.label_smoothing, self.nbest = label_smoothing, nbest
+        self.search = {
+            "bos_id": bos_id,
+            "eos_id": eos_id,
+            "pad_id": pad_id,
+            "banned": (unknown_id,),
+            "beam": beam,
+            "length_penalty": length_penalty,
+            "gnmt": gnmt,
+            "coverage_penalty": coverage_penalty,
+            "max_ratio": max_ratio,
+            "max_extra": max_extra,
+        }
+
+    def _loss(self, batch: Batch, smoothing: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Sums over the target tokens: the loss and -log P; and how many there are."""
+        given, wanted = batch["target"][:, :-1], batch["target"][:, 1:]
+        counted = wanted != self.pad_id  # [B, T]
+        features = self.model.features(batch["source"], given)  # type: ignore[operator]
+        logits = self.model.output(features[counted])  # type: ignore[operator]
+        return *smoothed_cross_entropy(logits, wanted[counted], smoothing), counted.sum()
+
+    def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
+        loss, nll, tokens = self._loss(batch, self.label_smoothing)
+        return StepOutput(loss, tokens, {"nll": nll})
+
+    def predict(self, batch: Batch) -> Prediction:
+        if "target" in batch and "reference" not in batch:
+            return {}
+        found = beam_search(self.model, batch["source"], prefix=batch.get("prefix"), **self.search)  # type: ignore[arg-type]
+        return {"tokens": found.tokens, "score": found.scores}
+
+    def metrics(self) -> list[Metric]:
+        return [
+            Perplexity(),
+            Bleu("bleu_tok_lc", "moses", self.target_language, lowercase=True),
+            Bleu("sacrebleu", self.tokenize, lowercase=self.lower),
+            ChrF(lowercase=self.lower),
+        ]
+
+    def measure(self, metrics: Sequence[Metric], prediction: Prediction, batch: Batch) -> None:
+        _, nll, tokens = self._loss(batch, 0.0)
+        metrics[0].update(nll, tokens)
+        if prediction:
+            texts = [self.text(best[0]) for best in prediction["tokens"].tolist()]
+            for metric in metrics[1:]:
+                metric.update(texts, batch["reference"])
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """A sentence's tokens as text, up to the end token."""
+        ids = list(tokens)
+        end = ids.index(self.eos_id) if self.eos_id in ids else len(ids)
+        return pieces_to_text([self.vocabulary[i] for i in ids[:end] if i != self.pad_id])
+
+    def render(self, prediction: Prediction) -> list[dict[str, Any]]:
+        """translations: the `nbest` best as {text, score}, best first."""
+        rows = []
+        for tokens, scores in zip(prediction["tokens"].tolist(), prediction["score"].tolist(), strict=True):
+            best = [(t, s) for t, s in zip(tokens, scores, strict=True) if s > -torch.inf][: self.nbest]
+            rows.append({"translations": [{"text": self.text(t), "score": round(s, 4)} for t, s in best]})
+        return rows
+
+
+def pieces_to_text(pieces: list[str]) -> str:
+    """Sentencepiece's pieces as text: joined, the mark U+2581 a space, runs of byte pieces such as <0xF0> as UTF-8."""
+    text = bytearray()
+    for piece in pieces:
+        if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+            text.append(int(piece[3:5], 16))
+        else:
+            text += piece.encode()
+    return text.decode(errors="replace").replace("\u2581", " ").strip()

@@ -1,0 +1,204 @@
+"""Beam search against exhaustive search; batched = one by one; penalties, prefixes, lengths; sampling."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from paddlenlp.layers.beam_search import beam_search, cut, sample
+from paddlenlp.models import Transformer
+
+BOS, EOS, PAD = 2, 3, 0
+IDS = {"bos_id": BOS, "eos_id": EOS, "pad_id": PAD}
+SOURCE = torch.tensor([[5, 4, 5, 3], [4, 3, 0, 0], [5, 5, 3, 0]])
+
+
+def model(vocab_size: int = 7, seed: int = 0) -> Transformer:
+    torch.manual_seed(seed)
+    net = Transformer(vocab_size=vocab_size, dim=8, heads=2, hidden=8, encoder_layers=1, decoder_layers=2)
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.6)
+    return net.eval()
+
+
+def log_prob(net: Transformer, source: Tensor, sentence: tuple[int, ...]) -> float:
+    given = torch.tensor([[BOS, *sentence[:-1]]])
+    with torch.no_grad():
+        scores = net(source[None], given).log_softmax(2)[0]
+    return sum(float(scores[t, token]) for t, token in enumerate(sentence))
+
+
+def exhaustive(net: Transformer, source: Tensor, most: int, power: float, gnmt: bool) -> list[tuple[float, list[int]]]:
+    """Every sentence of up to `most` tokens with its score, best first."""
+    found = []
+    for length in range(1, most + 1):
+        for body in itertools.product([1, 4, 5, 6], repeat=length - 1):
+            score = log_prob(net, source, (*body, EOS)) / ((5 + length) / 6 if gnmt else length) ** power
+            found.append((score, [*body, EOS]))
+    return sorted(found, reverse=True)
+
+
+def sentence(tokens: Tensor) -> list[int]:
+    return [t for t in tokens.tolist() if t != PAD]
+
+
+@pytest.mark.parametrize(("power", "gnmt"), [(0.0, False), (1.0, False), (0.6, True)])
+def test_a_wide_beam_finds_what_exhaustive_search_finds(power: float, gnmt: bool) -> None:
+    net = model()
+    options = {"beam": 90, "length_penalty": power, "gnmt": gnmt, "max_ratio": 0.0, "max_extra": 4}
+    found = beam_search(net, SOURCE, **IDS, **options)
+    for row, source in enumerate(SOURCE):
+        wanted = exhaustive(net, source[source != PAD], 4, power, gnmt)
+        assert len(wanted) == 85
+        for place, (score, tokens) in enumerate(wanted[:20]):
+            assert float(found.scores[row, place]) == pytest.approx(score, abs=1e-5)
+            assert sentence(found.tokens[row, place]) == tokens
+        assert found.scores[row].isfinite().sum() == 85  # and no sentence twice
+
+
+def test_log_probs_are_those_of_the_model() -> None:
+    net = model()
+    found = beam_search(net, SOURCE, **IDS, beam=3)
+    for row, source in enumerate(SOURCE):
+        for tokens, value in zip(found.tokens[row], found.log_probs[row], strict=True):
+            wanted = log_prob(net, source[source != PAD], tuple(sentence(tokens)))
+            assert float(value) == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("beam", [1, 2, 5])
+def test_batched_is_one_by_one(beam: int) -> None:
+    net = model(30, seed=1)
+    torch.manual_seed(5)
+    source = torch.randint(4, 30, (9, 8))
+    for row, length in enumerate([8, 1, 5, 3, 8, 2, 7, 4, 6]):
+        source[row, length:] = PAD
+    whole = beam_search(net, source, **IDS, beam=beam)
+    for row in range(9):
+        alone = beam_search(net, source[row : row + 1, : int((source[row] != PAD).sum())], **IDS, beam=beam)
+        torch.testing.assert_close(whole.scores[row], alone.scores[0], atol=1e-5, rtol=1e-5)
+        for a, b in zip(whole.tokens[row], alone.tokens[0], strict=True):
+            assert sentence(a) == sentence(b)
+
+
+def test_a_beam_of_one_is_greedy() -> None:
+    net = model(30)
+    found = beam_search(net, SOURCE, **IDS, beam=1)
+    for row, source in enumerate(SOURCE):
+        tokens = [BOS]
+        for _ in range(len(sentence(found.tokens[row, 0])) - 1):
+            with torch.no_grad():
+                logits = net(source[source != PAD][None], torch.tensor([tokens]))[0, -1]
+            logits[[PAD, BOS]] = -torch.inf
+            tokens.append(int(logits.argmax()))
+        assert sentence(found.tokens[row, 0])[:-1] == tokens[1:]
+
+
+def test_no_translation_is_longer_than_allowed_and_all_end() -> None:
+    found = beam_search(model(30), SOURCE, **IDS, beam=4, max_ratio=1.0, max_extra=1)
+    for row, most in enumerate([5, 3, 4]):
+        for tokens in found.tokens[row][found.scores[row].isfinite()]:
+            assert len(sentence(tokens)) <= most
+            assert sentence(tokens)[-1] == EOS
+
+
+def test_a_prefix_is_kept_and_counts() -> None:
+    net = model(30)
+    prefix = torch.tensor([[7, 9], [8, 0], [0, 0]])
+    found = beam_search(net, SOURCE, **IDS, beam=3, prefix=prefix)
+    free = beam_search(net, SOURCE, **IDS, beam=3)
+    for tokens in found.tokens[0]:
+        assert sentence(tokens)[:2] == [7, 9]
+    assert all(sentence(tokens)[0] == 8 for tokens in found.tokens[1])
+    assert torch.equal(found.scores[2], free.scores[2])
+    assert float(found.log_probs[0, 0]) == pytest.approx(
+        log_prob(net, SOURCE[0], tuple(sentence(found.tokens[0, 0]))), abs=1e-5
+    )
+
+
+def test_banned_tokens_do_not_come() -> None:
+    found = beam_search(model(), SOURCE, **IDS, beam=5, banned=(1, 4))
+    assert not (found.tokens == 4).any()
+    assert not (found.tokens == 1).any()
+
+
+@dataclass
+class _State:
+    attention: Tensor | None
+    rows: Tensor
+    length: int = 0
+
+
+class Scripted:
+    """A model of two hypotheses, 5 and 6, of equal probability that looks at the source as it is told."""
+
+    looks = {5: [0.5, 0.5], 6: [1.0, 0.0]}
+
+    def start(self, source: Tensor, *, attention: bool = False) -> _State:
+        return _State(torch.zeros(len(source), 2), torch.arange(len(source)))
+
+    def step(self, tokens: Tensor, state: _State) -> tuple[Tensor, _State]:
+        logits = torch.full((len(tokens), 7), -50.0)
+        if state.length == 0:
+            logits[:, 5:] = 0.0
+        else:
+            logits[:, EOS] = 0.0
+        state.attention = torch.tensor([self.looks.get(t, [0.0, 0.0]) for t in tokens.tolist()])
+        state.length += 1
+        return logits, state
+
+    def reorder(self, state: _State, index: Tensor) -> _State:
+        return state
+
+
+def test_the_coverage_penalty_is_that_of_gnmt() -> None:
+    found = beam_search(Scripted(), torch.tensor([[4, 3]]), **IDS, beam=2, length_penalty=0.0, coverage_penalty=0.2)
+    assert found.tokens[0, :, 0].tolist() == [5, 6]  # the one that has looked at all of the source
+    base = math.log(0.5)
+    assert found.scores[0].tolist() == pytest.approx(
+        [base + 0.2 * 2 * math.log(0.5), base + 0.2 * math.log(1e-9)], rel=1e-5
+    )
+
+
+def test_cut_leaves_the_best_k_and_the_nucleus() -> None:
+    logits = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
+    assert cut(logits, 2, None).isfinite().tolist() == [[False, True, False, True]]
+    assert cut(logits, None, 0.4).isfinite().tolist() == [[False, True, False, False]]
+    assert cut(logits, None, 0.41).isfinite().tolist() == [[False, True, False, True]]
+    assert cut(logits, None, 1.0).isfinite().all()
+    assert cut(logits, 9, 1e-9).isfinite().tolist() == [[False, True, False, False]]
+
+
+def test_samples_follow_the_distribution() -> None:
+    """Chi-square of the first token over 4000 draws, at a temperature and with the three best alone."""
+    net = model(10)
+    with torch.no_grad():
+        logits = net(SOURCE[:1], torch.tensor([[BOS]]))[0, 0]
+    logits[[PAD, BOS]] = -torch.inf
+    for options in ({"temperature": 1.7}, {"top_k": 3}):
+        chances = cut(logits[None] / options.get("temperature", 1.0), options.get("top_k"), None).softmax(1)[0]
+        generator = torch.Generator().manual_seed(1)
+        drawn = sample(net, SOURCE[:1].expand(4000, -1), **IDS, **options, generator=generator)  # type: ignore[arg-type]
+        counts = torch.bincount(drawn.tokens[:, 0, 0], minlength=10)
+        assert not counts[chances == 0].any()
+        chances, counts = chances[chances > 0], counts[chances > 0]
+        expected = 4000 * chances
+        chi = float(((counts - expected).square() / expected).sum())
+        assert chi < len(chances) - 1 + 4 * (2 * len(chances)) ** 0.5
+        score = log_prob(net, SOURCE[0], tuple(sentence(drawn.tokens[0, 0])))
+        assert float(drawn.scores[0, 0]) == pytest.approx(score, abs=1e-4)
+
+
+def test_samples_end_and_begin_as_told() -> None:
+    prefix = torch.tensor([[7], [0], [8]])
+    drawn = sample(model(30), SOURCE, **IDS, prefix=prefix, max_ratio=1.0, max_extra=1)
+    rows = [sentence(tokens[0]) for tokens in drawn.tokens]
+    assert rows[0][0] == 7
+    assert rows[2][0] == 8
+    for row, most in zip(rows, [5, 3, 4], strict=True):
+        assert len(row) <= most
+        assert row[-1] == EOS
