@@ -1,322 +1,233 @@
-"""FM, Wide & Deep, DeepCTR, DCN, DCN-V2 and xDeepFM against slow transcriptions of their equations."""
+"""Interactions: what a training batch brings, how users are split, what files are read and refused."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
-from paddlerec.models import DCN, FM, DCNv2, DeepCTR, DeepFM, WideDeep, XDeepFM
-from paddlerec.models.dcn import CrossNet
-from paddlerec.models.dcn_v2 import CrossLayer, LowRankCrossLayer
-from paddlerec.models.xdeepfm import CIN, _Interaction
-
-SIZES = [5, 1, 9, 3]
-MODELS: list[tuple[type[nn.Module], dict[str, Any]]] = [
-    (FM, {}),
-    (WideDeep, {"hidden": [6], "crosses": [[0, 2], [3, 1, 0]]}),
-    (DeepCTR, {"hidden": [6, 5]}),
-    (DCN, {"hidden": [6]}),
-    (DCN, {"hidden": []}),
-    (DCNv2, {"hidden": [6]}),
-    (DCNv2, {"hidden": [6], "structure": "stacked", "rank": 2}),
-    (DCNv2, {"hidden": [6], "rank": 2, "experts": 3}),
-    (XDeepFM, {"hidden": [6], "cin": [4, 3]}),
-]
+from paddlecore.data import DataModule
+from paddlecore.errors import DataError
+from paddlerec.data import GowallaData, InteractionData
+from paddlerec.data.interactions import Lists, PairRows, Steps
 
 
-def inputs(rows: int = 6, num_dense: int = 2) -> tuple[Tensor, Tensor]:
-    torch.manual_seed(3)
-    ids = torch.stack([torch.randint(0, size, (rows,)) for size in SIZES], 1)
-    return ids, torch.randn(rows, num_dense)
+def rows_of(n_users: int = 40, n_items: int = 30, batch_size: int = 16, seed: int = 3, **drawn) -> PairRows:
+    random = np.random.default_rng(0)
+    keys = np.unique(random.integers(0, n_users * n_items, 400))
+    lists = Lists(1 + keys // n_items, 1 + keys % n_items, n_users + 1)
+    return PairRows(lists, n_items + 1, batch_size, seed, **drawn)
 
 
-def count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+EVERYTHING = {"negatives": 2, "in_batch": 8, "sampled": 5, "train_history": 4}
 
 
-def array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().double().numpy()
+def test_an_epoch_has_each_pair_once_in_another_order() -> None:
+    rows = rows_of()
+    plan = Steps(len(rows), 16)
+    epochs = []
+    for epoch in (0, 1, 7):
+        batches = [rows.fetch(plan.rows(epoch, step), epoch) for step in range(plan.steps(epoch))]
+        epochs.append(torch.cat([b["user"] * 100 + b["item"] for b in batches]))
+    expected = torch.from_numpy(np.sort(rows.users.astype(np.int64) * 100 + rows.lists.items))
+    for keys in epochs:
+        assert torch.equal(keys.sort().values, expected)
+    assert not torch.equal(epochs[0], epochs[1])
 
 
-def rows_of(model: Any, ids: Tensor) -> np.ndarray:
-    """[B, F, columns] what the table holds for these ids, field by field."""
-    table = array(model.fields.table.weight)
-    starts = np.cumsum([0, *SIZES[:-1]])
-    return np.stack([table[starts + row] for row in ids.numpy()])
+def test_a_piece_has_what_the_whole_step_has() -> None:
+    rows, again = rows_of(**EVERYTHING), rows_of(**EVERYTHING)
+    plan = Steps(len(rows), 16)
+    for epoch, step in ((0, 0), (2, 3), (1, plan.steps(1) - 1)):
+        whole = rows.fetch(plan.rows(epoch, step), epoch)
+        piece = again.fetch(plan.rows(epoch, step)[5:], 99)  # the row alone says which epoch it is
+        for name in ("user", "item", "negative", "item_log_q"):
+            assert torch.equal(whole[name][5:], piece[name]), name
+        width = piece["history"].shape[1]
+        assert torch.equal(whole["history"][5:, :width], piece["history"]) and not whole["history"][5:, width:].any()
+        for name in ("candidates", "candidates_log_q"):
+            assert torch.equal(whole[name], piece[name]), name
+        own = whole["item"][:8]
+        assert torch.equal(whole["candidates"][: len(own)], own) and len(whole["candidates"]) == len(own) + 5
 
 
-def deep(layers: nn.Module, x: np.ndarray) -> np.ndarray:
-    """Linear layers with ReLU after all of them that the module has a ReLU for."""
-    for layer in layers.modules():
-        if isinstance(layer, nn.Linear):
-            x = array(layer.weight) @ x + array(layer.bias)
-        elif isinstance(layer, nn.ReLU):
-            x = np.maximum(x, 0)
-    return x
+def test_negatives_are_uniform_over_what_the_user_does_not_have() -> None:
+    rows = rows_of(negatives=200)
+    batch = rows.fetch(Steps(len(rows), len(rows)).rows(0, 0), 0)
+    assert batch["negative"].min() >= 1 and batch["negative"].max() <= 30
+    user = int(batch["user"][0])
+    own = set(rows.lists.items[rows.lists.starts[user] : rows.lists.starts[user + 1]].tolist())
+    drawn = batch["negative"][batch["user"] == user].flatten()
+    counts = torch.bincount(drawn, minlength=31).double()[[i for i in range(1, 31) if i not in own]]
+    assert int(counts.sum()) >= len(drawn) - 5  # after 8 draws one may slip in
+    assert _chi_square(counts.numpy(), np.ones(len(counts))) < 4
 
 
-def slow_crosses(model: WideDeep, ids: list[int]) -> float:
-    """The weight of each cross product whose combinations are all kept."""
-    weight, start, total = array(model.cross_table.table.weight)[:, 0], 0, 0.0
-    for fields in model.crosses:
-        grid = np.arange(np.prod([SIZES[f] for f in fields])).reshape([SIZES[f] for f in fields])
-        total += weight[start + grid[tuple(ids[f] for f in fields)]]
-        start += grid.size
-    return total
+def test_sampled_candidates_follow_popularity_to_the_power_alpha() -> None:
+    rows = rows_of(sampled=20_000, alpha=0.75)
+    counts = np.bincount(rows.lists.items, minlength=31)[1:]
+    drawn = np.bincount(rows.candidates(0, 1), minlength=31)
+    assert drawn[0] == 0
+    assert _chi_square(drawn[1:], counts**0.75) < 4
+    share = counts**0.75 / (counts**0.75).sum()
+    np.testing.assert_allclose(rows.log_q[1:], np.log(share), rtol=1e-5)
+    mixed = rows_of(in_batch=16, sampled=48, alpha=0.0)
+    expected = (16 * counts / counts.sum() + 48 / 30) / 64
+    np.testing.assert_allclose(mixed.log_q[1:], np.log(expected), rtol=1e-5)
 
 
-@pytest.mark.parametrize("num_dense", [0, 2])
-def test_fm_is_the_double_loop_and_deepfm_without_its_deep_network(num_dense: int) -> None:
-    ids, dense = inputs(num_dense=num_dense)
-    model = FM(vocab_sizes=SIZES, num_dense=num_dense, dim=4, init_std=1.0)
-    with torch.no_grad():
-        model.bias.fill_(0.7)
-    out = model(ids, dense if num_dense else None).detach()
-    for row, (cells, x) in enumerate(zip(rows_of(model, ids), dense.tolist(), strict=True)):
-        features = [(cell[:4], cell[4], 1.0) for cell in cells]
-        if num_dense:
-            weights = array(model.dense.weight)[0]
-            features += list(zip(array(model.dense_embedding), weights, x, strict=True))
-        expected = 0.7 + sum(w * value for _, w, value in features)
-        for i, (v, _, value) in enumerate(features):
-            expected += sum(float(v @ other) * value * its for other, _, its in features[i + 1 :])
-        assert float(out[row]) == pytest.approx(expected, rel=1e-4, abs=1e-4)
-    twin = DeepFM(vocab_sizes=SIZES, num_dense=num_dense, dim=4, hidden=[])
-    twin.load_state_dict(model.state_dict())  # the names are the same
-    torch.testing.assert_close(twin(ids, dense if num_dense else None).detach(), out)
-    # one bias, a weight and a vector for each feature: sec. III
-    assert count(model) == 1 + (sum(SIZES) + num_dense) * (1 + 4)
+def _chi_square(found: np.ndarray, weights: np.ndarray) -> float:
+    """Standardised: about normal with mean 0 and deviation 1 where the law holds."""
+    expected = found.sum() * weights / weights.sum()
+    return (((found - expected) ** 2 / expected).sum() - (len(found) - 1)) / (2 * (len(found) - 1)) ** 0.5
 
 
-@pytest.mark.parametrize("num_dense", [0, 2])
-def test_wide_deep_and_deepctr_are_their_sums(num_dense: int) -> None:
-    ids, dense = inputs(num_dense=num_dense)
-    given = dense if num_dense else None
-    sizes: dict[str, Any] = {"vocab_sizes": SIZES, "num_dense": num_dense, "dim": 4, "init_std": 1.0}
-    plain = DeepCTR(hidden=[5, 3], **sizes)
-    wide = WideDeep(hidden=[5, 3], crosses=[[0, 2], [3, 1, 0]], **sizes)
-    assert count(wide) - count(plain) == sum(SIZES) + num_dense + 5 * 9 + 3 * 1 * 5
-    for row in range(len(ids)):
-        x = np.concatenate([rows_of(plain, ids)[row].ravel(), array(dense[row])])
-        assert float(plain(ids, given)[row]) == pytest.approx(float(deep(plain.deep, x)[0]), rel=1e-4)
-        cells = rows_of(wide, ids)[row]
-        x = np.concatenate([cells[:, :4].ravel(), array(dense[row])])
-        expected = deep(wide.deep, x)[0] + cells[:, 4].sum() + slow_crosses(wide, ids[row].tolist())
-        if num_dense:
-            expected += array(wide.dense.weight)[0] @ array(dense[row])
-        assert float(wide(ids, given)[row]) == pytest.approx(float(expected), rel=1e-4)
+def test_a_history_is_other_items_of_the_user_each_once() -> None:
+    rows = rows_of(train_history=6)
+    for epoch in (0, 1):
+        batch = rows.fetch(Steps(len(rows), len(rows)).rows(epoch, 0), epoch)
+        for user, item, history in zip(*(batch[k].tolist() for k in ("user", "item", "history")), strict=True):
+            own = set(rows.lists.items[rows.lists.starts[user] : rows.lists.starts[user + 1]].tolist())
+            given = [i for i in history if i]
+            assert set(given) <= own - {item} and len(set(given)) == len(given) == min(6, len(own) - 1)
 
 
-def test_large_cross_products_are_hashed_evenly() -> None:
-    model = WideDeep(vocab_sizes=[300, 200], dim=1, hidden=[1], crosses=[[0, 1]], cross_rows=64)
-    grid = torch.cartesian_prod(torch.arange(300), torch.arange(200))
-    cross = model.cross_ids(grid.int())[:, 0]
-    assert int(cross.min()) >= 0 and int(cross.max()) < 64
-    observed = torch.bincount(cross, minlength=64).double()
-    chi_square = float(((observed - len(grid) / 64) ** 2 / (len(grid) / 64)).sum())
-    assert chi_square < 108  # 63 degrees of freedom: the upper 0.0004
-    assert torch.equal(model.cross_ids(grid), model.cross_ids(grid.int()))
+def test_lists_are_padded_and_keep_the_last() -> None:
+    lists = Lists(np.array([3, 1, 3, 3]), np.array([7, 5, 6, 9]), 5)
+    assert lists.padded(np.array([3, 1, 2])).tolist() == [[7, 6, 9], [5, 0, 0], [0, 0, 0]]
+    assert lists.padded(np.array([3, 0]), 2).tolist() == [[6, 9], [0, 0]]
+    assert lists.padded(np.array([2])).tolist() == [[0]]
+    assert Lists(np.array([], np.int64), np.array([], np.int64), 3).padded(np.array([1])).tolist() == [[0]]
 
 
-@pytest.mark.parametrize("crosses", [[[0]], [[0, 0]], [[0, 9]], [[-1, 0]]])
-def test_crosses_that_are_none_are_refused(crosses: list[list[int]]) -> None:
-    with pytest.raises(ValueError, match="a cross needs"):
-        WideDeep(vocab_sizes=SIZES, crosses=crosses)
+# ---------------------------------------------------------------------------------------------------- files
+
+LINES = [("ann", "x", 5, 3), ("ann", "y", 1, 1), ("ann", "z", 4, 2), ("bob", "x", 3, 1), ("bob", "z", 5, 2)]
 
 
-@pytest.mark.parametrize("layers", [1, 2, 5])
-def test_cross_network_against_its_equation(layers: int) -> None:
-    torch.manual_seed(0)
-    net = CrossNet(7, layers)
-    nn.init.normal_(net.bias)
-    start = torch.randn(4, 7)
-    for x0, out in zip(array(start), array(net(start)), strict=True):
-        x = x0
-        for w, b in zip(array(net.weight), array(net.bias), strict=True):
-            x = np.outer(x0, x) @ w + b + x
-        np.testing.assert_allclose(out, x, rtol=1e-4, atol=1e-4)
-    assert count(net) == 7 * layers * 2  # sec. 2.2
-    # gradients, too: the same sum in the paper's own order
-    net.double()
-    x0 = x = start.double().requires_grad_()
-    for w, b in zip(net.weight, net.bias, strict=True):
-        x = x0 * (x @ w).unsqueeze(1) + b + x
-    wanted = torch.autograd.grad(x.square().sum(), [x0, *net.parameters()])
-    given = torch.autograd.grad(net(x0).square().sum(), [x0, *net.parameters()])
-    torch.testing.assert_close(given, wanted)
+def written(folder: Path, name: str) -> Path:
+    path = folder / name
+    if name.endswith(".parquet"):
+        import pandas as pd
+
+        pd.DataFrame(LINES, columns=["user", "item", "rating", "time"]).to_parquet(path)
+        return path
+    parts = {".tsv": "\t", ".csv": ",", ".dat": "::", ".data": "\t"}[path.suffix]
+    text = [] if path.suffix in (".dat", ".data") else [parts.join(["user", "item", "rating", "time"])]
+    path.write_text("\n".join([*text, *(parts.join(map(str, line)) for line in LINES)]) + "\n")
+    return path
 
 
-def test_whole_matrix_cross_layer_against_its_equation() -> None:
-    torch.manual_seed(0)
-    layer = CrossLayer(5)
-    nn.init.normal_(layer.linear.bias)
-    start, x = torch.randn(3, 5), torch.randn(3, 5)
-    weight, bias, out = array(layer.linear.weight), array(layer.linear.bias), array(layer(start, x))
-    for row in range(3):
-        for i in range(5):
-            inner = bias[i] + sum(weight[i, j] * float(x[row, j]) for j in range(5))
-            assert out[row, i] == pytest.approx(float(start[row, i]) * inner + float(x[row, i]), rel=1e-4, abs=1e-5)
-    assert count(layer) == 5 * 5 + 5
+def found(data: InteractionData, split: str) -> set[tuple[str, str]]:
+    """The pairs of a split by name."""
+    if split == "train":
+        batch = data.rows(split).fetch(np.arange(len(data.rows(split))), 0)
+        pairs = zip(batch["user"].tolist(), batch["item"].tolist(), strict=True)
+    else:
+        batch = data.rows(split).fetch(np.arange(len(data.rows(split))), 0)
+        pairs = ((u, i) for u, row in zip(batch["user"].tolist(), batch["relevant"].tolist(), strict=True) for i in row)
+    return {(data._name("users", u), data._name("items", i)) for u, i in pairs if i}
 
 
-@pytest.mark.parametrize("experts", [1, 3])
-def test_low_rank_cross_layers_against_their_equations(experts: int) -> None:
-    torch.manual_seed(0)
-    layer = LowRankCrossLayer(5, 2, experts)
-    nn.init.normal_(layer.bias)
-    start, x = torch.randn(4, 5), torch.randn(4, 5)
-    out, bias = array(layer(start, x)), array(layer.bias)
-    for row in range(4):
-        x0, xl = array(start[row]), array(x[row])
-        gate = np.ones(1)
-        if layer.gate is not None:
-            gate = np.exp(array(layer.gate.weight) @ xl)
-            gate /= gate.sum()
-        expected = xl
-        for expert in range(experts):
-            h = array(layer.down)[expert].T @ xl  # V' x
-            if layer.inner is not None:
-                h = np.tanh(array(layer.inner)[expert].T @ np.tanh(h))
-            expected = expected + gate[expert] * (x0 * (array(layer.up)[expert].T @ h + bias))
-        np.testing.assert_allclose(out[row], expected, rtol=1e-4, atol=1e-5)
-    assert count(layer) == experts * 2 * 5 * 2 + 5 + (experts * (2 * 2 + 5) if experts > 1 else 0)
-
-
-@pytest.mark.parametrize("structure", ["parallel", "stacked"])
-def test_deep_networks_stand_beside_or_behind_the_cross_layers(structure: str) -> None:
-    ids, dense = inputs()
-    model = DCNv2(vocab_sizes=SIZES, num_dense=2, dim=3, hidden=[6, 4], structure=structure, init_std=1.0)
-    x0 = torch.from_numpy(np.concatenate([rows_of(model, ids).reshape(6, -1), array(dense)], 1)).float()
-    x = x0
-    for layer in model.cross:
-        x = layer(x0, x)
-    for row in range(6):
-        h = deep(model.deep, array(x0[row] if structure == "parallel" else x[row]))
-        h = np.concatenate([array(x[row]), h]) if structure == "parallel" else h
-        expected = float((array(model.out.weight) @ h + array(model.out.bias))[0])
-        assert float(model(ids, dense)[row]) == pytest.approx(expected, rel=1e-3, abs=1e-4)
-
-
-def test_dcn_is_linear_in_both_outputs() -> None:
-    ids, dense = inputs()
-    model = DCN(vocab_sizes=SIZES, num_dense=2, dim=3, hidden=[6, 4], init_std=1.0)
-    x0 = np.concatenate([rows_of(model, ids).reshape(6, -1), array(dense)], 1)
-    for row in range(6):
-        x = x0[row]
-        for w in array(model.cross.weight):
-            x = x0[row] * (x @ w) + x
-        h = np.concatenate([x, deep(model.deep, x0[row])])
-        expected = float((array(model.out.weight) @ h + array(model.out.bias))[0])
-        assert float(model(ids, dense)[row]) == pytest.approx(expected, rel=1e-3, abs=1e-4)
-
-
-def naive_cin(x: Tensor, weights: list[Tensor]) -> Tensor:
-    """Equations 6 and 7 with a loop for each index; x [B, m, D]."""
-    below, pooled = x, []
-    for weight in weights:
-        maps = []
-        for h in range(weight.shape[0]):
-            terms = [
-                weight[h, i, j] * below[:, i] * x[:, j] for i in range(weight.shape[1]) for j in range(weight.shape[2])
-            ]
-            maps.append(torch.stack(terms).sum(0))
-        below = torch.stack(maps, 1)
-        pooled.append(below.sum(2))
-    return torch.cat(pooled, 1)
-
-
-@pytest.mark.parametrize("maps", [[1], [3], [4, 2, 3]])
-def test_cin_against_its_equations(maps: list[int]) -> None:
-    torch.manual_seed(0)
-    net = CIN(5, maps).double()
-    x = torch.randn(3, 5, 4, dtype=torch.float64, requires_grad=True)  # [B, m, D]
-    weights = list(net.weights)
-    wanted, given = naive_cin(x, weights), net(x.transpose(1, 2))
-    assert given.shape == (3, sum(maps))
-    torch.testing.assert_close(given, wanted)
-    torch.testing.assert_close(
-        torch.autograd.grad(given.square().sum(), [x, *weights]),
-        torch.autograd.grad(wanted.square().sum(), [x, *weights]),
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.parquet", "ratings.dat", "u.data"])
+def test_formats_and_leaving_out_the_last(tmp_path: Path, name: str) -> None:
+    data = InteractionData(
+        source=str(written(tmp_path, name)), time="time", split="last", valid_share=0.1, batch_size=2
     )
-    # sum of H_k (1 + H_{k-1} m), the output weights among them: sec. 3.2.1
-    below = [5, *maps[:-1]]
-    assert count(net) + sum(maps) == sum(h * (1 + b * 5) for h, b in zip(maps, below, strict=True))
+    data.prepare()
+    assert data.splits == ("train", "valid", "test")
+    assert found(data, "test") == {("ann", "x"), ("bob", "z")}  # latest in time
+    assert found(data, "valid") == {("ann", "z")}  # bob has one left
+    assert found(data, "train") == {("ann", "y"), ("bob", "x")}
+    assert data.spec == {"num_users": 3, "num_items": 4, "labels": ["", "x", "z", "y"]}
 
 
-def test_cin_in_pieces_is_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    left, right = (torch.randn(11, n, dtype=torch.float64, requires_grad=True) for n in (3, 4))
-    weight = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
-    monkeypatch.setattr("paddlerec.models.xdeepfm._rows", lambda *_: 4)
-    assert torch.autograd.gradcheck(_Interaction.apply, (left, right, weight))
+def test_low_ratings_are_left_out_and_repeated_pairs_count_once(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv")
+    path.write_text(path.read_text() + "bob,z,5,9\n")
+    data = InteractionData(source=str(path), rating="rating", min_rating=4, test_share=0.0, valid_share=0.0)
+    data.prepare()
+    assert data.splits == ("train",)
+    assert found(data, "train") == {("ann", "x"), ("ann", "z"), ("bob", "z")} and len(data.rows("train")) == 3
 
 
-def test_xdeepfm_is_the_sum_of_its_parts() -> None:
-    ids, dense = inputs()
-    model = XDeepFM(vocab_sizes=SIZES, num_dense=2, dim=3, cin=[4, 2], hidden=[6], init_std=1.0)
-    for row, cells in enumerate(rows_of(model, ids)):
-        own = array(dense[row])
-        vectors = np.concatenate([cells[:, :3], array(model.dense_embedding) * own[:, None]])
-        cin = naive_cin(torch.from_numpy(vectors)[None], [w.detach().double() for w in model.cin.weights])
-        expected = deep(model.deep, np.concatenate([cells[:, :3].ravel(), own]))[0]
-        expected += cells[:, 3].sum() + array(model.dense.weight)[0] @ own
-        expected += float(array(model.cin_out.weight)[0] @ array(cin)[0])
-        assert float(model(ids, dense)[row]) == pytest.approx(float(expected), rel=1e-3, abs=1e-3)
+def test_given_files_and_what_is_unknown_in_them(tmp_path: Path) -> None:
+    (tmp_path / "train.tsv").write_text("user\titem\na\tx\na\ty\nb\tx\n")
+    (tmp_path / "test.tsv").write_text("user\titem\na\tz\nb\ty\nb\tq\nc\tx\n")
+    data = InteractionData(source=str(tmp_path), valid_share=0.0)
+    data.prepare()
+    batch = data.rows("test").fetch(np.arange(2), 0)
+    assert batch["num_relevant"].tolist() == [1, 2]
+    assert found(data, "test") == {("b", "y")}
+    assert data.describe()["splits"]["test"] == {"pairs": 4, "of_unknown_users": 1, "of_unknown_items": 2}
+    assert batch["seen"].tolist() == [[1, 2], [1, 0]]
 
 
-@pytest.mark.parametrize(("kind", "sizes"), MODELS)
-def test_gradient_reaches_every_parameter(kind: type[nn.Module], sizes: dict[str, Any]) -> None:
-    ids, dense = inputs()
-    model = kind(vocab_sizes=SIZES, num_dense=2, dim=4, init_std=0.5, **sizes)
-    model(ids, dense).square().sum().backward()
-    for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
-
-
-@pytest.mark.parametrize(("kind", "sizes"), MODELS)
-def test_dense_features_are_neither_dropped_nor_missed(kind: type[nn.Module], sizes: dict[str, Any]) -> None:
-    ids, dense = inputs()
-    with pytest.raises(ValueError, match="num_dense"):
-        kind(vocab_sizes=SIZES, **sizes)(ids, dense)
-    with pytest.raises(ValueError, match="num_dense"):
-        kind(vocab_sizes=SIZES, num_dense=2, **sizes)(ids)
-
-
-@pytest.mark.parametrize(("kind", "sizes"), MODELS)
-def test_bf16_autocast_trains(kind: type[nn.Module], sizes: dict[str, Any]) -> None:
-    ids, dense = inputs()
-    model = kind(vocab_sizes=SIZES, num_dense=2, dim=4, init_std=0.5, **sizes)
-    with torch.autocast("cpu", torch.bfloat16):
-        out = model(ids, dense)
-    torch.testing.assert_close(out.float(), model(ids, dense), rtol=0.05, atol=0.1)
-    out.float().sum().backward()
-
-
-@pytest.mark.parametrize(
-    ("kind", "sizes"),
-    [(DCN, {"cross_layers": 0}), (DCNv2, {"structure": "both"}), (DCNv2, {"experts": 2}), (XDeepFM, {"cin": []})],
-)
-def test_sizes_that_make_no_model_are_refused(kind: type[nn.Module], sizes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="at least|structure|experts"):
-        kind(vocab_sizes=SIZES, **sizes)
-
-
-def test_parameter_counts_of_the_published_runs() -> None:
-    """BARS logs the parameters of each run on Frappe: of 5389 ids, and with biases before batch norm and in the CIN."""
-    vocab, rows = [5380, *[1] * 9], 5389
-    deep: dict[str, Any] = {"hidden": [400, 400, 400], "batch_norm": True}
-    before_norm, cin_bias = 3 * 400, 64
-    runs = [
-        (FM(vocab_sizes=vocab, dim=10), 59_280),
-        (WideDeep(vocab_sizes=vocab, dim=10, **deep), 423_280 - before_norm),
-        (DCN(vocab_sizes=vocab, dim=10, cross_layers=3, **deep), 418_591 - before_norm),
-        (DCNv2(vocab_sizes=vocab, dim=10, cross_layers=4, **deep), 458_391 - before_norm),
-        (XDeepFM(vocab_sizes=vocab, dim=10, cin=[64], **deep), 429_809 - before_norm - cin_bias - 1),
+def test_random_split_takes_a_share_of_each_user_and_leaves_one() -> None:
+    data = InteractionData(source="toy", test_share=0.3, valid_share=0.2)
+    data.prepare()
+    whole = {kind: found(data, kind) for kind in data.splits}
+    assert not whole["train"] & whole["test"] and not whole["valid"] & (whole["train"] | whole["test"])
+    for user in data._names["users"]:
+        of = {kind: sum(u == user for u, _ in pairs) for kind, pairs in whole.items()}
+        total = sum(of.values())
+        assert of["test"] == int(0.3 * total + 0.5) and of["train"] >= 1
+    seen = data.rows("test").fetch(np.arange(3), 0)["seen"]  # what was validation is known by then
+    assert (seen > 0).sum(1).tolist() == [
+        sum(u == data._name("users", user) for u, _ in whole["train"] | whole["valid"]) for user in (1, 2, 3)
     ]
-    assert sum(vocab) == rows
-    for model, published in runs:
-        assert count(model) == published, type(model).__name__
+    other = InteractionData(source="toy", test_share=0.3, valid_share=0.2, seed=99)
+    other.prepare()
+    assert found(other, "test") == whole["test"]
+
+
+def test_bad_rows_are_named_by_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("user,item,rating\na,x,1\nb,,2\nc,x,much\nd,x\n")
+    with pytest.raises(DataError, match=r"a\.csv:3: column 'item' is empty"):
+        InteractionData(source=str(path)).prepare()
+    data = InteractionData(source=str(path), rating="rating", on_bad_row="skip", test_share=0, valid_share=0)
+    data.prepare()
+    assert data.bad_rows.count == 3 and len(data.rows("train")) == 1
+    with pytest.raises(DataError, match="no column 'place'"):
+        InteractionData(source=str(path), item="place").prepare()
+    for wrong in ({"split": "time"}, {"valid_share": 1.0}, {"negatives": -1}, {"min_rating": 3}):
+        with pytest.raises(ValueError):
+            InteractionData(**wrong)
+
+
+def test_state_is_enough_to_encode() -> None:
+    data = InteractionData(source="toy", max_history=2)
+    data.prepare()
+    other = InteractionData(source="toy", max_history=2)
+    other.restore(data.state())
+    assert other.spec == data.spec
+    for given in (["i3", "i9", "nothing", "i4"], '["i3", "i9", "nothing", "i4"]'):
+        batch = other.encode(given)
+        assert batch["user"].tolist() == [0]
+        assert batch["history"].tolist() == [[other._id("items", "i9"), other._id("items", "i4")]]
+        assert batch["seen"].tolist() == [[other._id("items", name) for name in ("i3", "i9", "i4")]]
+    assert other.encode({"history": []})["seen"].tolist() == [[0]]
+    batch = other.encode("u7")  # looked up in the data
+    assert batch["user"].tolist() == [other._id("users", "u7")] and (batch["seen"] > 0).all()
+    for wrong in ("nobody", 3.5, {}, {"history": "i3"}, {"users": ["u1"]}, True):
+        with pytest.raises(DataError):
+            other.encode(wrong)
+
+
+def test_gowalla_lines(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("0 5 2\n1 0\n2\n")
+    (tmp_path / "test.txt").write_text("0 1\n1 5 4\n")
+    data: DataModule = GowallaData(source=str(tmp_path))
+    data.prepare()
+    assert data.splits == ("train", "test") and data.spec == {"num_users": 3, "num_items": 7}
+    batch = data.rows("test").fetch(np.arange(2), 0)
+    assert batch["relevant"].tolist() == [[2, 0], [5, 6]]
+    assert batch["seen"].sort(1).values.tolist() == [[3, 6], [0, 1]]
+    assert data.encode(1)["seen"].tolist() == [[1]]
+    assert data.encode([5, "7", 2])["history"].tolist() == [[6, 3]]
+    (tmp_path / "test.txt").write_text("0 1\n1 five\n")
+    with pytest.raises(DataError, match=r"test\.txt:2: expected numbers"):
+        GowallaData(source=str(tmp_path)).prepare()
