@@ -119,8 +119,13 @@ def _eval(words: list[str]) -> int:
 
 
 def _predict(words: list[str]) -> int:
-    own, rest = _take(words, "input")
+    own, rest = _take(words, "input", "vectors")
     cfg = config.compose(rest, verb="predict")
+    if own["vectors"]:
+        from paddlecore import run
+
+        _print_json(run.export_vectors(cfg, Path(own["vectors"][-1])))
+        return 0
     inputs = read_inputs(own["input"]) if own["input"] else None
     from paddlecore import run
 

@@ -32,7 +32,13 @@ ALLOWED_ROOTS = ("paddlecore", "paddlerec", "paddlecv", "paddlenlp", "torch.opti
 VERBS: dict[str, tuple[str, dict[str, str]]] = {
     "train": ("train a recipe; the same command goes on where it stopped", {}),
     "eval": ("score weights; the last line is one JSON object", {"split": "train, valid or test (default)"}),
-    "predict": ("raw input in, one JSON object a line out", {"input": "raw input; default: the data's own examples"}),
+    "predict": (
+        "raw input in, one JSON object a line out",
+        {
+            "input": "raw input; default: the data's own examples",
+            "vectors": "write the vectors of all items into this folder instead (models that retrieve items)",
+        },
+    ),
     "check-data": ("read all of a recipe's data and name what is wrong with it", {}),
     "bench": ("training speed of a recipe; writes nothing", {"steps": "optimiser steps to time (default 100)"}),
 }

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from paddlecore import checkpoint, config, distributed, hub, optim
@@ -101,6 +102,36 @@ def predict(cfg: RunConfig, inputs: Iterable[Any] | None = None) -> Iterator[dic
             with torch.no_grad():
                 prediction = task.predict(batch)
             yield {"input": raw, **task.render(prediction)[0]}
+
+
+def export_vectors(cfg: RunConfig, folder: Path) -> dict[str, Any]:
+    """Write what the task's `export` gives: each tensor as <folder>/<name>.npy, anything else as <name>.json.
+
+    Raises:
+        ConfigError: a task without `export`.
+    """
+    with _job(cfg) as device:
+        where = _weights(cfg)
+        artefact = hub.read_artefact(where)
+        data = _data(cfg)
+        data.restore(artefact.data_state)
+        task = _task(cfg, data)
+        if not hasattr(task, "export"):
+            raise ConfigError(f"vectors={folder}: {type(task).__name__} has no vectors of items to write")
+        load_exact(task, artefact, where)
+        task.to(device).eval()
+        with torch.no_grad():
+            exported = {name: value for name, value in task.export().items() if value is not None}
+        folder.mkdir(parents=True, exist_ok=True)
+        shapes: dict[str, Any] = {}
+        for name, value in exported.items():
+            if isinstance(value, torch.Tensor):
+                np.save(folder / f"{name}.npy", value.float().cpu().numpy())
+                shapes[f"{name}.npy"] = list(value.shape)
+            else:
+                checkpoint.write_json(folder / f"{name}.json", value)
+                shapes[f"{name}.json"] = len(value)
+        return {"recipe": cfg.recipe, "weights": str(where), "folder": str(folder), "files": shapes}
 
 
 def check_data(cfg: RunConfig) -> dict[str, Any]:

@@ -40,8 +40,8 @@ class GowallaData(InteractionData):
     takes one out of train, with `split_seed`, for everything that is chosen. Published scores are of training on all of
     train, so a recipe trains with 0 once its settings are chosen, and its last checkpoint is scored.
 
-    Ids are the numbers of the files plus 1; there are no names. The lists have no order of time: a user's items are
-    put into a random one, once for all, so that a window of them says nothing.
+    Ids are the numbers of the files plus 1; there are no names, and `encode` takes ids. The lists
+    have no order of time: a user's items are put into a random one, once for all, so a window of them says nothing.
 
     Args:
         valid_share: share of each user's training pairs that become validation; 0 = none, all are trained on.
@@ -82,10 +82,10 @@ class GowallaData(InteractionData):
 
     def _id(self, kind: str, name: Any) -> int:
         text = str(name)
-        return int(text) + 1 if text.isdecimal() and int(text) + 1 < self._sizes[kind] else 0
+        return int(text) if text.isdecimal() and 1 <= int(text) < self._sizes[kind] else 0
 
     def _name(self, kind: str, number: int) -> str | int:
-        return number - 1
+        return number
 
     def state(self) -> dict[str, Any]:
         return dict(self._sizes)

@@ -142,11 +142,16 @@ class PairRows:
         shape = (len(user), self.negatives, _TRIES)
         draws = uniform(mix(self.seed, 2), epoch, positions, self.negatives * _TRIES).reshape(shape)
         drawn = 1 + (draws * (self.num_items - 1)).astype(np.int64)
-        chosen = drawn[..., -1]
-        for turn in reversed(range(_TRIES - 1)):  # so that the first good draw is the one that stays
-            keys = user[:, None] * self.num_items + drawn[..., turn]
+        chosen, first = drawn[..., 0].copy(), user * self.num_items
+        todo = np.nonzero(np.ones(chosen.shape, bool))
+        for turn in range(1, _TRIES):
+            keys = first[todo[0]] + chosen[todo]
             place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-            chosen = np.where(self.keys[place] == keys, chosen, drawn[..., turn])
+            taken = self.keys[place] == keys
+            if not taken.any():
+                break
+            todo = todo[0][taken], todo[1][taken]
+            chosen[todo] = drawn[(*todo, turn)]
         return chosen
 
     def _histories(self, user: np.ndarray, chosen: np.ndarray, positions: np.ndarray, epoch: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from paddlerec.layers.ann import ApproximateIndex
 from paddlerec.layers.dice import Dice
 from paddlerec.layers.fields import FieldTable, with_dense
 from paddlerec.layers.history import mean_of_history
@@ -11,6 +12,7 @@ from paddlerec.layers.softmax import softmax_loss
 from paddlerec.layers.topk import rank_among, rank_of, top_k
 
 __all__ = [
+    "ApproximateIndex",
     "Dice",
     "FieldTable",
     "fm_pooling",

@@ -114,6 +114,12 @@ class NextItem(Task):
         ranking.update_ranks(rank)
 
     @torch.no_grad()
+    def export(self) -> dict[str, Any]:
+        """vectors: [N, d] of all items, row 0 (padding) included, and bias [N] if there is one; labels: their names by
+        id, if there are any."""
+        vectors, bias = self.items()
+        return {"vectors": vectors, "labels": self.labels} | ({} if bias is None else {"bias": bias})
+
     def recommend(self, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k best items of each query [B, d]: scores [B, k] and ids [B, k] int64, best first."""
         vectors, bias = self.items()

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paddlecore.metric import Metric
+from paddlecore.metric import Mean, Metric
 from paddlecore.task import Batch, Prediction, StepOutput, Task
+from paddlerec.layers.ann import ApproximateIndex
 from paddlerec.layers.topk import top_k
 from paddlerec.metrics import Ranking
 
@@ -31,7 +32,8 @@ class Retrieval(Task):
 
     Batch: those of `PairRows` in training and of `UserRows` in evaluation (paddlerec/data/interactions.py); to predict,
     user [B], history [B, T] and seen [B, S]. Where there are `edges` [2, n], a model with `set_graph` gets them once.
-    Prediction: item [B, k] int64, score [B, k] float32, best first; 0 and -inf where fewer than k items are left.
+    Prediction: item [B, k] int64, score [B, k] float32, best first; 0 and -inf where fewer than k items are left. k is
+    the larger of `top` and what the measures look at.
 
     In evaluation mode item vectors are computed once and kept until `train()` or `eval()` is called again.
 
@@ -46,7 +48,9 @@ class Retrieval(Task):
         sgns_negatives: k of sgns.
         l2: adds l2 / 2 times the squares of the vectors that a pair and its negatives are made of.
         measures: see `Ranking`; the first selects the checkpoint.
-        top: items that a prediction lists, beyond what the measures look at.
+        top: items that `render` lists.
+        index: exact = every item is scored; faiss = those that an approximate index looks at (`ApproximateIndex`).
+            Evaluation then also says how much of the exact list it finds: `index_recall`.
     """
 
     def __init__(
@@ -60,22 +64,26 @@ class Retrieval(Task):
         l2: float = 0.0,
         measures: list[str] | tuple[str, ...] = ("recall@20", "ndcg@20"),
         top: int = 10,
+        index: str = "exact",
     ) -> None:
         super().__init__(model)
         if loss not in _LOSSES:
             raise ValueError(f"task.loss must be one of {', '.join(_LOSSES)}, got {loss!r}")
+        if index not in ("exact", "faiss"):
+            raise ValueError(f"task.index must be exact or faiss, got {index!r}")
         if temperature <= 0 or l2 < 0 or sgns_negatives <= 0 or top < 1:
             raise ValueError("task.temperature, sgns_negatives and top must be positive, l2 not negative")
         if l2 and not hasattr(model, "penalty"):
             raise ValueError(f"task.l2: {type(model).__name__} has no penalty(); optim.tables_weight_decay may do")
         self.labels, self.measures, self.top = labels, list(measures), top
         self.loss, self.temperature, self.log_q, self.l2 = loss, temperature, log_q, l2
-        self.sgns_negatives = sgns_negatives
+        self.sgns_negatives, self.index = sgns_negatives, index
         self._longest = Ranking(measures).max_k
         self._items: Tensor | None = None
+        self._approximate: ApproximateIndex | None = None
 
     def train(self, mode: bool = True) -> Retrieval:
-        self._items = None
+        self._items = self._approximate = None
         return super().train(mode)
 
     def _take_graph(self, batch: Batch) -> None:
@@ -132,19 +140,34 @@ class Retrieval(Task):
     def predict(self, batch: Batch) -> Prediction:
         self._take_graph(batch)
         query = self.model.encode(batch["user"], batch.get("history")).float()  # type: ignore[operator]
-        score, item = top_k(query, self.items(), max(self._longest, self.top), seen=batch.get("seen"))
-        return {"item": item, "score": score}
+        k, seen = max(self._longest, self.top), batch.get("seen")
+        if self.index == "exact":
+            score, item = top_k(query, self.items(), k, seen=seen)
+            return {"item": item, "score": score}
+        if self._approximate is None:
+            self._approximate = ApproximateIndex(self.items())
+        score, item = self._approximate.top_k(query, k, seen=seen)
+        return {"item": item, "score": score, "query": query}
 
     def metrics(self) -> list[Metric]:
-        return [Ranking(self.measures)]
+        more = [] if self.index == "exact" else [Mean("index_recall", "max")]
+        return [Ranking(self.measures), *more]
 
     def measure(self, metrics: Sequence[Metric], prediction: Prediction, batch: Batch) -> None:
         """A training batch (of a run on few batches) counts as users with one item to find, nothing seen."""
-        (ranking,) = metrics
+        ranking, *more = metrics
         relevant = batch.get("relevant", batch.get("item").unsqueeze(1) if "item" in batch else None)
         found = prediction["item"]
         hits = ((found.unsqueeze(2) == relevant.unsqueeze(1)) & (found > 0).unsqueeze(2)).any(2)
         ranking.update(hits, batch.get("num_relevant", torch.ones(len(found), dtype=torch.int64)))
+        for recall in more:
+            _, exact = top_k(prediction["query"], self.items(), found.shape[1], seen=batch.get("seen"))
+            same = (exact.unsqueeze(2) == found.unsqueeze(1)) & (exact > 0).unsqueeze(2)
+            recall.update(same.any(2).sum(), int((exact > 0).sum()))
+
+    def export(self) -> dict[str, Any]:
+        """vectors: [N, d] float32 of all items, row 0 (padding) included; labels: names by id, if there are any."""
+        return {"vectors": self.items(), "labels": self.labels}
 
     def render(self, prediction: Prediction) -> list[dict[str, Any]]:
         """items: the `top` best as {item: its name or id, score}, best first."""

@@ -226,8 +226,8 @@ def test_gowalla_lines(tmp_path: Path) -> None:
     batch = data.rows("test").fetch(np.arange(2), 0)
     assert batch["relevant"].tolist() == [[2, 0], [5, 6]]
     assert batch["seen"].sort(1).values.tolist() == [[3, 6], [0, 1]]
-    assert data.encode(1)["seen"].tolist() == [[1]]
-    assert data.encode([5, "7", 2])["history"].tolist() == [[6, 3]]
+    assert data.encode(2)["seen"].tolist() == [[1]]
+    assert data.encode([6, "7", 3])["history"].tolist() == [[6, 3]]
     (tmp_path / "test.txt").write_text("0 1\n1 five\n")
     with pytest.raises(DataError, match=r"test\.txt:2: expected numbers"):
         GowallaData(source=str(tmp_path)).prepare()

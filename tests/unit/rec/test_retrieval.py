@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from paddlecore.errors import ConfigError
 from paddlecore.sparse import RowTable
-from paddlerec.layers import mean_of_history
+from paddlerec.layers import ApproximateIndex, mean_of_history, top_k
 from paddlerec.models import MF, Item2Vec, LightGCN, Popularity, TwoTower
 from paddlerec.models.lightgcn import propagate
 from paddlerec.tasks import Retrieval
@@ -221,3 +224,56 @@ def test_popularity_is_exact_after_one_step_on_everything() -> None:
     with torch.no_grad():
         model.shares.weight -= model.shares.weight.grad
     torch.testing.assert_close(model.shares.weight.squeeze(1), torch.bincount(item, minlength=5) / 7)
+
+
+# ---------------------------------------------------------------------------------------------------- serving
+
+
+def test_faiss_is_asked_for_where_it_is_missing(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    task = Retrieval(Fixed(), index="faiss").eval()
+    with torch.no_grad(), pytest.raises(ConfigError, match=r"paddle-suite\[ann\]"):
+        task.predict({"user": torch.tensor([1])})
+
+
+def test_the_approximate_index_says_what_it_finds() -> None:
+    pytest.importorskip("faiss")
+    torch.manual_seed(0)
+    items, queries = torch.randn(8000, 16), torch.randn(50, 16)
+    seen = torch.randint(0, 8000, (50, 30))
+    whole, some = ApproximateIndex(items, probe=1.0), ApproximateIndex(items, probe=0.1)
+    scores, ids = whole.top_k(queries, 20, seen=seen)
+    expected = top_k(queries, items, 20, seen=seen)
+    assert torch.equal(ids, expected[1])
+    torch.testing.assert_close(scores, expected[0])
+    _, ids = some.top_k(queries, 20, seen=seen)
+    assert (ids > 0).all() and not (ids.unsqueeze(2) == seen.unsqueeze(1)).any()
+    model = MF(num_users=51, num_items=8000, dim=16)
+    with torch.no_grad():
+        model.items.weight.copy_(items)
+        model.users.weight[1:] = queries
+    task = Retrieval(model, measures=["recall@20"], index="faiss").eval()
+    rows = {"user": torch.arange(1, 51), "seen": seen, "relevant": expected[1], "num_relevant": torch.full((50,), 20)}
+    metrics = task.metrics()
+    with torch.no_grad():
+        task.measure(metrics, task.predict(rows), rows)
+    same = (ids.unsqueeze(2) == expected[1].unsqueeze(1)).any(2).double().mean()
+    assert metrics[1].compute()["index_recall"] == pytest.approx(float(same), abs=0.05)
+    assert metrics[0].compute()["recall@20"] == pytest.approx(metrics[1].compute()["index_recall"])
+    assert 0.3 < float(same) < 1.0
+    few, ids = ApproximateIndex(items[:4]).top_k(queries[:1], 5, seen=torch.tensor([[2, 0]]))
+    assert sorted(ids[0].tolist()) == [0, 0, 0, 1, 3] and few[0, 2:].tolist() == [-torch.inf] * 3
+
+
+def test_vectors_are_written_for_other_indexes(tmp_path) -> None:
+    from paddlecore import run, testing
+
+    trainer, _ = testing.tiny_trainer("rec/dssm_gowalla", folder=tmp_path / "run")
+    trainer.fit()
+    cfg = testing.tiny("rec/dssm_gowalla", f"init.weights={tmp_path / 'run'}")
+    written = run.export_vectors(cfg, tmp_path / "vectors")
+    vectors = torch.from_numpy(np.load(tmp_path / "vectors" / "vectors.npy"))
+    assert written["files"] == {"vectors.npy": [81, 64]} and torch.equal(vectors, trainer.task.eval().items())
+    other = testing.tiny("rec/lr_frappe", f"init.weights={tmp_path / 'run'}")
+    with pytest.raises(ConfigError, match="CTR has no vectors"):
+        run.export_vectors(other, tmp_path)
