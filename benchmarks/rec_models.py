@@ -103,13 +103,18 @@ def documents(folder: Path) -> str:
     return "documents of 100 words of 20 000, 50 tags"
 
 
-def histories(folder: Path) -> str:
+def histories(folder: Path, name: str = "histories.txt") -> str:
     random = np.random.default_rng(1)
-    lengths = np.minimum(5 + random.geometric(1 / 25, 10_000), 200)
-    rows = ([user, *ids(random, n, 20_000).tolist()] for user, n in enumerate(lengths.tolist()))
-    path = folder / "histories.txt"
-    lines(path, rows, " ")
-    return "10 000 users, 20 000 items, histories of 30"
+    lengths = 5 + random.geometric(1 / 15, 10_000)
+    rows = ([user, *(1 + ids(random, n, 20_000)).tolist()] for user, n in enumerate(lengths.tolist(), start=1))
+    lines(folder / name, rows, " ")
+    return "10 000 users, 20 000 items, histories of 20"
+
+
+def purchases(folder: Path) -> str:
+    told = histories(folder, "sequences.txt")
+    (folder / "attributes.json").write_text(json.dumps({item: [1 + item % 200] for item in range(1, 20_001)}))
+    return f"{told}, 200 categories"
 
 
 WRITERS: dict[str, Callable[[Path], str]] = {
@@ -118,6 +123,9 @@ WRITERS: dict[str, Callable[[Path], str]] = {
     "DigineticaData": sessions,
     "GowallaData": implicit,
     "ML1MNCFData": ncf,
+    "AmazonCtrData": purchases,
+    "AmazonGamesData": histories,
+    "AmazonS3RecData": histories,
     "TagSpaceData": documents,
 }
 
@@ -126,10 +134,10 @@ WRITERS: dict[str, Callable[[Path], str]] = {
 
 
 def recipes() -> list[str]:
-    """One recipe of each model of the suite, the first by name; toy and own-table recipes only where there is none."""
+    """One recipe of each model of the suite, the first by name; others' data before toy rows, own tables and Criteo."""
     chosen: dict[str, str] = {}
     names = config.list_recipes()
-    for name in sorted(names, key=lambda n: (n.endswith(("_toy", "_table")), n)):
+    for name in sorted(names, key=lambda n: (n.endswith(("_toy", "_table", "_criteo")), n)):
         if name.startswith("rec/"):
             chosen.setdefault(config.read_recipe(name)["model"]["_target_"], name)
     return sorted(chosen.values())
@@ -145,8 +153,13 @@ def measure(recipe: str, steps: int, windows: int, clock: Callable[[], float]) -
     target = config.read_recipe(recipe)["data"]["_target_"].rpartition(".")[2]
     with tempfile.TemporaryDirectory() as folder:
         write = WRITERS.get(target)
-        told = write(Path(folder)) if write else "its toy rows"
-        options = [f"data.source={folder if write else 'toy'}", f"train.log_every={steps}", "data.workers=0"]
+        told, source = (write(Path(folder)), folder) if write else ("its toy rows", "toy")
+        written = list(Path(folder).iterdir())
+        options = [
+            f"data.source={written[0] if len(written) == 1 else source}",
+            f"train.log_every={steps}",
+            "data.workers=0",
+        ]
         options += [f"train.max_steps={steps * (windows + 1)}", "train.max_epochs=null", "train.early_stop=null"]
         cfg = config.compose([f"recipe={recipe}", "device=cpu", *options])
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
