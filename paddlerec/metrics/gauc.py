@@ -14,7 +14,7 @@ from paddlecore.metric import Metric
 class GAUC(Metric):
     """The mean over users of each one's own AUC, weighted by the user's rows (impressions): how well the items of one
     and the same user are told apart (Zhu et al., 2017, "Optimized Cost per Click in Taobao Display Advertising", KDD;
-    DIN, section 6.2).
+    DIN, section 6).
 
     A user whose rows are all of one class has no AUC and is left out; `left_out` counts them after `compute`. Where
     nobody is left, or a score is NaN, the number is not defined: NaN, and a warning that says why. Ties count one half.

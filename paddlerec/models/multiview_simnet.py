@@ -19,7 +19,7 @@ class Tower(nn.Module):
     """Several views of one thing -> a point of the common space.
 
     A view is a sequence of ids: it has an embedding table and an encoder of its own. The encoded views side by side go
-    through tanh layers (section 3).
+    through tanh layers, as in DSSM.
 
     Shapes: {view: [..., T_view] int64, padded on the right with 0} -> [..., hidden[-1]].
     """
@@ -45,7 +45,10 @@ class Tower(nn.Module):
 
 
 class MultiViewSimNet(nn.Module):
-    """Score = cosine of the user's and the item's point in the common space (section 3, eq. 1).
+    """Score = cosine of the user's and the item's point in the common space.
+
+    The paper has one view of the user and one for each domain of items; here both sides may have several, as SimNet
+    has them.
 
     Args:
         user_views: ids of each view of a user, 0 (padding, unknown) included, e.g. {"history": 3707, "profile": 31}.

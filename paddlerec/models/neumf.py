@@ -17,8 +17,8 @@ from paddlerec.layers import mlp
 class NeuMF(nn.Module):
     """logit = <h, [GMF; MLP]> + b (eq. 12), the two parts with embeddings of their own.
 
-    GMF = p_u * q_i, element by element (eq. 9); MLP = ReLU layers over [p_u, q_i] (eq. 10). `part` leaves one of them
-    out (eq. 8 with h learned, and eq. 10). With `start_from` a fused model starts from two that were trained alone.
+    GMF = p_u * q_i, element by element (eq. 8); MLP = ReLU layers over [p_u, q_i] (eq. 10). `part` takes one of them
+    alone (eq. 9, eq. 10). With `start_from` a fused model starts from two that were trained alone.
 
     Args:
         num_users: rows of the user tables, 0 (unknown) included.

@@ -12,7 +12,7 @@ from paddlecore.sparse import RowTable
 
 
 class TagSpace(nn.Module):
-    """Score of each tag for a document: f(w, t) = <e_conv(w), e_lt(t)> (section 3.1, figure 1).
+    """Score of each tag for a document: f(w, t) = <e_conv(w), e_lt(t)> (section 3).
 
     e_conv: word vectors; a convolution of `width` words with `hidden` filters, zero vectors beyond both ends; tanh; the
     maximum of each filter over the document; tanh; a linear layer to `dim`. e_lt is a table of tag vectors. Places of

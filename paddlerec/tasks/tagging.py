@@ -15,7 +15,7 @@ from paddlerec.metrics import PrecisionAt1
 
 def warp_loss(scores: Tensor, label: Tensor, negatives: Tensor, margin: float) -> Tensor:
     """The weighted approximate-rank pairwise loss of each row (Weston, Bengio, Usunier, 2011, "WSABIE", IJCAI,
-    algorithm 1; in TagSpace: section 3.2).
+    algorithm 1; in TagSpace: section 3).
 
     Wrong tags are drawn one after the other, until one comes within `margin` of the right one. If that takes n draws,
     the right tag's rank is about r = floor((C - 1) / n), and the loss is L(r) times the hinge, L(r) = 1 + 1/2 + ... +

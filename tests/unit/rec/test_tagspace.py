@@ -25,7 +25,7 @@ TOKENS = [[3, 1, 4, 1, 5, 0, 0], [2, 0, 0, 0, 0, 0, 0], [5, 4, 3, 2, 1, 5, 4]]
 
 
 def slow_scores(model: TagSpace, tokens: list[int]) -> list[float]:
-    """Section 3.1 for one document without padding, window by window."""
+    """Section 3 for one document without padding, window by window."""
     words = model.words.weight.detach().double().numpy()
     filters = model.convolution.weight.detach().double().numpy()  # [H, word_dim, K]
     bias = model.convolution.bias.detach().double().numpy()
@@ -218,3 +218,13 @@ def test_reuters_has_the_published_numbers(corpus: str, rows: tuple[int, ...], t
     assert sum(sizes.values()) == {"r8": 5485 + 2189, "r52": 5878 + 2568}[corpus]
     assert tuple(sizes.values()) == rows and data.spec["num_classes"] == tags
     assert math.isclose(data.describe()["unknown_words"]["train"], 0.0)
+
+
+def test_word_ids_of_paddlerec() -> None:
+    root = data_root()
+    source = root / "rec/format-samples/paddlerec_tagspace_small_train.csv.gz" if root else None
+    if source is None or not source.is_file():
+        pytest.skip("rec/format-samples is not under PADDLE_DATA")
+    data = prepared(source)
+    assert {split: len(data.rows(split)) for split in data.splits} == {"train": 900, "valid": 100}
+    assert data.spec["labels"] == ["0", "1", "2", "3"]
