@@ -65,7 +65,7 @@ class SampleRows:
     def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
         samples = []
         for row in rows.tolist():
-            torch.manual_seed(mix(self.seed, epoch, row))
+            seed_torch(mix(self.seed, epoch, row))
             samples.append(self.sample(row))
         return self.collate(samples)
 
@@ -97,6 +97,17 @@ def uniform(seed: int, epoch: int, rows: np.ndarray, draws: int) -> np.ndarray:
         state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         state ^= state >> np.uint64(31)
     return ((state >> np.uint64(40)).astype(np.float32)) * np.float32(2.0**-24)
+
+
+def seed_torch(seed: int) -> None:
+    """`torch.manual_seed` for the CPU, and for GPUs once they are in use.
+
+    Before that, torch's own writes down the whole call stack for each call, which takes as long as a small layer.
+    """
+    if torch.cuda.is_initialized():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 class Plan:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from paddlecore import checkpoint, distributed
-from paddlecore.data import Loader, Rows, eval_batches, mix, to_device
+from paddlecore.data import Loader, Rows, eval_batches, mix, seed_torch, to_device
 from paddlecore.errors import CheckpointError, ConfigError, NonFiniteLoss, Stopped, nearest
 from paddlecore.journal import Journal
 from paddlecore.optim import EMA, LRSchedule, PhaseOptimizer
@@ -255,7 +255,7 @@ class Trainer:
                 batch = self.loader.rows.fetch(self.loader.plan.rows(self.epoch, self.epoch_step)[:1], self.epoch)
             batch = to_device(batch, self.device, options.channels_last)
             # Dropout belongs to (seed, step, piece): no generator state to store, and 2 pieces = 2 ranks.
-            torch.manual_seed(mix(self.seed, self.step, micro * world + rank, phase_index))
+            seed_torch(mix(self.seed, self.step, micro * world + rank, phase_index))
             # DDP must not reduce before the last micro-batch; that is decided in forward, so both stand inside.
             hold = not last and isinstance(self.wrapped, DistributedDataParallel)
             with self.wrapped.no_sync() if hold else contextlib.nullcontext():  # type: ignore[operator]

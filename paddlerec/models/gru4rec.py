@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from paddlecore.sparse import RowTable
+from paddlerec.layers.gru import gru_cell
 
 
 class GRU4Rec(nn.Module):
@@ -72,7 +73,7 @@ class GRU4Rec(nn.Module):
         """Columns of the states of all layers."""
         return sum(self.widths)
 
-    def forward(self, click: Tensor, state: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, click: Tensor, state: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One step of sessions side by side.
 
         Args:
@@ -81,20 +82,20 @@ class GRU4Rec(nn.Module):
             candidates: [C] ids of the items to be scored.
 
         Returns:
-            query [B, d], state [B, state_size] after the click, the candidates' vectors [C, d] and biases [C].
+            query [B, d], state [B, state_size] after the click, and the candidates' rows [C, d + 1]: vector and bias.
         """
-        if self.clicks is None:
-            rows = self.items(torch.cat([click, candidates]))  # [B + C, d + 1]
-            embedded, rows = rows[: len(click), :-1], rows[len(click) :]
-        else:
-            embedded, rows = self.clicks(click), self.items(candidates)
-        states = self._step(self.dropout_embedding(embedded), state)
-        return states[-1], torch.cat(states, 1), rows[:, :-1], rows[:, -1]
+        states = self._step(self._embedded(click), state)
+        after = states[0] if len(states) == 1 else torch.cat(states, 1)
+        return states[-1], after, self.items(candidates)
+
+    def _embedded(self, click: Tensor) -> Tensor:
+        """[B, I] the first layer's input."""
+        return self.dropout_embedding(self.items(click)[:, :-1] if self.clicks is None else self.clicks(click))
 
     def _step(self, x: Tensor, state: Tensor) -> list[Tensor]:
         states = []
         for cell, before in zip(self.cells, state.split(self.widths, 1), strict=True):
-            x = self.dropout_hidden(cell(x, before))
+            x = self.dropout_hidden(gru_cell(cell, x, before))
             states.append(x)
         return states
 
@@ -102,8 +103,7 @@ class GRU4Rec(nn.Module):
         """history [B, T], right-padded with 0 -> query [B, d]; zeros where the history is empty."""
         state = self.items.weight.new_zeros(len(history), self.state_size)
         for click in history.t():
-            embedded = self.items(click)[:, :-1] if self.clicks is None else self.clicks(click)
-            after = torch.cat(self._step(self.dropout_embedding(embedded), state), 1)
+            after = torch.cat(self._step(self._embedded(click), state), 1)
             state = torch.where((click > 0).unsqueeze(1), after, state)
         return state[:, -self.dim :]
 

@@ -26,7 +26,7 @@ class SessionParallel(NextItem):
 
     Args:
         model: has, beside what `NextItem` needs, `state_size` and
-            `forward(click [b], state [b, S], candidates [C]) -> query [b, d], state, vectors [C, d], biases [C]`.
+            `forward(click [b], state [b, S], candidates [C]) -> query [b, d], state, rows [C, d + 1]`: vector and bias.
         slots: rows of a whole step.
         labels: names of the items by id, id 0 included; None = `render` gives ids.
         loss: cross-entropy, bpr-max or top1-max; see `layers/sampled_losses.py`.
@@ -64,17 +64,16 @@ class SessionParallel(NextItem):
     def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
         slot = batch["slot"]
         before = self.state[slot].masked_fill_(batch["first"].unsqueeze(1), 0.0)
-        query, after, vectors, bias = self.model(batch["history"][:, -1], before, batch["candidates"])
+        query, after, items = self.model(batch["history"][:, -1], before, batch["candidates"])
         self._carry(slot, after.detach())
-        if self.logq:
-            bias = bias - self.logq * batch["log_q"]
+        offset = batch["log_q"] * -self.logq if self.logq else None
+        columns = (items, offset, slot, batch["hits"])
         if self.loss == "cross-entropy":
-            loss = sampled_softmax(query, vectors, bias, slot, batch["hits"])
+            loss = sampled_softmax(query, *columns)
         elif self.loss == "bpr-max":
-            options = {"regularisation": self.regularisation, "elu": self.elu}
-            loss = bpr_max(query, vectors, bias, slot, batch["hits"], **options)
+            loss = bpr_max(query, *columns, regularisation=self.regularisation, elu=self.elu)
         else:
-            loss = top1_max(query, vectors, bias, slot, batch["hits"])
+            loss = top1_max(query, *columns)
         return StepOutput(loss, torch.tensor(len(slot)), {})
 
     def _carry(self, slot: torch.Tensor, after: torch.Tensor) -> None:

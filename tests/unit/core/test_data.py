@@ -145,3 +145,10 @@ def test_first_batches_repeat_the_plan_s_own() -> None:
 def test_data_module_refuses_impossible_options(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=f"data.{next(iter(bad))}"):
         D.DataModule(**bad)  # type: ignore[arg-type]
+
+
+def test_seed_torch_draws_what_manual_seed_draws() -> None:
+    torch.manual_seed(2**62 + 5)
+    expected = torch.rand(4)
+    D.seed_torch(2**62 + 5)
+    assert torch.equal(torch.rand(4), expected)

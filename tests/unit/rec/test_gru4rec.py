@@ -13,6 +13,8 @@ from torch import Tensor
 
 from paddlecore.errors import DataError
 from paddlerec.data.session_parallel import SessionPlan, SessionStreams
+from paddlerec.layers import sampled_losses
+from paddlerec.layers.gru import gru_cell
 from paddlerec.layers.sampled_losses import bpr_max, sampled_softmax, top1_max
 from paddlerec.models import GRU4Rec
 from paddlerec.tasks import SessionParallel
@@ -44,23 +46,27 @@ def plain(kind: str, scores: Tensor, positive: list[int], gone: list[list[int]],
     [("cross-entropy", 0.0, 0.0), ("bpr-max", 0.0, 0.0), ("bpr-max", 0.9, 0.0), ("bpr-max", 0.9, 0.5),
      ("top1-max", 0.0, 0.0)],
 )  # fmt: skip
-def test_losses_and_gradients_are_those_of_the_equations(kind: str, reg: float, elu: float) -> None:
+@pytest.mark.parametrize("block", [1 << 17, 20, 1])  # all rows together, two at a time, one at a time
+def test_losses_and_gradients_are_those_of_the_equations(
+    kind: str, reg: float, elu: float, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(3)
-    query, items, bias = torch.randn(5, 4).double(), torch.randn(9, 4).double(), torch.randn(9).double()
+    monkeypatch.setattr(sampled_losses, "_BLOCK", block)
+    query, items, offset = torch.randn(5, 4).double(), torch.randn(9, 5).double(), torch.randn(9).double()
     positive, gone = [1, 0, 2, 3, 4], [[7], [], [5, 8], [], []]
     hits = torch.tensor([9 * row + column for row, columns in enumerate(gone) for column in columns])
     grads = []
     for own in (True, False):
-        leaves = [t.clone().requires_grad_() for t in (query, items, bias)]
+        leaves = [t.clone().requires_grad_() for t in (query, items)]
         if own:
-            arguments = (*leaves, torch.tensor(positive), hits)
+            arguments = (*leaves, offset, torch.tensor(positive), hits)
             loss = {
                 "cross-entropy": lambda a=arguments: sampled_softmax(*a),
                 "bpr-max": lambda a=arguments: bpr_max(*a, regularisation=reg, elu=elu),
                 "top1-max": lambda a=arguments: top1_max(*a),
             }[kind]()
         else:
-            loss = plain(kind, leaves[0] @ leaves[1].t() + leaves[2], positive, gone, reg, elu)
+            loss = plain(kind, leaves[0] @ leaves[1][:, :-1].t() + leaves[1][:, -1] + offset, positive, gone, reg, elu)
         (3.0 * loss).backward()
         grads.append([loss.detach(), *(leaf.grad for leaf in leaves)])
     for ours, theirs in zip(*grads, strict=True):
@@ -70,8 +76,8 @@ def test_losses_and_gradients_are_those_of_the_equations(kind: str, reg: float, 
 @pytest.mark.parametrize("loss", [sampled_softmax, bpr_max, top1_max])
 def test_losses_stay_finite_where_scores_are_huge(loss: object) -> None:
     query = torch.full((2, 1), 1e3, requires_grad=True)
-    items = torch.tensor([[-1.0], [1.0], [1.0]], requires_grad=True)
-    value = loss(query, items, torch.zeros(3), torch.tensor([0, 1]), torch.empty(0, dtype=torch.int64))
+    items = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [1.0, 0.0]], requires_grad=True)
+    value = loss(query, items, None, torch.tensor([0, 1]), torch.empty(0, dtype=torch.int64))
     value.backward()
     assert value.isfinite() and query.grad.isfinite().all() and items.grad.isfinite().all()
 
@@ -194,6 +200,21 @@ def walked(model: GRU4Rec, items: list[int]) -> Tensor:
         for layer, cell in enumerate(model.cells):
             x = states[layer] = gru(cell, x, states[layer])
     return states[-1]
+
+
+def test_the_cell_and_its_gradients_are_those_of_torch() -> None:
+    torch.manual_seed(0)
+    cell = torch.nn.GRUCell(3, 4).double()
+    grads = []
+    for step in (lambda x, h: gru_cell(cell, x, h), cell):
+        cell.zero_grad()
+        x, h = torch.randn(5, 3, dtype=torch.double), torch.randn(5, 4, dtype=torch.double)
+        x, h = (t.copy_(torch.linspace(-1, 1, t.numel()).view_as(t)).requires_grad_() for t in (x, h))
+        out = step(x, h)
+        (out * torch.arange(20.0).view(5, 4)).sum().backward()
+        grads.append([out, x.grad, h.grad, *(p.grad.clone() for p in cell.parameters())])
+    for ours, theirs in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("shared", [True, False])
