@@ -70,14 +70,14 @@ class LightGCN(nn.Module):
         return super().train(mode)
 
     def vectors(self) -> Tensor:
-        """[num_users + num_items, dim] E."""
+        """[num_users + num_items, dim] E, not normalised."""
         if self.training or torch.is_grad_enabled():
             if self._graph is None:
                 raise RuntimeError("LightGCN needs the graph to train: call set_graph(user, item) first")
-            return self._scaled(_Propagate.apply(self.table, *self._graph, self.layers))
+            return _Propagate.apply(self.table, *self._graph, self.layers)  # type: ignore[no-any-return]
         if not self._fresh:
             self._refresh()
-        return self._scaled(self.final)
+        return self.final
 
     @torch.no_grad()
     def _refresh(self) -> None:
@@ -93,7 +93,9 @@ class LightGCN(nn.Module):
         """Vectors of known users [B] and of items [M], for training: [B, dim], [M, dim]."""
         vectors = self.vectors()
         # one gather, so that backward writes one gradient of the table's size
-        return vectors[torch.cat([user, items + self.num_users])].split([len(user), len(items)])  # type: ignore
+        found = nn.functional.embedding(torch.cat([user, items + self.num_users]), vectors)
+        query, item = self._scaled(found).split([len(user), len(items)])
+        return query, item
 
     def encode(self, user: Tensor, history: Tensor | None = None) -> Tensor:
         """Vectors of users [B], who may be unknown, with their histories [B, T]: [B, dim]."""
@@ -101,14 +103,14 @@ class LightGCN(nn.Module):
         found = vectors[user]
         unknown = (user == 0).unsqueeze(1)
         if history is None:
-            return found.masked_fill(unknown, 0.0)
+            return self._scaled(found.masked_fill(unknown, 0.0))
         items = vectors[self.num_users :]
         folded = nn.functional.embedding_bag(history, items, mode="mean", padding_idx=0)
-        return found.where(~unknown, self._scaled(folded))
+        return self._scaled(found.where(~unknown, folded))
 
     def item_vectors(self) -> Tensor:
         """[num_items, dim], row 0 included."""
-        return self.vectors()[self.num_users :]
+        return self._scaled(self.vectors()[self.num_users :])
 
     def penalty(self, user: Tensor, items: Tensor) -> Tensor:
         """[] sum of squares of E0 of these users [B] and items [M] (eq. 15)."""
