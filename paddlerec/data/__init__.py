@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from paddlerec.data.amazon import AmazonGamesData, AmazonS3RecData
 from paddlerec.data.amazon_ctr import AmazonCtrData
+from paddlerec.data.avazu import AvazuData
 from paddlerec.data.criteo import CriteoData
 from paddlerec.data.ctr_toy import CtrToyData
 from paddlerec.data.frappe import FrappeData
@@ -12,6 +13,7 @@ from paddlerec.data.histories import HistoryData
 from paddlerec.data.interactions import InteractionData
 from paddlerec.data.ml1m_ncf import ML1MNCFData
 from paddlerec.data.ml1m_views import ML1MViewsData
+from paddlerec.data.movielens import MovieLensData
 from paddlerec.data.sessions import DigineticaData, SessionData, YoochooseData
 from paddlerec.data.table import TableData
 from paddlerec.data.tagspace import TagSpaceData
@@ -20,6 +22,7 @@ __all__ = [
     "AmazonCtrData",
     "AmazonGamesData",
     "AmazonS3RecData",
+    "AvazuData",
     "CriteoData",
     "CtrToyData",
     "DigineticaData",
@@ -29,6 +32,7 @@ __all__ = [
     "InteractionData",
     "ML1MNCFData",
     "ML1MViewsData",
+    "MovieLensData",
     "SessionData",
     "TableData",
     "TagSpaceData",

@@ -28,7 +28,8 @@ class CriteoData(TableData):
     Integers: sign(x) log(1 + |x|), the logarithm that tames their long tails (Wang, Fu, Fu, Wang, 2017, "Deep & Cross
     Network for Ad Click Predictions", ADKDD, sec. 4.1, takes one, too), then normalised; an empty cell counts as 0.
     Categories: an empty cell is a value of its own; values in few training rows share one id with those never seen, or
-    all values are hashed.
+    all values are hashed. Up to four cells at a line's end may be missing: there are copies of the file whose lines
+    lost the tabs of empty cells there.
 
     `source`: auto = rec/criteo/train.txt (or .tsv, .gz, .parquet) under PADDLE_DATA; a file of the same columns, with
     or without a header line, which is split at random as `split` says; a folder with train, valid and test files; toy =
@@ -43,6 +44,8 @@ class CriteoData(TableData):
         cache: folder of prepared columns, auto or null; see `TableData`.
         **common: see `DataModule`.
     """
+
+    optional = 4
 
     def __init__(
         self,

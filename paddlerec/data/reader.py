@@ -57,7 +57,9 @@ def suffix(path: Path) -> str | None:
     return kind if kind in _DELIMITERS or (kind == ".parquet" and path.suffix != ".gz") else None
 
 
-def pieces(path: Path, wanted: Sequence[str], columns: Sequence[str] | None = None) -> Iterator[Piece]:
+def pieces(
+    path: Path, wanted: Sequence[str], columns: Sequence[str] | None = None, *, optional: int = 0
+) -> Iterator[Piece]:
     """The file's rows in order.
 
     Args:
@@ -65,6 +67,8 @@ def pieces(path: Path, wanted: Sequence[str], columns: Sequence[str] | None = No
             each perhaps .gz; or .parquet.
         wanted: columns to read.
         columns: names of all columns, for text without a header line; a first line that says the same is skipped.
+        optional: so many cells at the end of a line of text may be missing, and are empty then: what strips blanks from
+            the ends of lines takes the tabs of empty cells with them.
 
     Raises:
         DataError: the file is empty or damaged, its header lacks a column or has one twice, or its suffix says nothing.
@@ -74,7 +78,10 @@ def pieces(path: Path, wanted: Sequence[str], columns: Sequence[str] | None = No
         raise DataError(f"{path}: the name must end in .csv, .tsv, .txt (each perhaps with .gz) or .parquet")
     if path.stat().st_size == 0:
         raise DataError(f"{path}:1: the file is empty")
-    yield from _parquet(path, wanted) if kind == ".parquet" else _text(path, wanted, columns, _DELIMITERS[kind])
+    if kind == ".parquet":
+        yield from _parquet(path, wanted)
+    else:
+        yield from _text(path, wanted, columns, _DELIMITERS[kind], optional)
 
 
 def salvage(piece: Piece, convert: Callable[[pa.Table], T], bad: Callable[[int, str], None]) -> list[T]:
@@ -101,9 +108,16 @@ def salvage(piece: Piece, convert: Callable[[pa.Table], T], bad: Callable[[int, 
 
 class _Text:
     def __init__(
-        self, block: bytes, line: int, share: float, names: Sequence[str], wanted: Sequence[str], delimiter: str
+        self,
+        block: bytes,
+        line: int,
+        share: float,
+        names: Sequence[str],
+        wanted: Sequence[str],
+        delimiter: str,
+        optional: int,
     ) -> None:
-        self.block, self.line, self.share = block, line, share
+        self.block, self.line, self.share, self.optional = block, line, share, optional
         self.names, self.wanted, self.delimiter = names, wanted, delimiter
         self.quoted = delimiter == ","
         self.rows = block.count(b"\n") + (not block.endswith(b"\n"))  # lines, blank ones included
@@ -111,7 +125,6 @@ class _Text:
 
     def table(self, low: int, high: int) -> pa.Table:
         import pyarrow as pa
-        import pyarrow.csv as pa_csv
 
         block = self.block
         if high - low < self.rows:
@@ -124,20 +137,39 @@ class _Text:
         if self.quoted and b'"' in block:
             _check_quotes(block)
         try:
-            return pa_csv.read_csv(
-                pa.py_buffer(block),
-                read_options=pa_csv.ReadOptions(column_names=list(self.names)),
-                parse_options=pa_csv.ParseOptions(
-                    delimiter=self.delimiter, quote_char='"' if self.quoted else False, double_quote=self.quoted
-                ),
-                convert_options=pa_csv.ConvertOptions(
-                    column_types={name: pa.string() for name in self.wanted},
-                    include_columns=list(self.wanted),
-                    strings_can_be_null=False,
-                ),
-            )
+            return self._parsed(block)
         except pa.ArrowInvalid as error:
+            if self.optional and (filled := self._filled(block)) != block:
+                try:
+                    return self._parsed(filled)
+                except pa.ArrowInvalid:
+                    pass
             raise BadValue(self._why(block, str(error)) if high - low == 1 else "") from None
+
+    def _parsed(self, block: bytes) -> pa.Table:
+        import pyarrow as pa
+        import pyarrow.csv as pa_csv
+
+        return pa_csv.read_csv(
+            pa.py_buffer(block),
+            read_options=pa_csv.ReadOptions(column_names=list(self.names)),
+            parse_options=pa_csv.ParseOptions(
+                delimiter=self.delimiter, quote_char='"' if self.quoted else False, double_quote=self.quoted
+            ),
+            convert_options=pa_csv.ConvertOptions(
+                column_types={name: pa.string() for name in self.wanted},
+                include_columns=list(self.wanted),
+                strings_can_be_null=False,
+            ),
+        )
+
+    def _filled(self, block: bytes) -> bytes:
+        """Lines that lack `optional` cells or fewer, with these as empty ones."""
+        cell, lines = self.delimiter.encode(), []
+        for line in block.split(b"\n"):
+            missing = len(self.names) - 1 - line.count(cell)
+            lines.append(line.rstrip(b"\r") + missing * cell if line.strip() and missing <= self.optional else line)
+        return b"\n".join(lines)
 
     def _why(self, line: bytes, otherwise: str) -> str:
         """What is wrong with a single line that does not parse."""
@@ -168,7 +200,9 @@ def _split(line: str, delimiter: str) -> list[str]:
         return line.split(delimiter)
 
 
-def _text(path: Path, wanted: Sequence[str], columns: Sequence[str] | None, delimiter: str | None) -> Iterator[Piece]:
+def _text(
+    path: Path, wanted: Sequence[str], columns: Sequence[str] | None, delimiter: str | None, optional: int
+) -> Iterator[Piece]:
     size = path.stat().st_size
     try:
         with path.open("rb") as raw, gzip.open(raw, "rb") if path.suffix == ".gz" else nullcontext(raw) as file:
@@ -193,7 +227,7 @@ def _text(path: Path, wanted: Sequence[str], columns: Sequence[str] | None, deli
             for block in _blocks(file, rest):
                 if colons:
                     block = block.replace(b"::", b"\t")
-                piece = _Text(block, line, raw.tell() / size, names, wanted, delimiter)
+                piece = _Text(block, line, raw.tell() / size, names, wanted, delimiter, optional)
                 yield piece
                 line += piece.rows
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

@@ -83,6 +83,8 @@ class TableData(DataModule):
         ValueError: the column map contradicts itself.
     """
 
+    optional = 0  # cells at the end of a line of text that may be missing, and are empty then
+
     def __init__(
         self,
         *,
@@ -261,7 +263,7 @@ class TableData(DataModule):
     def _tables(self, work: Preparation) -> dict[str, Iterator[Columns]]:
         """The converted rows of each split, or {"all": rows} of one file that is yet to be split, piece by piece."""
         if self.source == "toy":
-            return {split: iter([work.convert(table)]) for split, table in self._toy().items()}
+            return {split: iter([work.convert(self._derive(table))]) for split, table in self._toy().items()}
         return {split: self._read(path, work) for split, path in self._files().items()}
 
     def _files(self) -> dict[str, Path]:
@@ -291,7 +293,7 @@ class TableData(DataModule):
     def _read(self, path: Path, work: Preparation) -> Iterator[Columns]:
         rows, size = 0, path.stat().st_size
         with progress(f"reading {path.name}", size, "B") as bar:
-            for piece in pieces(path, [self.map.label, *self._inputs()], self.columns):
+            for piece in pieces(path, [self.map.label, *self._inputs()], self.columns, optional=self.optional):
                 for columns in salvage(
                     piece,
                     lambda table: work.convert(self._derive(table)),
@@ -341,7 +343,7 @@ class TableData(DataModule):
     # ------------------------------------------------------------------------------------------------ toy
 
     def _toy(self) -> dict[str, pa.Table]:
-        """Generated rows that fit the column map."""
+        """Generated rows that fit the column map; in a subclass with `_inputs` of its own, such columns."""
         import pyarrow as pa
 
         world = World([20] * len(self.map.fields), len(self.map.dense), self.split_seed)
