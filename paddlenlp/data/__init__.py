@@ -6,16 +6,20 @@ from paddlenlp.data.chnsenticorp import ChnSentiCorpData
 from paddlenlp.data.parallel import Multi30kData, ParallelData, TatoebaData
 from paddlenlp.data.sentence_classification import MRData, SubjData, TextTableData
 from paddlenlp.data.sst import SST2Data
+from paddlenlp.data.text_pairs import MSRPData, TextPairData, WikiQAData
 from paddlenlp.data.trec import TRECData
 
 __all__ = [
     "ChnSentiCorpData",
     "MRData",
+    "MSRPData",
     "Multi30kData",
     "ParallelData",
     "SST2Data",
     "SubjData",
     "TRECData",
     "TatoebaData",
+    "TextPairData",
     "TextTableData",
+    "WikiQAData",
 ]

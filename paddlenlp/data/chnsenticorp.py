@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from paddlecore.sources import File, Source
-from paddlenlp.data.sentence_classification import TextTableData, _Texts, published
+from paddlenlp.data.sentence_classification import TextTableData, _Texts
+from paddlenlp.data.text_files import published
 
 CHNSENTICORP = Source(
     name="ChnSentiCorp (Chinese reviews, as distributed with ERNIE)",

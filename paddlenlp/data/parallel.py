@@ -18,7 +18,7 @@ from paddlecore.data import DataModule, Plan, Rows, mix
 from paddlecore.errors import DataError, nearest
 from paddlecore.sources import File, Source, fingerprint
 from paddlecore.task import Batch
-from paddlenlp.data.sentence_classification import _BadRow, _decoded, _lines, published
+from paddlenlp.data.text_files import BadRow, decoded, lines_of, published
 from paddlenlp.data.token_buckets import TokenBuckets
 
 PAD, UNKNOWN, BOS, EOS = 0, 1, 2, 3  # fills up a batch; not in the vocabulary; start and end of a sentence
@@ -263,15 +263,15 @@ class ParallelData(DataModule):
         """
         self._paths += [source, target]
         pairs = _Pairs()
-        for one, other in zip_longest(_lines(source), _lines(target)):
+        for one, other in zip_longest(lines_of(source), lines_of(target)):
             if one is None or other is None:
                 (short, long), line = ((source, target), other[0]) if one is None else ((target, source), one[0])
                 raise DataError(f"{long}:{line}: {short} ends before this line; line i of both must be one pair")
             texts = []
             for path, (line, raw) in ((source, one), (target, other)):
                 try:
-                    texts.append(_text(_decoded(raw, "utf-8", line)))
-                except _BadRow as error:
+                    texts.append(_text(decoded(raw, "utf-8", line)))
+                except BadRow as error:
                     self.bad_rows.add(path, line, str(error))
                     break
             else:
@@ -285,9 +285,9 @@ class ParallelData(DataModule):
         columns = columns or self.columns
         wanted = (self.source_column, self.target_column)
         pairs = _Pairs()
-        for line, raw in _lines(path):
+        for line, raw in lines_of(path):
             try:
-                content = _decoded(raw, "utf-8", line)
+                content = decoded(raw, "utf-8", line)
                 if not content.strip():
                     continue
                 if ".jsonl" in path.suffixes:
@@ -304,15 +304,15 @@ class ParallelData(DataModule):
                 else:
                     cells = content.split("\t")
                     if len(cells) != len(columns):
-                        raise _BadRow(f"expected {len(columns)} columns ({', '.join(columns)}), found {len(cells)}")
+                        raise BadRow(f"expected {len(columns)} columns ({', '.join(columns)}), found {len(cells)}")
                     row = dict(zip(columns, cells, strict=True))
                 for name in wanted:
                     if not isinstance(row.get(name), str):
-                        raise _BadRow(f"no text under {name!r}{nearest(name, row)}")
+                        raise BadRow(f"no text under {name!r}{nearest(name, row)}")
                 source, target = _text(row[wanted[0]]), _text(row[wanted[1]])
                 pairs.source.append(source)
                 pairs.target.append(target)
-            except _BadRow as error:
+            except BadRow as error:
                 self.bad_rows.add(path, line, str(error))
         return _some(pairs, path)
 
@@ -424,7 +424,7 @@ _TOY = [
 
 def _text(text: str) -> str:
     if not (text := text.strip()):
-        raise _BadRow("the sentence is empty")
+        raise BadRow("the sentence is empty")
     return text
 
 
@@ -432,9 +432,9 @@ def _parsed(content: str) -> dict[str, Any]:
     try:
         row = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise _BadRow(f"not JSON: {error}") from None
+        raise BadRow(f"not JSON: {error}") from None
     if not isinstance(row, dict):
-        raise _BadRow(f"expected a JSON object, got {content[:40]}")
+        raise BadRow(f"expected a JSON object, got {content[:40]}")
     return row
 
 

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
-import gzip
-import hashlib
 import json
-import logging
 import re
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,46 +14,25 @@ import numpy as np
 import torch
 
 from paddlecore.data import DataModule, Plan, Rows, mix
-from paddlecore.errors import ConfigError, DataError, nearest
-from paddlecore.sources import File, Source, data_root, fingerprint, locate
+from paddlecore.errors import DataError, nearest
+from paddlecore.sources import File, Source, fingerprint
 from paddlecore.task import Batch
 from paddlenlp.data.buckets import LengthBuckets, padding_share
+from paddlenlp.data.text_files import (
+    TOKENIZERS,
+    BadRow,
+    cells,
+    check_header,
+    decoded,
+    json_object,
+    kind_of,
+    lines_of,
+    published,
+    row_cells,
+    split_files,
+)
 
 PAD, UNKNOWN = 0, 1  # ids of what fills up a batch, and of tokens that the vocabulary lacks
-
-# words; n't and 's, 've, ... as tokens of their own, as in the Penn Treebank; any other character but space by itself
-_WORD = re.compile(r"\w+?(?=n't\b)|n't\b|'(?:s|m|re|ve|ll|d)\b|\w+|[^\w\s]", re.IGNORECASE)
-
-
-def _characters(text: str) -> list[str]:
-    return [c for c in text if not c.isspace()]
-
-
-def _bigrams(text: str) -> list[str]:
-    single = _characters(text)
-    return [token for pair in zip_longest(single, map("".join, pairwise(single))) for token in pair if token]
-
-
-def _jieba(text: str) -> list[str]:
-    try:
-        import jieba
-    except ImportError:
-        raise ConfigError(
-            "data.tokenizer=jieba needs the package jieba: pip install 'paddle-suite[chinese]'; "
-            "data.tokenizer=characters needs none"
-        ) from None
-    jieba.setLogLevel(logging.WARNING)
-    return [token for token in jieba.lcut(text) if not token.isspace()]
-
-
-_TOKENIZERS: dict[str, Callable[[str], list[str]]] = {
-    "words": _WORD.findall,
-    "space": str.split,
-    "characters": _characters,
-    "bigrams": _bigrams,
-    "jieba": _jieba,
-}
-_KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".txt": "txt", ".all": "txt"}
 
 
 @dataclass
@@ -82,10 +54,6 @@ class _Texts:
         for i in chosen:
             some.add(self.lines[i], self.labels[i], self.tokens[i])
         return some
-
-
-class _BadRow(ValueError):
-    """A row cannot be used; the text says why."""
 
 
 class TextRows:
@@ -179,8 +147,8 @@ class TextTableData(DataModule):
         super().__init__(**common)
         if window is not None and window < 1:
             raise ValueError(f"data.window must be at least 1, got {window}")
-        if tokenizer not in _TOKENIZERS:
-            raise ValueError(f"data.tokenizer must be one of {', '.join(_TOKENIZERS)}, got {tokenizer!r}")
+        if tokenizer not in TOKENIZERS:
+            raise ValueError(f"data.tokenizer must be one of {', '.join(TOKENIZERS)}, got {tokenizer!r}")
         if min_count < 1 or max_length < 1:
             raise ValueError(f"data.min_count and data.max_length must be at least 1, got {min_count}, {max_length}")
         if len(split) != 3 or min(split) < 0 or abs(sum(split) - 1.0) > 1e-6:
@@ -290,90 +258,56 @@ class TextTableData(DataModule):
         source = Path(self.source)
         if source.is_file():
             return {"all": source}
-        if not source.is_dir():
-            raise DataError(f"data.source={self.source}: there is no such file or folder")
-        files: dict[str, Path] = {}
-        for split in ("train", "valid", "test"):
-            found = [p for p in sorted(source.iterdir()) if p.name.split(".")[0] == split and _kind(p)]
-            if len(found) > 1:
-                raise DataError(f"{source} has several {split} files: {', '.join(p.name for p in found)}; keep one")
-            if found:
-                files[split] = found[0]
-        if "train" not in files or "valid" not in files:
-            there = ", ".join(path.name for path in sorted(source.iterdir())[:20])
-            raise DataError(
-                f"{source} must hold a train and a valid file (and may hold a test file), each .csv, .tsv, .jsonl or "
-                f".txt, perhaps with .gz; it holds {there or 'nothing'}"
-            )
-        return files
+        return split_files(source)
 
     def _read(self, path: Path, encoding: str | None = None) -> _Texts:
         """The good rows of a file; the others go to `bad_rows`."""
-        kind = _kind(path)
+        kind = kind_of(path)
         if kind is None:
             raise DataError(f"{path}: the name must end in .csv, .tsv, .jsonl or .txt, each perhaps with .gz")
         columns = ["label", "text"] if kind == "txt" else self.columns
         texts, line = _Texts(path), 0
-        for line, raw in _lines(path):
+        for line, raw in lines_of(path):
             try:
-                content = _decoded(raw, encoding or self.encoding, line)
+                content = decoded(raw, encoding or self.encoding, line)
                 if not content.strip():
                     continue
                 if columns is None and kind != "jsonl":
-                    columns = self._header(path, line, _cells(content, kind))
+                    columns = cells(content, kind)
+                    check_header(path, line, columns, (self.text, self.label), "data.text, data.label")
                     continue
                 label, text = self._parsed(content, kind, columns or [])
                 tokens = self._tokens(text)
                 if not tokens:
-                    raise _BadRow("the text is empty")
+                    raise BadRow("the text is empty")
                 texts.add(line, label, tokens)
-            except _BadRow as error:
+            except BadRow as error:
                 self.bad_rows.add(path, line, str(error))
         if not texts.lines:
             skipped = " that can be used" if self.bad_rows.count else ""
             raise DataError(f"{path}:{max(line, 1)}: the file {'has no rows' + skipped if line else 'is empty'}")
         return texts
 
-    def _header(self, path: Path, line: int, names: list[str]) -> list[str]:
-        for name in (self.text, self.label):
-            if names.count(name) != 1:
-                what = "twice" if name in names else "not"
-                raise DataError(
-                    f"{path}:{line}: column {name!r} is {what} in the header ({', '.join(names[:20])})"
-                    f"{nearest(name, names) if what == 'not' else ''}; see data.text, data.label and data.columns"
-                )
-        return names
-
     def _parsed(self, content: str, kind: str, columns: list[str]) -> tuple[str, str]:
         """Label and text of a row."""
         if kind == "jsonl":
-            try:
-                row = json.loads(content)
-            except (ValueError, RecursionError) as error:
-                raise _BadRow(f"not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise _BadRow(f"expected a JSON object, got {content[:40]}")
-            for name in (self.text, self.label):
-                if name not in row:
-                    raise _BadRow(f"no key {name!r}{nearest(name, row)}")
+            row = json_object(content, (self.text, self.label))
             label, text = row[self.label], row[self.text]
             if not isinstance(text, str) or not isinstance(label, (str, int)):
-                raise _BadRow(f"the text must be a string and the label a string or whole number, got {content[:80]}")
+                raise BadRow(f"the text must be a string and the label a string or whole number, got {content[:80]}")
             return self._labelled(str(label)), text
-        cells = _cells(content, kind)
-        if len(cells) != len(columns):
-            raise _BadRow(f"expected {len(columns)} columns ({', '.join(columns[:20])}), found {len(cells)}")
         names = ("label", "text") if kind == "txt" else (self.label, self.text)
-        return self._labelled(cells[columns.index(names[0])]), cells[columns.index(names[1])]
+        found = row_cells(content, kind, columns)
+        return self._labelled(found[columns.index(names[0])]), found[columns.index(names[1])]
 
     def _labelled(self, label: str) -> str:
         """The class's name for what stands in the file."""
         if not (label := label.strip()):
-            raise _BadRow("the label is empty")
+            raise BadRow("the label is empty")
         return self.labels.get(label, label) if isinstance(self.labels, dict) else label
 
     def _tokens(self, text: str) -> list[str]:
-        return _TOKENIZERS[self.tokenizer](text.lower() if self.lower else text)
+        return TOKENIZERS[self.tokenizer](text.lower() if self.lower else text)
 
     def _divided(self, texts: _Texts) -> dict[str, _Texts]:
         """One file's rows by `split`; a part of no rows is left out."""
@@ -483,78 +417,6 @@ def _telling(number: int) -> list[str]:
 def _sorted(labels: set[str]) -> list[str]:
     """Numbers by value, other labels by their text."""
     return sorted(labels, key=int) if all(re.fullmatch("-?[0-9]{1,9}", label) for label in labels) else sorted(labels)
-
-
-# ---------------------------------------------------------------------------------------------------- files
-
-
-def _kind(path: Path) -> str | None:
-    suffixes = path.suffixes[:-1] if path.suffix == ".gz" else path.suffixes
-    return _KINDS.get(suffixes[-1].lower()) if suffixes else None
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines, counted from 1, without their ends."""
-    line = 0
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            for line, raw in enumerate(file, start=1):
-                yield line, raw.rstrip(b"\r\n")
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}:{line + 1}: the file is damaged or cut off ({error})") from None
-
-
-def _decoded(raw: bytes, encoding: str, line: int) -> str:
-    if line == 1:
-        raw = raw.removeprefix(codecs.BOM_UTF8)
-    try:
-        return raw.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise _BadRow(
-            f"byte {error.start + 1} of the line is not {encoding} ({error.reason}); convert the file, or set "
-            "data.encoding"
-        ) from None
-
-
-def _cells(content: str, kind: str) -> list[str]:
-    if kind == "tsv":
-        return content.split("\t")
-    if kind == "txt":
-        return content.split(None, 1)
-    try:
-        return next(csv.reader([content], strict=True))
-    except csv.Error as error:
-        raise _BadRow(f"not a CSV row on one line: {error}") from None
-
-
-def published(source: Source) -> dict[str, Path]:
-    """The files of `source` under the data root by name, fetched if need be; a .gz of the same content will do.
-
-    Raises:
-        DataError: a file is missing and cannot be fetched, or has other content than the published one.
-    """
-    root = data_root()
-    folder = root / source.folder if root else None
-    if folder and all((folder / f"{file.name}.gz").is_file() for file in source.files):
-        packed = {file.name: folder / f"{file.name}.gz" for file in source.files}
-        for file in source.files:
-            digest = hashlib.sha256()
-            try:
-                with gzip.open(packed[file.name]) as stream:
-                    while piece := stream.read(1 << 20):
-                        digest.update(piece)
-            except (OSError, EOFError, zlib.error) as error:
-                raise DataError(f"{packed[file.name]} is damaged: {error}") from None
-            if digest.hexdigest() != file.sha256:
-                raise DataError(
-                    f"{packed[file.name]} is not the published file: its content has sha256 {digest.hexdigest()}, "
-                    f"expected {file.sha256}; move it away and run again, or put the right file in its place"
-                )
-        return packed
-    folder = locate(source)
-    return {file.name: folder / file.name for file in source.files}
 
 
 # ---------------------------------------------------------------------------------------------------- ten folds

@@ -9,7 +9,8 @@ from typing import Any
 
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source
-from paddlenlp.data.sentence_classification import TextTableData, _BadRow, _decoded, _lines, _Texts, published
+from paddlenlp.data.sentence_classification import TextTableData, _Texts
+from paddlenlp.data.text_files import BadRow, decoded, lines_of, published
 
 SST = Source(
     name="SST (Stanford Sentiment Treebank, trees with a label at each phrase)",
@@ -84,10 +85,10 @@ class SST2Data(TextTableData):
 
     def _trees(self, path: Path, with_phrases: bool) -> _Texts:
         texts, seen = _Texts(path), set()
-        for line, raw in _lines(path):
+        for line, raw in lines_of(path):
             try:
-                nodes = list(phrases(_decoded(raw, "utf-8", line)))
-            except (ValueError, _BadRow) as error:
+                nodes = list(phrases(decoded(raw, "utf-8", line)))
+            except (ValueError, BadRow) as error:
                 raise DataError(f"{path}:{line}: {error}") from None
             for number, words in nodes if with_phrases else nodes[-1:]:
                 label = "positive" if number > 2 else "negative"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from paddlecore.sources import File, Source
-from paddlenlp.data.sentence_classification import TextTableData, _Texts, folds, published
+from paddlenlp.data.sentence_classification import TextTableData, _Texts, folds
+from paddlenlp.data.text_files import published
 
 _COPY = "https://raw.githubusercontent.com/harvardnlp/sent-conv-torch/d61ded09c99c0199d8c5bca946cd65864de2b296/data/"
 

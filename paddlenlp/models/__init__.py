@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+from paddlenlp.models.arci import ARCI
+from paddlenlp.models.cdssm import CDSSM
+from paddlenlp.models.dssm import DSSM
 from paddlenlp.models.senta import SentaBiLSTM, SentaBOW, SentaCNN, SentaGRU, SentaLSTM
+from paddlenlp.models.simnet import SimNet
 from paddlenlp.models.textcnn import TextCNN
 from paddlenlp.models.transformer import Transformer
 
-__all__ = ["SentaBOW", "SentaBiLSTM", "SentaCNN", "SentaGRU", "SentaLSTM", "TextCNN", "Transformer"]
+__all__ = [
+    "ARCI",
+    "CDSSM",
+    "DSSM",
+    "SentaBOW",
+    "SentaBiLSTM",
+    "SentaCNN",
+    "SentaGRU",
+    "SentaLSTM",
+    "SimNet",
+    "TextCNN",
+    "Transformer",
+]

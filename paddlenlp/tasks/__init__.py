@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from paddlenlp.tasks.classification import TextClassification
+from paddlenlp.tasks.matching import Matching
 from paddlenlp.tasks.translation import Translation
 
-__all__ = ["TextClassification", "Translation"]
+__all__ = ["Matching", "TextClassification", "Translation"]

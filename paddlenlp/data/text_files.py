@@ -1,0 +1,187 @@
+"""Text files as people have them: formats, encodings, tokens; what the data sets of texts and of pairs share."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import hashlib
+import json
+import logging
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise, zip_longest
+from pathlib import Path
+from typing import Any
+
+from paddlecore.errors import ConfigError, DataError, nearest
+from paddlecore.sources import Source, data_root, locate
+
+_KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".txt": "txt", ".all": "txt"}
+
+# words; n't and 's, 've, ... as tokens of their own, as in the Penn Treebank; any other character but space by itself
+_WORD = re.compile(r"\w+?(?=n't\b)|n't\b|'(?:s|m|re|ve|ll|d)\b|\w+|[^\w\s]", re.IGNORECASE)
+
+
+def _characters(text: str) -> list[str]:
+    return [c for c in text if not c.isspace()]
+
+
+def _bigrams(text: str) -> list[str]:
+    single = _characters(text)
+    return [token for pair in zip_longest(single, map("".join, pairwise(single))) for token in pair if token]
+
+
+def _jieba(text: str) -> list[str]:
+    try:
+        import jieba
+    except ImportError:
+        raise ConfigError(
+            "data.tokenizer=jieba needs the package jieba: pip install 'paddle-suite[chinese]'; "
+            "data.tokenizer=characters needs none"
+        ) from None
+    jieba.setLogLevel(logging.WARNING)
+    return [token for token in jieba.lcut(text) if not token.isspace()]
+
+
+TOKENIZERS: dict[str, Callable[[str], list[str]]] = {
+    "words": _WORD.findall,
+    "space": str.split,
+    "characters": _characters,
+    "bigrams": _bigrams,
+    "jieba": _jieba,
+}
+
+
+class BadRow(ValueError):
+    """A row cannot be used; the text says why."""
+
+
+def kind_of(path: Path) -> str | None:
+    suffixes = path.suffixes[:-1] if path.suffix == ".gz" else path.suffixes
+    return _KINDS.get(suffixes[-1].lower()) if suffixes else None
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines, counted from 1, without their ends."""
+    line = 0
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            for line, raw in enumerate(file, start=1):
+                yield line, raw.rstrip(b"\r\n")
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}:{line + 1}: the file is damaged or cut off ({error})") from None
+
+
+def decoded(raw: bytes, encoding: str, line: int) -> str:
+    if line == 1:
+        raw = raw.removeprefix(codecs.BOM_UTF8)
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise BadRow(
+            f"byte {error.start + 1} of the line is not {encoding} ({error.reason}); convert the file, or set "
+            "data.encoding"
+        ) from None
+
+
+def cells(content: str, kind: str) -> list[str]:
+    if kind == "tsv":
+        return content.split("\t")
+    if kind == "txt":
+        return content.split(None, 1)
+    try:
+        return next(csv.reader([content], strict=True))
+    except csv.Error as error:
+        raise BadRow(f"not a CSV row on one line: {error}") from None
+
+
+def row_cells(content: str, kind: str, columns: list[str]) -> list[str]:
+    """The cells of a row, as many as there are `columns`."""
+    found = cells(content, kind)
+    if len(found) != len(columns):
+        raise BadRow(f"expected {len(columns)} columns ({', '.join(columns[:20])}), found {len(found)}")
+    return found
+
+
+def json_object(content: str, names: Iterable[str]) -> dict[str, Any]:
+    """The object of a line, which has all of `names`."""
+    try:
+        row = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BadRow(f"not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise BadRow(f"expected a JSON object, got {content[:40]}")
+    for name in names:
+        if name not in row:
+            raise BadRow(f"no key {name!r}{nearest(name, row)}")
+    return row
+
+
+def check_header(path: Path, line: int, columns: list[str], names: Iterable[str], options: str) -> None:
+    """
+    Raises:
+        DataError: one of `names` is not in the header, or twice.
+    """
+    for name in names:
+        if columns.count(name) != 1:
+            what = "twice" if name in columns else "not"
+            raise DataError(
+                f"{path}:{line}: column {name!r} is {what} in the header ({', '.join(columns[:20])})"
+                f"{nearest(name, columns) if what == 'not' else ''}; see {options} and data.columns"
+            )
+
+
+def split_files(source: Path) -> dict[str, Path]:
+    """The file of each split in the folder `source`, train.tsv.gz and the like.
+
+    Raises:
+        DataError: there is no such folder, it lacks train or valid, or has one of them twice.
+    """
+    if not source.is_dir():
+        raise DataError(f"data.source={source}: there is no such file or folder")
+    files: dict[str, Path] = {}
+    for split in ("train", "valid", "test"):
+        found = [p for p in sorted(source.iterdir()) if p.name.split(".")[0] == split and kind_of(p)]
+        if len(found) > 1:
+            raise DataError(f"{source} has several {split} files: {', '.join(p.name for p in found)}; keep one")
+        if found:
+            files[split] = found[0]
+    if "train" not in files or "valid" not in files:
+        there = ", ".join(path.name for path in sorted(source.iterdir())[:20])
+        raise DataError(
+            f"{source} must hold a train and a valid file (and may hold a test file), each .csv, .tsv, .jsonl or "
+            f".txt, perhaps with .gz; it holds {there or 'nothing'}"
+        )
+    return files
+
+
+def published(source: Source) -> dict[str, Path]:
+    """The files of `source` under the data root by name, fetched if need be; a .gz of the same content will do.
+
+    Raises:
+        DataError: a file is missing and cannot be fetched, or has other content than the published one.
+    """
+    root = data_root()
+    folder = root / source.folder if root else None
+    if folder and all((folder / f"{file.name}.gz").is_file() for file in source.files):
+        packed = {file.name: folder / f"{file.name}.gz" for file in source.files}
+        for file in source.files:
+            digest = hashlib.sha256()
+            try:
+                with gzip.open(packed[file.name]) as stream:
+                    while piece := stream.read(1 << 20):
+                        digest.update(piece)
+            except (OSError, EOFError, zlib.error) as error:
+                raise DataError(f"{packed[file.name]} is damaged: {error}") from None
+            if digest.hexdigest() != file.sha256:
+                raise DataError(
+                    f"{packed[file.name]} is not the published file: its content has sha256 {digest.hexdigest()}, "
+                    f"expected {file.sha256}; move it away and run again, or put the right file in its place"
+                )
+        return packed
+    folder = locate(source)
+    return {file.name: folder / file.name for file in source.files}
