@@ -95,7 +95,7 @@ class ARCI(nn.Module):
             self._sentence(query, document, self.query_layers),
             self._sentence(document, query, self.document_layers),
         ]
-        hidden = self.hidden(self.dropout(torch.cat(both, 1))).relu()
+        hidden = self.hidden(self.dropout(torch.cat(both, 1))).tanh()
         return self.output(self.dropout(hidden)).squeeze(1)
 
     def _fitted(self, tokens: Tensor, length: int) -> Tensor:

@@ -107,7 +107,7 @@ def test_arci_equals_its_equations() -> None:
         return np.stack(rows, 1).ravel()
 
     joined = np.concatenate([sentence(QUERY, 8, "query_layers"), sentence(DOCUMENT, 12, "document_layers")])
-    hidden = np.maximum(w["hidden.weight"] @ joined + w["hidden.bias"], 0)
+    hidden = np.tanh(w["hidden.weight"] @ joined + w["hidden.bias"])
     expected = float(w["output.weight"][0] @ hidden)
     assert net(padded([QUERY]), padded([DOCUMENT])).item() == pytest.approx(expected, rel=1e-4)
 
