@@ -18,6 +18,7 @@ from paddlerec.models.neumf import NeuMF
 from paddlerec.models.popularity import Popularity
 from paddlerec.models.sasrec import SASRec
 from paddlerec.models.srgnn import SRGNN
+from paddlerec.models.ssr import SSR
 from paddlerec.models.tagspace import TagSpace
 from paddlerec.models.two_tower import TwoTower
 from paddlerec.models.wide_deep import WideDeep
@@ -40,6 +41,7 @@ __all__ = [
     "Popularity",
     "SASRec",
     "SRGNN",
+    "SSR",
     "TagSpace",
     "TwoTower",
     "WideDeep",

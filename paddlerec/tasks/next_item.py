@@ -120,6 +120,7 @@ class NextItem(Task):
         vectors, bias = self.items()
         return {"vectors": vectors, "labels": self.labels} | ({} if bias is None else {"bias": bias})
 
+    @torch.no_grad()
     def recommend(self, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k best items of each query [B, d]: scores [B, k] and ids [B, k] int64, best first."""
         vectors, bias = self.items()
