@@ -90,6 +90,17 @@ def ncf(folder: Path) -> str:
     return "6 000 users, 3 700 items"
 
 
+def views(folder: Path) -> str:
+    told = ncf(folder)
+    random = np.random.default_rng(2)
+    lines(folder / "item_map.tsv", ([item, item + 1] for item in range(3700)), "\t")
+    titles = ids(random, (3700, 3), 5000).tolist()
+    films = ([i, f"{' '.join(map(str, t))} (1999)", "Drama|Comedy"] for i, t in enumerate(titles, start=1))
+    lines(folder / "movies.dat", films, "::")
+    lines(folder / "users.dat", ([u, "F", 25, u % 21, "-"] for u in range(1, 6001)), "::")
+    return f"{told}, their views"
+
+
 def documents(folder: Path) -> str:
     random = np.random.default_rng(1)
     for split, rows in (("train", 4000), ("test", 1000)):
@@ -123,6 +134,7 @@ WRITERS: dict[str, Callable[[Path], str]] = {
     "DigineticaData": sessions,
     "GowallaData": implicit,
     "ML1MNCFData": ncf,
+    "ML1MViewsData": views,
     "AmazonCtrData": purchases,
     "AmazonGamesData": histories,
     "AmazonS3RecData": histories,
