@@ -5,6 +5,7 @@ from __future__ import annotations
 from paddlenlp.models.arci import ARCI
 from paddlenlp.models.cdssm import CDSSM
 from paddlenlp.models.dssm import DSSM
+from paddlenlp.models.rnn_attention import RNNAttention
 from paddlenlp.models.senta import SentaBiLSTM, SentaBOW, SentaCNN, SentaGRU, SentaLSTM
 from paddlenlp.models.simnet import SimNet
 from paddlenlp.models.textcnn import TextCNN
@@ -14,6 +15,7 @@ __all__ = [
     "ARCI",
     "CDSSM",
     "DSSM",
+    "RNNAttention",
     "SentaBOW",
     "SentaBiLSTM",
     "SentaCNN",
