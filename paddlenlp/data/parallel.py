@@ -97,7 +97,7 @@ class ParallelData(DataModule):
         source_column: of the source sentence, in .tsv and .jsonl.
         target_column: of its translation.
         columns: names of all columns, for .tsv without a header line.
-        vocab_size: pieces of both languages, the 4 special ones and 256 bytes included.
+        vocab_size: most pieces of both languages, the 4 special ones and 256 bytes included; few texts give fewer.
         pieces: how they are found: bpe (Sennrich et al., 2016) or unigram (Kudo, 2018).
         normalization: nmt_nfkc = Unicode NFKC and other spaces made plain; nfkc; nmt_nfkc_cf and nfkc_cf = the same
             with case folding; identity.

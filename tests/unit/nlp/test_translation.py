@@ -1,0 +1,145 @@
+"""Translation: loss against a dense KL, BLEU and chrF against sacrebleu, what is decoded when, readable results."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import sacrebleu
+import torch
+
+from paddlenlp.layers.smoothing import smoothed_cross_entropy
+from paddlenlp.metrics import Bleu, ChrF, Perplexity
+from paddlenlp.metrics.bleu import moses_tokenize
+from paddlenlp.models import Transformer
+from paddlenlp.tasks import Translation
+from paddlenlp.tasks.translation import pieces_to_text
+
+VOCABULARY = ["<pad>", "<unk>", "<s>", "</s>", "▁ein", "▁hund", "e", "<0xF0>", "<0x9F>", "<0x98>", "<0x80>", "▁"]
+
+
+def task(**options: object) -> Translation:
+    torch.manual_seed(0)
+    net = Transformer(vocab_size=12, dim=8, heads=2, hidden=8, encoder_layers=1, decoder_layers=1, dropout=0.0)
+    return Translation(net, VOCABULARY, 2, 3, 1, **options)  # type: ignore[arg-type]
+
+
+BATCH = {
+    "source": torch.tensor([[4, 5, 6, 3], [5, 3, 0, 0]]),
+    "target": torch.tensor([[2, 5, 4, 3], [2, 6, 3, 0]]),
+}
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
+@pytest.mark.parametrize("rows", [5, 4000])
+def test_smoothed_loss_is_a_dense_kl_and_the_entropy(smoothing: float, rows: int) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(rows, 200, dtype=torch.float64).requires_grad_()
+    target = torch.randint(200, (rows,))
+    q = torch.full((rows, 200), smoothing / 200, dtype=torch.float64)
+    q[torch.arange(rows), target] += 1 - smoothing
+    divergence = torch.nn.functional.kl_div(logits.log_softmax(1), q, reduction="sum")
+    entropy = -torch.special.xlogy(q, q).sum()
+    (wanted,) = torch.autograd.grad(divergence, logits, retain_graph=True)
+    loss, nll = smoothed_cross_entropy(logits, target, smoothing)
+    assert float(loss) == pytest.approx(float(divergence + entropy), rel=1e-5)
+    assert float(nll) == pytest.approx(
+        float(torch.nn.functional.cross_entropy(logits, target, reduction="sum")), rel=1e-5
+    )
+    (got,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    torch.testing.assert_close(got, wanted, atol=1e-6, rtol=1e-4)
+    (doubled,) = torch.autograd.grad(2 * loss, logits)
+    torch.testing.assert_close(doubled, 2 * wanted, atol=1e-6, rtol=1e-4)
+
+
+def test_a_step_counts_target_tokens() -> None:
+    out = task()(BATCH)
+    assert out.weight == 5
+    net = task().model
+    scores = net(BATCH["source"], BATCH["target"][:, :-1]).log_softmax(2)
+    wanted = -sum(scores[b, t, BATCH["target"][b, t + 1]] for b, t in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)])
+    assert float(out.logs["nll"]) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_only_a_batch_with_references_or_without_a_target_is_translated() -> None:
+    subject = task().eval()
+    with torch.no_grad():
+        assert subject.predict(BATCH) == {}
+        metrics = subject.metrics()
+        subject.measure(metrics, {}, BATCH)
+        assert [m.compute() for m in metrics[1:]] == [{}, {}, {}]
+        assert metrics[0].compute()["perplexity"] > 1
+        found = subject.predict({"source": BATCH["source"]})
+        assert found["tokens"].shape[:2] == (2, 5)
+        batch = {**BATCH, "reference": ["Ein Hund", "Hunde"]}
+        subject.measure(metrics, subject.predict(batch), batch)
+    assert [set(m.compute()) for m in metrics] == [{"perplexity"}, {"bleu_tok_lc"}, {"sacrebleu"}, {"chrf"}]
+
+
+def test_perplexity_is_by_token() -> None:
+    metric = Perplexity()
+    metric.update(torch.tensor(3.0), 2)
+    metric.update(torch.tensor(1.0), 6)
+    assert metric.compute()["perplexity"] == pytest.approx(math.exp(4 / 8))
+    metric.update(torch.tensor(1e9), 1)
+    assert metric.compute()["perplexity"] == math.inf
+    assert math.isnan(Perplexity().compute()["perplexity"])
+
+
+def test_results_are_readable() -> None:
+    subject = task(nbest=2)
+    tokens = torch.tensor([[[4, 5, 6, 3, 0], [4, 3, 0, 0, 0], [5, 3, 0, 0, 0]]])
+    score = torch.tensor([[-0.5, -1.0, -2.0]])
+    (row,) = subject.render({"tokens": tokens, "score": score})
+    assert row == {"translations": [{"text": "ein hunde", "score": -0.5}, {"text": "ein", "score": -1.0}]}
+
+
+def test_pieces_become_text() -> None:
+    assert pieces_to_text(["▁ein", "▁", "<0xF0>", "<0x9F>", "<0x98>", "<0x80>", "▁hund", "e"]) == "ein 😀 hunde"
+    assert pieces_to_text(["<0xF0>", "▁ein"]) == "\ufffd ein"  # half a character
+    assert pieces_to_text([]) == ""
+
+
+# ---------------------------------------------------------------------------------------------------- BLEU
+
+THEIRS = ["Ein Hund läuft über die Wiese.", "Zwei Frauen sitzen auf einer Bank, und lesen.", "Ein Mann singt!", "Ja"]
+OURS = ["ein hund rennt über die wiese .", "Zwei Frauen sitzen auf der Bank und lesen.", "Ein Mann singt!", "Nein"]
+
+
+@pytest.mark.parametrize(("tokenize", "lowercase"), [("13a", False), ("13a", True), ("char", False), ("zh", True)])
+def test_bleu_is_sacrebleus_however_it_is_cut_into_batches(tokenize: str, lowercase: bool) -> None:
+    metric = Bleu(tokenize=tokenize, lowercase=lowercase)
+    for part in (slice(0, 1), slice(1, 4)):
+        metric.update(OURS[part], THEIRS[part])
+    library = sacrebleu.BLEU(tokenize=tokenize, lowercase=lowercase)
+    assert metric.compute()["sacrebleu"] == pytest.approx(library.corpus_score(OURS, [THEIRS]).score, rel=1e-9)
+    assert str(library.get_signature()) in metric.signature
+
+
+def test_chrf_is_sacrebleus() -> None:
+    metric = ChrF()
+    for part in (slice(0, 3), slice(3, 4)):
+        metric.update(OURS[part], THEIRS[part])
+    assert metric.compute()["chrf"] == pytest.approx(sacrebleu.CHRF().corpus_score(OURS, [THEIRS]).score, rel=1e-9)
+
+
+def test_tokenised_bleu_compares_tokens_in_lower_case() -> None:
+    metric = Bleu("bleu_tok_lc", "moses", "de", lowercase=True)
+    metric.update(["EIN HUND, der läuft."], ["ein Hund , der läuft ."])
+    assert metric.compute()["bleu_tok_lc"] == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "tokens"),
+    [
+        ("de", "Ein Mann, der (laut) singt.", "Ein Mann , der ( laut ) singt ."),
+        ("de", "ein t-shirt für 1,50 € z.b. hier…", "ein t-shirt für 1,50 € z.b. hier ..."),
+        ("de", "„Geht's?“, sagt er.", '" Geht \' s ? " , sagt er .'),
+        ("en", "a man's dog isn't \"here\".", "a man 's dog isn 't \" here \" ."),
+        ("fr", "l'homme d'état", "l' homme d' état"),
+        ("de", "nr. zwei ist 3.5 groß. Ende", "nr. zwei ist 3.5 groß . Ende"),
+        ("de", "", ""),
+    ],
+)
+def test_moses_tokens(language: str, text: str, tokens: str) -> None:
+    assert " ".join(moses_tokenize(text, language)) == tokens
