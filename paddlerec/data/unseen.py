@@ -46,5 +46,8 @@ class Unseen:
         if len(users) and counts.min() < 1:
             raise DataError(f"user {users[counts.argmin()]} has had every item: there is none to draw as a negative")
         place = (chance * counts[:, None]).astype(np.int64)  # [b, m] k
-        found = np.searchsorted(self.keys, users[:, None] * np.int64(self.num_items) + place, side="right")
-        return place + 1 + found - self.starts[users][:, None]
+        wanted = (users[:, None] * np.int64(self.num_items) + place).ravel()
+        order = np.argsort(wanted)  # in order, a search finds the keys of the last one in the cache: twice as fast
+        found = np.empty_like(wanted)
+        found[order] = np.searchsorted(self.keys, wanted[order], side="right")
+        return place + 1 + found.reshape(place.shape) - self.starts[users][:, None]
