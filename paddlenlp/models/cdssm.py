@@ -50,7 +50,11 @@ class CDSSM(nn.Module):
         self.terms = nn.Embedding(vocab_size, width * maps, padding_idx=pad_id)
         self.bias = nn.Parameter(torch.zeros(maps))
         with torch.no_grad():
-            self.terms.weight.uniform_(-0.2, 0.2)[pad_id] = 0.0
+            # the word in the middle counts most at the start, so that equal words are near before anything is learned
+            places = self.terms.weight.uniform_(-0.2, 0.2).view(vocab_size, width, maps)
+            places[:, : width // 2] *= 0.25
+            places[:, width // 2 + 1 :] *= 0.25
+            self.terms.weight[pad_id] = 0.0
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(maps, dim)
 

@@ -16,9 +16,10 @@ class SimNet(nn.Module):
     """A score of two texts: word vectors, an encoder, a linear layer; and on top a comparison.
 
     The encoders: bow = softsign of the sum of the word vectors; cnn = tanh filters over neighbours and their maximum;
-    lstm, gru = the last state. Both texts go through the same layers. The heads: cosine = a trained scale times the
-    cosine, which SimNet ranks pairs with; mlp = a tanh layer and a score over the two vectors, which it classifies
-    pairs with (there: over the two side by side; here |u - v| and u * v stand beside them).
+    lstm, gru = the last state, or with pool=max the maximum of each feature over the states. Both texts go through the
+    same layers. The heads: cosine = a trained scale times the cosine, which SimNet ranks pairs with; mlp = a tanh layer
+    and a score over the two vectors, which it classifies pairs with (there: over the two side by side; here |u - v| and
+    u * v stand beside them).
 
     Args:
         vocab_size: tokens, padding included.
@@ -28,6 +29,7 @@ class SimNet(nn.Module):
         hidden: width of an encoder's output (filters, state; bow has `dim`).
         size: width of a text's vector, and of the mlp's layer.
         width: words that a filter of the cnn sees.
+        pool: last or max, of lstm and gru.
         scale: of the cosine at the start; it is trained.
         bound: word vectors are drawn uniformly from [-bound, bound].
         dropout: probability that a value of a word vector is dropped.
@@ -46,6 +48,7 @@ class SimNet(nn.Module):
         hidden: int = 128,
         size: int = 128,
         width: int = 3,
+        pool: str = "last",
         scale: float = 10.0,
         bound: float = 0.1,
         dropout: float = 0.0,
@@ -62,7 +65,7 @@ class SimNet(nn.Module):
         elif encoder == "cnn":
             self.encoder = Convolution(dim=dim, maps=hidden, width=width)
         else:
-            self.encoder = Recurrent(kind=encoder, dim=dim, hidden=hidden)
+            self.encoder = Recurrent(kind=encoder, dim=dim, hidden=hidden, pool=pool)
         self.is_bow = encoder == "bow"
         self.dropout = nn.Dropout(dropout)
         self.project = nn.Linear(self.encoder.size, size)
