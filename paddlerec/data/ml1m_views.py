@@ -228,13 +228,13 @@ class ML1MViewsData(ML1MNCFData):
     def encode(self, raw: Any) -> Batch:
         """A user and films to rank, as a dict or JSON text: {"gender": "F", "age": 25, "occupation": 4, "history": [1,
         2, 3], "items": [{"item": 7, "genres": ["Drama"], "title": "A Title (1999)"}, ...]}. Gender, age group and
-        occupation are MovieLens' codes, items count from 1 in the order of the data; an unknown one is 0, and a film
-        that is unknown is scored by its genres and title. In the prediction a film is called by its place in `items`,
-        from 1."""
+        occupation are MovieLens' codes; items count from 1 in the order of the data. Unknown ones are left out of the
+        history, and an unknown film is scored by its genres and title. In the prediction a film is called by its place
+        in `items`, from 1."""
         given = row(raw, ["gender", "age", "occupation", "history", "items"])
         try:
             profile = [profile_ids(*(str(given[name]) for name in ("gender", "age", "occupation")))]
-            history = [i if 0 < i < self.num_items else 0 for i in given["history"]][-self.max_length :]
+            history = [i for i in given["history"] if 0 < i < self.num_items][-self.max_length :]
             items = [row(item, ["item", "genres", "title"]) for item in given["items"]]
             numbers = [i["item"] if 0 < i["item"] < self.num_items else 0 for i in items]
             genres = [genre_ids(item["genres"]) for item in items]

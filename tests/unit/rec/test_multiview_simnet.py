@@ -186,7 +186,7 @@ def test_raw_users_and_films() -> None:
     item = {"item": 99, "genres": ["Drama", "War"], "title": "Of Men, 1994"}
     raw = {"gender": "M", "age": 56, "occupation": 0, "history": [1, 99, 3], "items": [item, {**item, "genres": []}]}
     batch = fresh.encode(json.dumps(raw))
-    assert batch["user.history"].tolist() == [[0, 3]] and batch["user.profile"].tolist() == [[2, 9, 10]]
+    assert batch["user.history"].tolist() == [[1, 3]] and batch["user.profile"].tolist() == [[2, 9, 10]]
     assert batch["item.id"].tolist() == [[[0], [0]]] and batch["candidates"].tolist() == [[1, 2]]
     assert batch["item.genres"].tolist() == [[[8, 17], [0, 0]]]
     assert batch["item.title"][0, 0].tolist() == [1 + zlib.crc32(w) % 5000 for w in (b"of", b"men", b"1994")]
