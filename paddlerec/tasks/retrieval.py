@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paddlecore.errors import ConfigError
 from paddlecore.metric import Mean, Metric
 from paddlecore.task import Batch, Prediction, StepOutput, Task
 from paddlerec.layers.ann import ApproximateIndex
@@ -96,7 +97,7 @@ class Retrieval(Task):
         others = {"bpr": "negative", "softmax": "candidates", "sgns": "candidates"}.get(self.loss)
         if others is not None and others not in batch:
             wanted = "data.negatives" if others == "negative" else "data.in_batch or data.sampled"
-            raise ValueError(f"task.loss={self.loss} needs {others} in the batch: set {wanted}")
+            raise ConfigError(f"task.loss={self.loss} needs {others} in the batch: set {wanted}")
         more = batch[others].flatten() if others is not None else item[:0]
         query, vectors = self.model(user, torch.cat([item, more]), batch.get("history"))
         query = query.float() / self.temperature

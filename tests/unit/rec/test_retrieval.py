@@ -167,7 +167,7 @@ def test_losses_against_slow_transcriptions(loss: str, log_q: float) -> None:
 
 def test_a_loss_without_what_it_needs_says_what_to_set() -> None:
     model = MF(num_users=6, num_items=8)
-    with pytest.raises(ValueError, match=r"data\.negatives"):
+    with pytest.raises(ConfigError, match=r"data\.negatives"):
         Retrieval(model, loss="bpr")({"user": torch.tensor([1]), "item": torch.tensor([1])})
     with pytest.raises(ValueError, match=r"task\.loss must be one of"):
         Retrieval(model, loss="hinge")
