@@ -1,0 +1,254 @@
+"""Running text for language models: own files, and the Penn Treebank."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from paddlecore.data import DataModule, Plan, Rows, mix
+from paddlecore.errors import DataError
+from paddlecore.sources import File, Source, fingerprint
+from paddlecore.task import Batch
+from paddlenlp.data.text_files import BadRow, decoded, lines_of, published
+
+PAD, END, UNKNOWN = 0, 1, 2  # fills up a batch; ends a line, and stands before the text; not in the vocabulary
+
+
+class StreamRows:
+    """A text cut into `slots` streams that are read side by side, `steps` tokens at a time.
+
+    Row i is window i // slots of stream i % slots, so the rows of a step in order are one window of every stream, and
+    the state of a stream goes on from step to step. What does not fill a last window of all streams is left out.
+
+    A batch is tokens [b, T] and target [b, T] int64, the same one later; slot [b] int64; first [b] bool: the state is
+    empty.
+    """
+
+    def __init__(self, text: np.ndarray, slots: int, steps: int) -> None:
+        self.slots, self.steps = slots, steps
+        self.windows = (len(text) - 1) // (slots * steps)
+        if not self.windows:
+            raise DataError(
+                f"{len(text)} tokens do not make one step of data.batch_size={slots} x data.steps={steps} tokens"
+            )
+        length = self.windows * steps
+        self.text = np.stack([text[slot * length : (slot + 1) * length + 1] for slot in range(slots)])
+
+    def __len__(self) -> int:
+        return self.slots * self.windows
+
+    def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
+        window, slot = np.divmod(rows, self.slots)
+        places = window[:, None] * self.steps + np.arange(self.steps + 1)
+        tokens = torch.from_numpy(self.text[slot[:, None], places].astype(np.int64))
+        return {
+            "tokens": tokens[:, :-1],
+            "target": tokens[:, 1:],
+            "slot": torch.from_numpy(slot),
+            "first": torch.from_numpy(window == 0),
+        }
+
+
+class WindowRows:
+    """A text in windows to be scored one by one: each token counts once, after at least `context` tokens or all.
+
+    A batch is tokens [b, W] and target [b, W] int64, padded on the right; a target of 0 does not count.
+    """
+
+    def __init__(self, text: np.ndarray, window: int, context: int) -> None:
+        self.text, self.window, self.context = text, window, context
+
+    def __len__(self) -> int:
+        return -(-(len(self.text) - 1) // self.window)
+
+    def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
+        tokens = np.full((len(rows), self.context + self.window), PAD, np.int64)
+        target = tokens.copy()
+        for i, row in enumerate(rows.tolist()):
+            begin, counted = max(row * self.window - self.context, 0), row * self.window
+            end = min((row + 1) * self.window, len(self.text) - 1)
+            tokens[i, : end - begin] = self.text[begin:end]
+            target[i, counted - begin : end - begin] = self.text[counted + 1 : end + 1]
+        return {"tokens": torch.from_numpy(tokens), "target": torch.from_numpy(target)}
+
+
+class RunningTextData(DataModule):
+    """Text of one's own, one sentence a line, its words parted by spaces.
+
+    `source` is a folder of train.txt, valid.txt and perhaps test.txt, each perhaps with .gz; or toy = generated. Each
+    line, a blank one too, ends with the end token. A line that is not UTF-8 is bad, and is named by file and line.
+    The vocabulary is that of the training text; other words are <unk>.
+
+    Training reads `batch_size` streams side by side, `steps` tokens at a time: see `StreamRows`; nothing is shuffled.
+    Validation and test are scored in windows that begin with `context` tokens which do not count, so that every token
+    has a state of at least so long a past, and any window can be scored by itself, on any rank.
+
+    Args:
+        steps: tokens that a gradient goes back.
+        context: see above.
+        window: tokens of a window that count.
+        min_count: rarer words of the training text are <unk>.
+        **common: see `DataModule`.
+    """
+
+    def __init__(
+        self, *, steps: int = 20, context: int = 200, window: int = 400, min_count: int = 1, **common: Any
+    ) -> None:
+        super().__init__(**common)
+        for name, value, low in (("steps", steps, 1), ("context", context, 0), ("window", window, 1)):
+            if value < low:
+                raise ValueError(f"data.{name} must be at least {low}, got {value}")
+        self.steps, self.context, self.window, self.min_count = steps, context, window, min_count
+        self._vocabulary: list[str] = []
+        self._ids: dict[str, int] = {}
+        self._texts: dict[str, np.ndarray] = {}
+        self._paths: list[Path] = []
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        if not self._vocabulary:
+            raise DataError("there is no vocabulary yet: prepare() reads the data, restore() takes a state")
+        return {
+            "vocab_size": len(self._vocabulary),
+            "vocabulary": self._vocabulary,
+            "slots": self.batch_size,
+            "pad_id": PAD,
+            "end_id": END,
+            "unknown_id": UNKNOWN,
+        }
+
+    def rows(self, split: str) -> Rows:
+        text = self._texts[split]
+        if split == "train":
+            return StreamRows(text, self.batch_size, self.steps)
+        return WindowRows(text, self.window, self.context)
+
+    def plan(self, rows: Rows) -> Plan:
+        return Plan(len(rows), self.batch_size, shuffle=False)
+
+    def state(self) -> dict[str, Any]:
+        return {"vocabulary": self._vocabulary}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._know(list(state.get("vocabulary", [])))
+
+    def fingerprint(self) -> str:
+        return fingerprint(self._paths) if self._paths else ""
+
+    def examples(self) -> list[str]:
+        return ["the company said", "a share of the"] if self.source != "toy" else ["w1 w2", "w5"]
+
+    def describe(self) -> dict[str, Any]:
+        unknown = {split: round(float((text == UNKNOWN).mean()), 4) for split, text in self._texts.items()}
+        tokens = {split: len(text) - 1 for split, text in self._texts.items()}
+        return {**super().describe(), "tokens": tokens, "unknown_tokens": unknown, "skipped": self.bad_rows.first}
+
+    def prepare(self) -> None:
+        """
+        Raises:
+            DataError: a file or line that cannot be used, by file and line.
+        """
+        files = {} if self.source == "toy" else self._files()
+        self._paths = list(files.values())
+        read = {split: self._read(path) for split, path in files.items()} or self._toy()
+        self.splits = tuple(read)
+        if not self._vocabulary:
+            counts = Counter(read["train"])
+            for special in ("<pad>", "<eos>", "<unk>"):
+                counts.pop(special, None)
+            kept = [word for word, count in counts.most_common() if count >= self.min_count]
+            self._know(["<pad>", "<eos>", "<unk>", *kept])
+        for split, words in read.items():
+            ids = [END, *(self._ids.get(word, UNKNOWN) for word in words)]
+            self._texts[split] = np.array(ids, np.int32)
+
+    def _files(self) -> dict[str, Path]:
+        folder = Path(self.source)
+        if self.source == "auto" or not folder.is_dir():
+            raise DataError(f"data.source={self.source}: give the folder of your texts, or toy for generated ones")
+        files = {}
+        for split in ("train", "valid", "test"):
+            found = [p for p in (folder / f"{split}.txt", folder / f"{split}.txt.gz") if p.is_file()]
+            if found:
+                files[split] = found[0]
+            elif split != "test":
+                raise DataError(f"{folder} has no {split}.txt, perhaps with .gz")
+        return files
+
+    def _read(self, path: Path) -> list[str]:
+        words: list[str] = []
+        for line, raw in lines_of(path):
+            try:
+                words += [*decoded(raw, "utf-8", line).split(), "<eos>"]
+            except BadRow as error:
+                self.bad_rows.add(path, line, str(error))
+        if not words:
+            raise DataError(f"{path}:1: the file is empty")
+        return words
+
+    def _know(self, vocabulary: list[str]) -> None:
+        self._vocabulary = vocabulary
+        self._ids = {word: i for i, word in enumerate(vocabulary)}
+
+    def encode(self, raw: Any) -> Batch:
+        """The beginning of a text, or {"text": ...}; other words than the vocabulary's are <unk>; it may be empty."""
+        if isinstance(raw, str) and raw.lstrip().startswith("{"):
+            try:
+                given = json.loads(raw)
+                raw = given if isinstance(given, dict) else raw
+            except (ValueError, RecursionError):
+                pass  # a text may begin with a brace
+        if isinstance(raw, dict):
+            raw = raw.get("text")
+        if not isinstance(raw, str):
+            raise DataError(f"the text must be a string, got {type(raw).__name__}")
+        ids = [self._ids.get(word, UNKNOWN) for word in raw.split()]
+        return {"tokens": torch.tensor([ids], dtype=torch.int64).view(1, -1)}
+
+    def _toy(self) -> dict[str, list[str]]:
+        """Words of a cycle of thirty, which now and then jumps."""
+        read = {}
+        for number, (split, count) in enumerate({"train": 6000, "valid": 1000, "test": 1000}.items()):
+            random = np.random.Generator(np.random.Philox(key=mix(number)))
+            places = np.cumsum(np.where(random.random(count) < 0.1, random.integers(30, size=count), 1)) % 30
+            read[split] = [f"w{p}" if p else "<eos>" for p in places.tolist()]
+        return read
+
+
+PTB = Source(
+    name="Penn Treebank, words, as prepared by Mikolov",
+    folder="nlp/ptb",
+    files=(
+        File("ptb.train.txt", "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf", 5_101_618),
+        File("ptb.valid.txt", "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2", 399_782),
+        File("ptb.test.txt", "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0", 449_945),
+    ),
+    licence="derived from LDC's Penn Treebank (Wall Street Journal); research",
+    homepage="https://catalog.ldc.upenn.edu/LDC99T42",
+    manual="Get ptb.train.txt, ptb.valid.txt and ptb.test.txt (10 000 words, lower case), packed with gzip or not.",
+)
+
+
+class PTBData(RunningTextData):
+    """929 589 words of the Wall Street Journal for training, 73 760 for validation, 82 430 for testing; 10 000 types.
+
+    In lower case, numbers as N, rare words as <unk>, with the ends of lines (Mikolov et al., 2010, "Recurrent Neural
+    Network Based Language Model"). Published perplexities are by word, the ends of lines included, with the state
+    carried over the whole text; here it is carried over at least `context` words.
+
+    `source`: auto = nlp/ptb under PADDLE_DATA; toy = generated; or own files, as in `RunningTextData`.
+
+    Args:
+        **options: see `RunningTextData`.
+    """
+
+    def _files(self) -> dict[str, Path]:
+        if self.source != "auto":
+            return super()._files()
+        files = published(PTB)
+        return {split: files[f"ptb.{split}.txt"] for split in ("train", "valid", "test")}

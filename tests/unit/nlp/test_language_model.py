@@ -1,0 +1,141 @@
+"""Language model: streams that go on, windows that count each token once, the LSTM by its equations, writing."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from paddlecore.errors import DataError
+from paddlenlp.data import PTBData, RunningTextData
+from paddlenlp.data.ptb import StreamRows, WindowRows
+from paddlenlp.models import LSTMLM
+from paddlenlp.tasks import LanguageModel
+
+TEXT = np.arange(1, 48, dtype=np.int32)  # each token is one more than the one before
+VOCABULARY = [str(i) for i in range(50)]
+
+
+def task(**options: object) -> LanguageModel:
+    torch.manual_seed(0)
+    return LanguageModel(LSTMLM(vocab_size=50, dim=6, init=0.4), VOCABULARY, 3, 0, 1, 2, **options)  # type: ignore[arg-type]
+
+
+def test_streams_go_on_from_step_to_step() -> None:
+    rows = StreamRows(TEXT, 3, 4)
+    assert len(rows) == 9  # 46 targets, 15 a stream, of which three windows of four
+    seen = [rows.fetch(np.arange(3) + 3 * step, 0) for step in range(3)]
+    for slot in range(3):
+        tokens = torch.cat([batch["tokens"][slot] for batch in seen])
+        target = torch.cat([batch["target"][slot] for batch in seen])
+        assert tokens.tolist() == list(range(1 + 12 * slot, 13 + 12 * slot))
+        assert target.tolist() == (tokens + 1).tolist()
+    assert [batch["first"].tolist() for batch in seen] == [[True] * 3, [False] * 3, [False] * 3]
+    with pytest.raises(DataError, match="do not make one step"):
+        StreamRows(TEXT, 30, 20)
+
+
+@pytest.mark.parametrize(("window", "context"), [(10, 4), (7, 0), (5, 20), (100, 3)])
+def test_windows_count_each_token_once_after_its_past(window: int, context: int) -> None:
+    rows = WindowRows(TEXT, window, context)
+    batch = rows.fetch(np.arange(len(rows)), 0)
+    counted = batch["target"] != 0
+    assert sorted(batch["target"][counted].tolist()) == list(range(2, 48))
+    assert torch.equal(batch["tokens"][counted] + 1, batch["target"][counted])
+    for row in range(1, len(rows)):
+        assert int(counted[row].nonzero()[0]) == min(context, row * window)
+
+
+def test_training_in_steps_is_the_model_over_the_whole_stream() -> None:
+    subject, rows = task(), StreamRows(TEXT, 3, 4)
+    losses = [subject(rows.fetch(np.arange(3) + 3 * step, 0)) for step in range(3)]
+    total = 0.0
+    for slot in range(3):
+        text = torch.from_numpy(TEXT[12 * slot : 12 * slot + 13].astype(np.int64))[None]
+        features, after = subject.model(text[:, :-1], torch.zeros(1, 24))
+        total += float(
+            torch.nn.functional.cross_entropy(subject.model.output(features)[0], text[0, 1:], reduction="sum")
+        )
+        torch.testing.assert_close(subject.state[slot], after[0].detach())
+    assert sum(out.loss_sum.item() for out in losses) == pytest.approx(total, rel=1e-5)
+    assert [int(out.weight) for out in losses] == [12, 12, 12]
+    again = subject(rows.fetch(np.arange(3), 1))  # a new epoch begins with empty states
+    assert again.loss_sum.item() == pytest.approx(losses[0].loss_sum.item(), rel=1e-6)
+
+
+def test_the_lstm_is_that_of_the_paper() -> None:
+    net = LSTMLM(vocab_size=50, dim=6, init=0.4).eval()
+    w = {name: p.detach().double().numpy() for name, p in net.named_parameters()}
+    states = [(np.zeros(6), np.zeros(6)) for _ in range(2)]
+    outputs = []
+    for token in (5, 9, 3):
+        x = w["embedding.weight"][token]
+        for layer, (h, c) in enumerate(states):
+            gates = w[f"lstm.weight_ih_l{layer}"] @ x + w[f"lstm.weight_hh_l{layer}"] @ h
+            i, f, g, o = np.split(gates + w[f"lstm.bias_ih_l{layer}"] + w[f"lstm.bias_hh_l{layer}"], 4)
+            i, f, o = (1 / (1 + np.exp(-gate)) for gate in (i, f, o))
+            c = f * c + i * np.tanh(g)
+            states[layer] = (o * np.tanh(c), c)
+            x = states[layer][0]
+        outputs.append(x)
+    with torch.no_grad():
+        features, after = net(torch.tensor([[5, 9, 3]]), torch.zeros(1, 24))
+    np.testing.assert_allclose(features[0], np.stack(outputs), atol=1e-6)
+    np.testing.assert_allclose(after[0], np.concatenate([s[k] for k in (0, 1) for s in states]), atol=1e-6)
+
+
+def test_perplexity_with_enough_context_is_that_of_the_whole_text() -> None:
+    subject = task().eval()
+    values = []
+    for window, context in ((100, 0), (10, 46)):
+        metrics = subject.metrics()
+        rows = WindowRows(TEXT, window, context)
+        with torch.no_grad():
+            subject.measure(metrics, {}, rows.fetch(np.arange(len(rows)), 0))
+        values.append(metrics[0].compute()["perplexity"])
+    text = torch.from_numpy(TEXT.astype(np.int64))[None]
+    with torch.no_grad():
+        logits = subject.model.output(subject.model(text[:, :-1], torch.zeros(1, 24))[0])[0]
+    mean = torch.nn.functional.cross_entropy(logits, text[0, 1:])
+    assert values == pytest.approx([math.exp(mean)] * 2, rel=1e-5)
+
+
+def test_it_writes_on_from_what_is_given_the_same_each_time() -> None:
+    subject = task(length=5, top_k=1).eval()
+    given = torch.tensor([[7, 8]])
+    (row,) = subject.render(subject.predict({"tokens": given}))
+    tokens = [1, 7, 8]
+    words: list[str] = []
+    while len(words) < 5:
+        with torch.no_grad():
+            logits = subject.model.output(subject.model(torch.tensor([tokens]), torch.zeros(1, 24))[0])[0, -1]
+        logits[[0, 1, 2]] = -torch.inf
+        tokens.append(int(logits.argmax()))
+        words.append(VOCABULARY[tokens[-1]])
+    assert row["text"].split() == words[: len(row["text"].split())]
+    drawn = task(length=9).eval()
+    assert torch.equal(drawn.predict({"tokens": given})["tokens"], drawn.predict({"tokens": given})["tokens"])
+    assert "text" in drawn.render(drawn.predict({"tokens": torch.zeros(1, 0, dtype=torch.int64)}))[0]
+
+
+def test_own_text(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        (tmp_path / f"{split}.txt").write_text("the cat sat\n\nthe dog ran\n" * 20, encoding="utf-8")
+    data = RunningTextData(source=str(tmp_path), batch_size=2, steps=3, min_count=2)
+    data.prepare()
+    assert data.splits == ("train", "valid")
+    assert set(data.spec["vocabulary"]) == {"<pad>", "<eos>", "<unk>", "the", "cat", "sat", "dog", "ran"}
+    assert data.describe()["tokens"] == {"train": 180, "valid": 180}
+    assert data.encode("the bird")["tokens"].tolist() == [[data._ids["the"], 2]]
+    other = PTBData(source="toy")
+    other.restore(data.state())
+    assert other.spec["vocabulary"] == data.spec["vocabulary"]
+    (tmp_path / "train.txt").write_bytes(b"fine\n\xff\n")
+    with pytest.raises(DataError, match=r"train\.txt:2: byte 1 of the line is not utf-8"):
+        RunningTextData(source=str(tmp_path), batch_size=2, steps=3).prepare()
+    (tmp_path / "valid.txt").unlink()
+    with pytest.raises(DataError, match=r"no valid\.txt"):
+        RunningTextData(source=str(tmp_path)).prepare()
