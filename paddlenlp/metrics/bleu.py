@@ -23,7 +23,8 @@ def moses_tokenize(text: str, language: str = "en") -> list[str]:
     Any character but letters, digits, spaces and . ' , - is a token; commas are, unless between digits; a full stop is
     at the end of the sentence, and inside it unless a lower-case word follows or the word has other stops (z.b.);
     apostrophes go with what follows (English), what precedes (French, Italian) or stand alone. The scripts' lists of
-    abbreviations are left out.
+    abbreviations are left out, and so are their rules for a stop after one letter or number and before a quote: of the
+    1 000 lower-case test sentences of Multi30k one in each of German, English and French is parted otherwise.
     """
     text = re.sub(r"\s+", " ", text.translate(_NORMAL)).strip()
     text = re.sub(r"([^\w\s.',-]|_)", r" \1 ", text)
