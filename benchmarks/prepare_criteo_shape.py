@@ -56,7 +56,8 @@ def write(path: Path, rows: int, seed: int = 1) -> None:
             for place, empty in enumerate(EMPTY):
                 mask = random.random(count, dtype=np.float32) * 100 < empty
                 if place < 13:
-                    column = pa.array(np.exp(3.0 * random.exponential(0.8, count)).astype(np.int64) - 1, mask=mask)
+                    number = np.exp(np.minimum(3.0 * random.exponential(0.8, count), 14.0)).astype(np.int64) - 1
+                    column = pa.array(number, mask=mask)
                 else:
                     value = (VALUES[place - 13] ** random.random(count)).astype(np.uint32)
                     mixed = (value + np.uint32(place << 24)) * np.uint32(2654435761)

@@ -73,12 +73,14 @@ class CriteoData(TableData):
         return {"all": got_by_hand("rec/criteo", "train", _HELP)} if self.source == "auto" else super()._files()
 
     def encode(self, raw: Any) -> Batch:
-        """A row as {"I1": 3, ..., "C26": "a1b2c3d4"}, as JSON text of that, or as a line of the raw file, with or
+        """A row as {"I1": 3, ..., "C26": "a1b2c3d4"}, as JSON text of that, or as a whole line of the raw file, with or
         without its label. An integer may be null or "", a category ""."""
         if isinstance(raw, str) and "\t" in raw:
             cells = raw.rstrip("\r\n").split("\t")
             names = COLUMNS if len(cells) == len(COLUMNS) else COLUMNS[1:]
             if len(cells) != len(names):
                 raise DataError(f"expected {len(COLUMNS)} cells, or {len(names)} without a label; got {len(cells)}")
+            if names is not COLUMNS and len(cells[len(DENSE)]) < 8:  # C1 is never empty: this is I13, after a label
+                raise DataError(f"the line has {len(cells)} cells and begins with a label, so it lost its last cell")
             raw = dict(zip(names, cells, strict=True))
         return super().encode(from_json(raw))

@@ -59,6 +59,7 @@ def lines() -> list[str]:
     for _ in range(200):
         numbers = ["" if random.random() < 0.2 else str(random.integers(-2, 5000)) for _ in range(13)]
         ids = ["" if random.random() < 0.2 else f"{random.integers(0, 9) * 99:08x}" for _ in range(26)]
+        ids[0] = ids[0] or "05db9164"  # C1 is never empty
         rows.append("\t".join([str(random.integers(0, 2)), *numbers, *ids]))
     return rows
 
@@ -136,6 +137,8 @@ def test_a_raw_row_of_criteo(tmp_path: Path, lines: list[str]) -> None:
         assert batch["dense"].tolist() == [got["dense"][3].tolist()]
     with pytest.raises(DataError, match="expected 40 cells, or 39 without a label; got 3"):
         fresh.encode("1\t2\t3")
+    with pytest.raises(DataError, match="begins with a label, so it lost its last cell"):
+        fresh.encode(lines[3].rsplit("\t", 1)[0])
     with pytest.raises(DataError, match="rec/criteo holds no train file.*\n.*licence"):
         CriteoData().prepare()
 
