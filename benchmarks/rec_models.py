@@ -146,10 +146,10 @@ WRITERS: dict[str, Callable[[Path], str]] = {
 
 
 def recipes() -> list[str]:
-    """One recipe of each model of the suite, the first by name; others' data before toy rows, own tables and Criteo."""
+    """One recipe of each model, the first by name; toy rows, own tables and raw files only where there is no other."""
     chosen: dict[str, str] = {}
     names = config.list_recipes()
-    for name in sorted(names, key=lambda n: (n.endswith(("_toy", "_table", "_criteo")), n)):
+    for name in sorted(names, key=lambda n: (n.endswith(("_toy", "_table", "_criteo", "_avazu")), n)):
         if name.startswith("rec/"):
             chosen.setdefault(config.read_recipe(name)["model"]["_target_"], name)
     return sorted(chosen.values())
