@@ -74,8 +74,9 @@ class Handler(BaseHTTPRequestHandler):
         self.write(body)
 
     def write(self, data: bytes) -> None:
-        self.wfile.write(data)
+        # counted before it is written: the client may have read it all, and the test looked, before this thread goes on
         self.server.sent += len(data)
+        self.wfile.write(data)
 
 
 def serve(
