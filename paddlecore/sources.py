@@ -28,7 +28,7 @@ import urllib.parse
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,6 +198,38 @@ def _remembered_sha256(path: Path) -> str:
     except OSError:
         pass
     return digest
+
+
+def split_files(
+    source: Path, fits: Callable[[Path], object], kinds: str, needed: Sequence[str] = ("train",)
+) -> dict[str, Path]:
+    """The file of each split in the user's folder `source`: train.csv, test.tsv.gz and the like.
+
+    Args:
+        source: what `data.source` names.
+        fits: is this path of a kind that can be read?
+        kinds: what `fits` accepts, in words.
+        needed: splits without which the folder is refused.
+
+    Raises:
+        DataError: there is no such folder, it lacks a needed split, or has several files of one.
+    """
+    if not source.is_dir():
+        raise DataError(f"data.source={source}: there is no such file or folder")
+    there = sorted(source.iterdir())
+    files: dict[str, Path] = {}
+    for split in ("train", "valid", "test"):
+        found = [path for path in there if path.name.split(".")[0] == split and fits(path)]
+        if len(found) > 1:
+            raise DataError(f"{source} has several {split} files: {', '.join(p.name for p in found)}; keep one")
+        if found:
+            files[split] = found[0]
+    if not set(needed) <= files.keys():
+        must = " and ".join(f"a {split}" for split in needed)
+        may = " and ".join(split for split in ("valid", "test") if split not in needed)
+        shown = ", ".join(path.name for path in there[:20]) or "nothing"
+        raise DataError(f"{source} must hold {must} file (and may hold {may}), each {kinds}; it holds {shown}")
+    return files
 
 
 def fingerprint(paths: Iterable[str | os.PathLike[str]]) -> str:

@@ -15,6 +15,7 @@ from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
+from paddlecore import sources
 from paddlecore.errors import ConfigError, DataError, nearest
 from paddlecore.sources import Source, data_root, locate
 
@@ -136,27 +137,8 @@ def check_header(path: Path, line: int, columns: list[str], names: Iterable[str]
 
 
 def split_files(source: Path) -> dict[str, Path]:
-    """The file of each split in the folder `source`, train.tsv.gz and the like.
-
-    Raises:
-        DataError: there is no such folder, it lacks train or valid, or has one of them twice.
-    """
-    if not source.is_dir():
-        raise DataError(f"data.source={source}: there is no such file or folder")
-    files: dict[str, Path] = {}
-    for split in ("train", "valid", "test"):
-        found = [p for p in sorted(source.iterdir()) if p.name.split(".")[0] == split and kind_of(p)]
-        if len(found) > 1:
-            raise DataError(f"{source} has several {split} files: {', '.join(p.name for p in found)}; keep one")
-        if found:
-            files[split] = found[0]
-    if "train" not in files or "valid" not in files:
-        there = ", ".join(path.name for path in sorted(source.iterdir())[:20])
-        raise DataError(
-            f"{source} must hold a train and a valid file (and may hold a test file), each .csv, .tsv, .jsonl or "
-            f".txt, perhaps with .gz; it holds {there or 'nothing'}"
-        )
-    return files
+    """The file of each split in the folder `source`; see `paddlecore.sources.split_files`."""
+    return sources.split_files(source, kind_of, ".csv, .tsv, .jsonl or .txt, perhaps with .gz", ("train", "valid"))
 
 
 def published(source: Source) -> dict[str, Path]:

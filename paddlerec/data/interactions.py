@@ -10,7 +10,7 @@ import torch
 
 from paddlecore.data import DataModule, Plan, Rows, mix, uniform
 from paddlecore.errors import DataError
-from paddlecore.sources import fingerprint
+from paddlecore.sources import fingerprint, split_files
 from paddlecore.task import Batch
 from paddlerec.data.reader import BadValue, from_json, numbers, pieces, salvage, strings, suffix
 
@@ -449,19 +449,7 @@ class InteractionData(DataModule):
         source = Path(self.source)
         if source.is_file():
             return {"all": source}
-        if not source.is_dir():
-            raise DataError(f"data.source={self.source}: there is no such file or folder")
-        files: dict[str, Path] = {}
-        for split in ("train", "valid", "test"):
-            found = [path for path in sorted(source.iterdir()) if path.name.split(".")[0] == split and suffix(path)]
-            if len(found) > 1:
-                raise DataError(f"{source} has several {split} files: {', '.join(p.name for p in found)}; keep one")
-            if found:
-                files[split] = found[0]
-        if "train" not in files:
-            there = ", ".join(path.name for path in sorted(source.iterdir())[:20])
-            raise DataError(f"{source} must hold a train file (and test, perhaps valid); it holds {there or 'nothing'}")
-        return files
+        return split_files(source, suffix, ".txt, .tsv, .csv (perhaps with .gz), .parquet, .dat or .data")
 
     def _read(self, path: Path) -> tuple[tuple[np.ndarray, np.ndarray], tuple[list[str], list[str]]]:
         """Codes of users and items, each pair once and in order of time, and the names that the codes stand for."""

@@ -12,7 +12,7 @@ import torch
 
 from paddlecore.data import DataModule, Plan, Rows, mix
 from paddlecore.errors import DataError
-from paddlecore.sources import File, Source, fingerprint, locate
+from paddlecore.sources import File, Source, fingerprint, locate, split_files
 from paddlecore.task import Batch
 from paddlerec.data.reader import BadValue, from_json, numbers, pieces, salvage, strings, suffix
 from paddlerec.data.session_parallel import SessionPlan, SessionStreams
@@ -242,22 +242,7 @@ class SessionData(DataModule):
         source = Path(self.source)
         if source.is_file():
             return {"all": source}
-        if not source.is_dir():
-            raise DataError(f"data.source={self.source}: there is no such file or folder")
-        files: dict[str, Path] = {}
-        for split in ("train", "valid", "test"):
-            found = [path for path in sorted(source.iterdir()) if path.name.split(".")[0] == split and suffix(path)]
-            if len(found) > 1:
-                raise DataError(f"{source} has several {split} files: {', '.join(p.name for p in found)}; keep one")
-            if found:
-                files[split] = found[0]
-        if "train" not in files:
-            there = ", ".join(path.name for path in sorted(source.iterdir())[:20])
-            raise DataError(
-                f"{source} must hold a train file (and may hold valid and test files), each .txt, .tsv, .csv (perhaps "
-                f"with .gz) or .parquet; it holds {there or 'nothing'}"
-            )
-        return files
+        return split_files(source, suffix, ".txt, .tsv, .csv (perhaps with .gz) or .parquet")
 
     def _read(self, path: Path) -> Log:
         log = self._read_lines(path) if suffix(path) == ".txt" else self._read_clicks(path)

@@ -11,7 +11,7 @@ import torch
 
 from paddlecore.data import ArrayRows, DataModule, mix
 from paddlecore.errors import DataError, nearest
-from paddlecore.sources import cache_folder, data_root, fingerprint
+from paddlecore.sources import cache_folder, data_root, fingerprint, split_files
 from paddlecore.task import Batch
 from paddlerec.data import cache
 from paddlerec.data.columns import Categorical, ColumnMap, Dense, Sequence, hashed, options
@@ -273,22 +273,7 @@ class TableData(DataModule):
         source = Path(self.source)
         if source.is_file():
             return {"all": source}
-        if not source.is_dir():
-            raise DataError(f"data.source={self.source}: there is no such file or folder")
-        there = sorted(source.iterdir())
-        files: dict[str, Path] = {}
-        for split in ("train", "valid", "test"):
-            found = [path for path in there if path.name.split(".")[0] == split and suffix(path)]
-            if len(found) > 1:
-                raise DataError(f"{source} has several {split} files: {', '.join(p.name for p in found)}; keep one")
-            if found:
-                files[split] = found[0]
-        if "train" not in files or "valid" not in files:
-            raise DataError(
-                f"{source} must hold a train and a valid file (and may hold a test file), each .csv, .tsv or .txt "
-                f"(perhaps with .gz) or .parquet; it holds {', '.join(p.name for p in there[:20]) or 'nothing'}"
-            )
-        return files
+        return split_files(source, suffix, ".txt, .tsv, .csv (perhaps with .gz) or .parquet", ("train", "valid"))
 
     def _read(self, path: Path, work: Preparation) -> Iterator[Columns]:
         rows, size = 0, path.stat().st_size

@@ -12,7 +12,7 @@ import torch
 
 from paddlecore.data import DataModule, Rows, mix, uniform
 from paddlecore.errors import DataError
-from paddlecore.sources import File, Source, fingerprint, locate
+from paddlecore.sources import File, Source, fingerprint, locate, split_files
 from paddlecore.task import Batch
 from paddlerec.data.reader import BadValue, pieces, salvage, suffix
 
@@ -195,22 +195,7 @@ class TagSpaceData(DataModule):
         source = Path(self.source)
         if source.is_file():
             return {"train": source}
-        if not source.is_dir():
-            raise DataError(f"data.source={self.source}: there is no such file or folder")
-        files: dict[str, Path] = {}
-        for split in ("train", "valid", "test"):
-            found = [p for p in sorted(source.iterdir()) if p.name.split(".")[0] == split and _is_text(p)]
-            if len(found) > 1:
-                raise DataError(f"{source} has several {split} files: {', '.join(p.name for p in found)}; keep one")
-            if found:
-                files[split] = found[0]
-        if "train" not in files:
-            there = ", ".join(path.name for path in sorted(source.iterdir())[:20])
-            raise DataError(
-                f"{source} must hold a train file (and may hold valid and test files), each .tsv, .txt or .csv, "
-                f"perhaps with .gz; it holds {there or 'nothing'}"
-            )
-        return files
+        return split_files(source, _is_text, ".tsv, .txt or .csv, perhaps with .gz")
 
     def _read(self, path: Path, known: set[str]) -> list[tuple[str, list[str]]]:
         """Tag and words of each good row; a tag has to be in `known`, unless that is empty."""
