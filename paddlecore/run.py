@@ -108,7 +108,7 @@ def export_vectors(cfg: RunConfig, folder: Path) -> dict[str, Any]:
     """Write what the task's `export` gives: each tensor as <folder>/<name>.npy, anything else as <name>.json.
 
     Raises:
-        ConfigError: a task without `export`.
+        ConfigError: the task has nothing to export.
     """
     with _job(cfg) as device:
         where = _weights(cfg)
@@ -116,12 +116,12 @@ def export_vectors(cfg: RunConfig, folder: Path) -> dict[str, Any]:
         data = _data(cfg)
         data.restore(artefact.data_state)
         task = _task(cfg, data)
-        if not hasattr(task, "export"):
-            raise ConfigError(f"vectors={folder}: {type(task).__name__} has no vectors of items to write")
         load_exact(task, artefact, where)
         task.to(device).eval()
         with torch.no_grad():
-            exported = {name: value for name, value in task.export().items() if value is not None}
+            exported = task.export()
+        if not exported:
+            raise ConfigError(f"vectors={folder}: {type(task).__name__} has no vectors of items to write")
         folder.mkdir(parents=True, exist_ok=True)
         shapes: dict[str, Any] = {}
         for name, value in exported.items():

@@ -64,6 +64,13 @@ class Task(nn.Module):
         """Feed one batch's prediction and labels to `metrics` (those that `metrics()` made)."""
         raise NotImplementedError
 
+    def export(self) -> dict[str, Any]:
+        """What others may want of the trained weights in files of its own, by name: tensors, and JSON-able values.
+
+        `predict vectors=<folder>` writes it; empty where there is nothing of that kind.
+        """
+        return {}
+
     def render(self, prediction: Prediction) -> list[dict[str, Any]]:
         """A prediction as plain Python, one JSON-able dict per input; subclasses put in the names of labels."""
         rows = {k: v.tolist() if isinstance(v, Tensor) else list(v) for k, v in prediction.items()}

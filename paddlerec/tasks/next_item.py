@@ -118,7 +118,8 @@ class NextItem(Task):
         """vectors: [N, d] of all items, row 0 (padding) included, and bias [N] if there is one; labels: their names by
         id, if there are any."""
         vectors, bias = self.items()
-        return {"vectors": vectors, "labels": self.labels} | ({} if bias is None else {"bias": bias})
+        given = {"vectors": vectors, "bias": bias, "labels": self.labels}
+        return {name: value for name, value in given.items() if value is not None}
 
     @torch.no_grad()
     def recommend(self, query: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -168,7 +168,7 @@ class Retrieval(Task):
 
     def export(self) -> dict[str, Any]:
         """vectors: [N, d] float32 of all items, row 0 (padding) included; labels: names by id, if there are any."""
-        return {"vectors": self.items(), "labels": self.labels}
+        return {"vectors": self.items()} | ({} if self.labels is None else {"labels": self.labels})
 
     def render(self, prediction: Prediction) -> list[dict[str, Any]]:
         """items: the `top` best as {item: its name or id, score}, best first."""

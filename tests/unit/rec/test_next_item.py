@@ -119,6 +119,17 @@ def test_a_target_for_each_place(bias: bool) -> None:
         assert float(NextItem(model, loss=loss)(wider).loss_sum) == pytest.approx(expected, rel=1e-5)
 
 
+def test_vectors_for_other_indexes_give_the_same_scores() -> None:
+    task = NextItem(Mean()).eval()
+    with torch.no_grad():
+        exported = task.export()
+        assert "labels" not in exported
+        query = task.predict({"history": torch.tensor([[3, 4]])})["query"]
+        scores, ids = task.recommend(query, 5)
+        mine = query @ exported["vectors"].t() + exported.get("bias", torch.zeros(()))
+    torch.testing.assert_close(mine.gather(1, ids), scores)
+
+
 def test_bce_needs_negatives() -> None:
     with pytest.raises(ValueError, match="negatives"):
         NextItem(Mean(), loss="bce")({"history": torch.tensor([[1]]), "target": torch.tensor([2])})
