@@ -20,13 +20,18 @@ from pathlib import Path
 from paddlecore import config, run, testing
 
 RECIPE = "cv/lenet_mnist"  # has augmentation and dropout
-STEPS = 60
+STEPS = 180  # ten attempts go on by some six steps each on a slow machine, and by twice that on a fast one
 
 
 def command(folder: Path, steps: int = STEPS) -> list[str]:
-    data = ["data.source=toy", "data.batch_size=32", "data.workers=2", "model.dropout=0.2"]
+    data = ["data.source=toy", "data.batch_size=32", "data.workers=2", "model.dropout=0.2", "train.ema=0.9"]
     often = ["train.eval_every=20", "train.save_every=3", "train.log_every=2", "train.max_eval_batches=2"]
-    length = [f"train.max_steps={steps}", "train.max_epochs=null", "train.ema=0.9", "optim.schedule.total_steps=60"]
+    length = [
+        f"train.max_steps={steps}",
+        "train.max_epochs=null",
+        "train.ema=0.9",
+        f"optim.schedule.total_steps={STEPS}",
+    ]
     return [f"recipe={RECIPE}", f"output_dir={folder}", "device=cpu", *data, *often, *length]
 
 
