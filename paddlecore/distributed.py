@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from paddlecore.errors import ConfigError, RankLost
 
@@ -60,7 +61,12 @@ def start(device: str = "auto", timeout: float = 30.0) -> torch.device:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         # gloo beside nccl: counters, stop flags and metric states are reduced on the CPU
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=max(10 * timeout, 300)))
+        patience = datetime.timedelta(seconds=max(10 * timeout, 300))
+        store, rank, size = next(rendezvous("env://", timeout=patience))
+        # torchrun may keep the store over a restart; without names of its own for each, a quick rank reads where
+        # another listened before the restart, and finds nobody
+        store = dist.PrefixStore(f"restart {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
         global _watch
         _watch = Watch(timeout)
     return chosen
