@@ -172,8 +172,8 @@ def load_tensors(path: Path, *more: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
 
 
-def load_optimizer(path: Path) -> Any:
-    """Plain tensors and containers; anything else in the file is refused, never executed."""
+def load_plain(path: Path) -> Any:
+    """What torch.save wrote, of plain tensors and containers; anything else in the file is refused, never executed."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -181,6 +181,19 @@ def load_optimizer(path: Path) -> Any:
     except Exception as error:  # torch raises a dozen kinds for damaged or hostile pickles; none may pass as a crash
         reason = str(error).split("\n")[0]
         raise CheckpointError(f"{path} is not a readable state of plain tensors: {reason}") from None
+
+
+def load_foreign(path: Path) -> dict[str, Tensor]:
+    """The tensors by name in a file of another program: safetensors, or a state dict that torch.save wrote.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds anything but named tensors.
+    """
+    state = load_tensors(path) if path.suffix == ".safetensors" else load_plain(path)
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        keys = f" but {', '.join(sorted(map(str, state))[:5])}" if isinstance(state, dict) and state else ""
+        raise CheckpointError(f"{path} does not hold tensors by name{keys}; save a module's state_dict() alone")
+    return {str(name): value for name, value in state.items()}
 
 
 def prune(root: Path, keep: int, best: str | None) -> None:

@@ -769,6 +769,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
     # a schedule that ends with the run has another curve in a longer run
     schedule = config.optim.get("schedule", {})
     to_the_end = schedule.get("kind") in ("cosine", "linear") and schedule.get("total_steps") is None
+    if config.init.weights is None:
+        del flat["init.into"]
     free = [k for k in _NOT_IDENTITY if not (to_the_end and k in ("train.max_steps", "train.max_epochs"))]
     return {k: v for k, v in sorted(flat.items()) if k not in free and not k.startswith("about.")}
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SUITES = {"rec": "paddlerec", "cv": "paddlecv", "nlp": "paddlenlp"}
 PIECE = 7 * 2**20  # bytes
+BARE = (".safetensors", ".pth", ".pt")  # endings of files of tensors that other programs write
 _log = logging.getLogger("paddlecore")
 
 
@@ -187,14 +188,23 @@ def load_pretrained(module: nn.Module, where: str | Path, *, strict: bool = Fals
     return load_state(module, artefact.state_dict)
 
 
-def load_state(module: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
+def load_state(module: nn.Module, state: Mapping[str, Tensor], *, into: str = "model") -> LoadReport:
     """Copy what fits of a task's state dict into a task or a model.
+
+    Args:
+        into: the part of a task that the weights of `state`'s model are for, e.g. `model.backbone`.
 
     Raises:
         CheckpointError: not one tensor fits; the module is unchanged.
+        ConfigError: the task has no such part.
     """
     import torch
 
+    if into != "model":
+        parts = [name for name, _ in module.named_modules() if name]
+        if into not in parts:
+            raise ConfigError(f"init.into={into}: the task has no such part{nearest(into, parts)}")
+        state = {f"{into}.{name[6:]}": value for name, value in state.items() if name.startswith("model.")}
     given = _names_for(module, state)
     report = _compare(module, state)
     own = module.state_dict()
@@ -223,7 +233,9 @@ def _compare(module: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
     report = LoadReport(unused=[name for name in given if name not in own])
     for name, tensor in own.items():
         if name not in given:
-            report.missing.append(name)
+            # a batch norm's count of batches matters only where its averages are cumulative; many files leave it out
+            if not name.endswith("num_batches_tracked"):
+                report.missing.append(name)
         elif given[name].shape != tensor.shape:
             report.reinitialised.append((name, tuple(given[name].shape), tuple(tensor.shape)))
         else:
@@ -264,17 +276,19 @@ def read_card(recipe: str) -> dict[str, Any]:
 
 
 def resolve(where: str | Path) -> Path:
-    """The artefact or checkpoint folder that `where` means.
+    """The artefact or checkpoint folder, or the bare file of tensors, that `where` means.
 
-    An artefact or a checkpoint folder is itself; a run folder means its best checkpoint, else its last whole one; a
-    recipe's name means its published weights.
+    An artefact or a checkpoint folder is itself, and so is a file of tensors that belongs to neither; a run folder
+    means its best checkpoint, else its last whole one; a recipe's name means its published weights.
 
     Raises:
         ConfigError: neither a folder with weights nor a recipe with any; names the nearest.
         CheckpointError: a run folder without a whole checkpoint.
     """
     path = Path(where)
-    if path.is_file() and path.suffix == ".safetensors":
+    if path.is_file() and path.suffix in BARE:
+        if not any((path.parent / name).is_file() for name in ("card.json", "manifest.json")):
+            return path
         path = path.parent
     if (path / "card.json").is_file() or (path / "manifest.json").is_file():
         return path
@@ -317,6 +331,8 @@ def _of_run(run: Path) -> Path:
 def read_artefact(path: str | Path) -> Artefact:
     """Read an artefact or a checkpoint folder, everything checked. An EMA's weights are preferred to the raw ones.
 
+    Of a bare file of tensors (`BARE`) only `state_dict` is known: its tensors are taken for those of a model.
+
     Raises:
         CheckpointError: a file is missing, damaged or altered; names it and says what to do.
         ConfigError: a class name in it is not allowed.
@@ -325,6 +341,9 @@ def read_artefact(path: str | Path) -> Artefact:
     from paddlecore.sources import sha256_of
 
     path = Path(path)
+    if path.is_file():
+        tensors = checkpoint.load_foreign(path)
+        return Artefact(path, {}, {}, {}, {f"model.{name}": tensor for name, tensor in tensors.items()})
     if (path / "card.json").is_file():
         card = _mapping(path / "card.json")
         files = card.get("files")

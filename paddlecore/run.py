@@ -237,7 +237,7 @@ def build_trainer(
     _prepare(data)
     task = _task(cfg, data)
     if pretrained is not None:
-        report = hub.load_state(task, pretrained.state_dict)
+        report = hub.load_state(task, pretrained.state_dict, into=cfg.init.into)
         if distributed.rank() == 0:
             print(f"init.weights={cfg.init.weights}\n{report}", file=sys.stderr, flush=True)
     task.to(device)

@@ -109,7 +109,10 @@ class Train:
 class Init:
     """Where a run starts from."""
 
-    weights: str | None = opt(None, "artefact, checkpoint or run folder, or a recipe name: weights only, with a report")
+    weights: str | None = opt(
+        None, "artefact, checkpoint or run folder, a recipe name, or a file of tensors: weights only, with a report"
+    )
+    into: str = opt("model", "part of the task that a file's or another model's weights are for, e.g. model.backbone")
     resume: str = opt("auto", "auto = go on in the run folder if it holds a checkpoint; never; or a run folder")
 
 

@@ -41,6 +41,13 @@ class Tape:
         pass
 
 
+def small(recipe: str) -> list[str]:
+    """Overrides that make a heavy recipe cheap to sweep (narrow layers, small images): tests/recipes/small.json."""
+    path = config.config_root().parent / "tests" / "recipes" / "small.json"
+    found: list[str] = json.loads(path.read_text()).get(recipe, []) if path.is_file() else []
+    return found
+
+
 def tiny(recipe: str, *overrides: str) -> RunConfig:
     """A recipe on its toy data for four steps of eight rows on the CPU; `overrides` come last."""
     return config.compose(
@@ -50,13 +57,13 @@ def tiny(recipe: str, *overrides: str) -> RunConfig:
             f"data.batch_size={BATCH}",
             "data.workers=0",
             "device=cpu",
-            "train.precision=fp32",  # comparisons are to its rounding
             "train.max_steps=4",
             "train.max_epochs=null",
             "train.precision=fp32",  # in bf16 two halves round otherwise than the whole
             "train.log_every=1",
             "train.eval_every=1000",
             "train.max_eval_batches=4",
+            *small(recipe),
             *overrides,
         ]
     )

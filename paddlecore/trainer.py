@@ -442,7 +442,7 @@ class Trainer:
                 f"{folder} was made on other training data ({state['data']}) than this run's ({self.data_record}); "
                 "restore the data, or start afresh with init.resume=never"
             )
-        optimizer_state = checkpoint.load_optimizer(folder / "optimizer.pt")
+        optimizer_state = checkpoint.load_plain(folder / "optimizer.pt")
         load_strict(self.task, checkpoint.load_tensors(folder / "model.safetensors"), folder)
         if set(optimizer_state) != set(self.optimizers):
             raise CheckpointError(

@@ -25,6 +25,10 @@ def test_how_many_recipes_there_are() -> None:
     assert len(RECIPES) == 59 - len(SHARED), RECIPES
 
 
+def test_small_overrides_are_of_recipes_that_exist() -> None:
+    assert json.loads((Path(__file__).parent / "small.json").read_text()).keys() <= set(RECIPES)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_composes_and_says_what_it_is(recipe: str) -> None:
     about = config.compose([f"recipe={recipe}"]).about

@@ -36,7 +36,7 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     checkpoint.verify(folder)
     loaded = checkpoint.load_tensors(folder / "model.safetensors")
     assert all(torch.equal(loaded[k], STATE[k]) for k in STATE)
-    assert checkpoint.load_optimizer(folder / "optimizer.pt")["main"]["w"]["m"].tolist() == [1, 1]
+    assert checkpoint.load_plain(folder / "optimizer.pt")["main"]["w"]["m"].tolist() == [1, 1]
     assert checkpoint.read_json(folder / "trainer.json") == {"step": 12}
     assert not list(tmp_path.glob(".*"))
 
@@ -117,10 +117,10 @@ def test_a_pickle_with_code_is_refused_not_run(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "optimizer.pt"
     path.write_bytes(pickle.dumps({"x": Hostile()}))
     with pytest.raises(CheckpointError, match="plain tensors"):
-        checkpoint.load_optimizer(path)
+        checkpoint.load_plain(path)
     torch.save({"x": Hostile()}, path)  # the same in torch's zip layout
     with pytest.raises(CheckpointError, match="plain tensors"):
-        checkpoint.load_optimizer(path)
+        checkpoint.load_plain(path)
     # a zip whose pickle was exchanged
     whole = io.BytesIO(path.read_bytes())
     with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
@@ -128,7 +128,7 @@ def test_a_pickle_with_code_is_refused_not_run(tmp_path: Path, monkeypatch: pyte
             data = pickle.dumps(Hostile(), protocol=2) if item.filename.endswith("data.pkl") else source.read(item)
             target.writestr(item, data)
     with pytest.raises(CheckpointError, match="plain tensors"):
-        checkpoint.load_optimizer(path)
+        checkpoint.load_plain(path)
     assert not (tmp_path / "ran").exists()
 
 
@@ -142,7 +142,7 @@ def test_no_bytes_make_a_loader_do_anything_but_load_or_refuse(
         make(tmp_path, 1)
     for name, load in (
         ("model.safetensors", checkpoint.load_tensors),
-        ("optimizer.pt", checkpoint.load_optimizer),
+        ("optimizer.pt", checkpoint.load_plain),
         ("trainer.json", checkpoint.read_json),
     ):
         content = (folder / name).read_bytes()

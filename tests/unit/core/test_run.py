@@ -197,3 +197,34 @@ def test_length_is_part_of_a_run_only_where_the_schedule_ends_with_it() -> None:
     assert folder(fixed) == folder(fixed, "train.max_epochs=7")
     assert len({folder(constant), folder(constant, "seed=2"), folder(constant, "optim.lr=0.1"),
                 folder(constant, "data.batch_size=50"), folder(constant, "model.dim=8")}) == 5  # fmt: skip
+
+
+def test_bare_files_of_tensors(capfd: pytest.CaptureFixture[str]) -> None:
+    """A safetensors file or a saved state dict gives weights to a model or to a part of it, and can be scored."""
+    from safetensors.torch import save_file
+
+    weights = {
+        k.removeprefix("model."): v + 1
+        for k, v in run.build_trainer(compose(), torch.device("cpu"))[0].task.state_dict().items()
+    }
+    save_file(weights, "whole.safetensors")
+    torch.save(weights, "whole.pth")
+    scores = [run.evaluate(compose(f"init.weights={name}")) for name in ("whole.safetensors", "whole.pth")]
+    assert scores[0]["auc"] == scores[1]["auc"]
+    torch.save({k.removeprefix("deep."): v for k, v in weights.items() if k.startswith("deep.")}, "part.pt")
+    part = compose("init.weights=part.pt", "init.into=model.deep")
+    state = run.build_trainer(part, torch.device("cpu"))[0].task.state_dict()
+    assert all(
+        torch.equal(state[f"model.{k}"], v) == k.startswith("deep.") for k, v in weights.items() if v.numel() > 1
+    )
+    assert "loaded" in capfd.readouterr().err
+    with pytest.raises(ConfigError, match="init.into=model.depe.*model.deep"):
+        run.build_trainer(compose("init.weights=part.pt", "init.into=model.depe"), torch.device("cpu"))
+    with pytest.raises(CheckpointError, match="not those of a CTR"):
+        run.evaluate(compose("init.weights=part.pt"))
+    torch.save({"epoch": 3, "state": weights}, "more.pth")
+    with pytest.raises(CheckpointError, match="epoch, state"):
+        run.evaluate(compose("init.weights=more.pth"))
+    Path("none.pth").write_bytes(b"no")
+    with pytest.raises(CheckpointError, match="not a readable"):
+        run.evaluate(compose("init.weights=none.pth"))
