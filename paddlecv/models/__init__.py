@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from paddlecv.models.backbones import Backbone
 from paddlecv.models.lenet import LeNet
+from paddlecv.models.mobilenet_v1 import MobileNetV1
 
-__all__ = ["LeNet"]
+__all__ = ["Backbone", "LeNet", "MobileNetV1"]

@@ -1,0 +1,174 @@
+"""The image classifiers that other models stand on, by name: as a whole, or as the feature maps of their trunk.
+
+torchvision's models under their own names (`resnet50`, `vgg16`, `mobilenet_v2`, ...), with the names and shapes of
+their tensors, so that files of weights for them load unchanged; and those of this suite (`mobilenet_v1`, ...).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from paddlecore.errors import nearest
+from paddlecv.models.mobilenet_v1 import MobileNetV1
+
+OWN: dict[str, Callable[..., nn.Module]] = {"mobilenet_v1": MobileNetV1}
+"""The architectures that torchvision does not have."""
+
+TORCHVISION = (
+    "alexnet",
+    *(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")),
+    "googlenet",
+    *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
+    *("resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2"),
+    *("mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"),
+    *(f"shufflenet_v2_x{width}" for width in ("0_5", "1_0", "1_5", "2_0")),
+    *("squeezenet1_0", "squeezenet1_1"),
+)
+
+
+class Backbone(nn.Module):
+    """An image classifier by the name of its architecture; its trunk alone with `features_only`.
+
+    A trunk is a chain of layers. The map of a stride is the output of the last of them that has this stride, so a VGG
+    gives what its pools take, a ResNet what its stages give. What comes after the last map asked for is left out.
+
+    Two of the published sets of weights want other images than RGB normalised with ImageNet's mean and deviation:
+    GoogLeNet's and MobileNetV1's take pixels scaled to -1..1.
+
+    Args:
+        architecture: one of `Backbone.architectures`.
+        num_classes: classes, C.
+        in_channels: channels of the images; other than 3 gives a first convolution of another shape.
+        features_only: give maps of the trunk, and have no classifier.
+        strides: pixels of the image per pixel of each map; default: those of 4, 8, 16, 32 that the architecture has.
+        output_stride: the largest stride; the stages behind are dilated instead (ResNets from 50 layers on: 8 or 16,
+            MobileNetV3: 16). The map of a stage is still asked for by the stride that it has without.
+        dropout: probability that a unit before the classifier's linear layers is dropped; default: the architecture's.
+        width: multiplier of all channels (MobileNets).
+
+    Attributes:
+        architectures: every name.
+        strides: pixels of the image per pixel of each map, dilation considered.
+        channels: channels of each map.
+
+    Shapes: image [B, in_channels, H, W] float32 -> class scores (logits) [B, C]; with `features_only` a list of maps
+    [B, channels[i], H / strides[i], W / strides[i]], up to rounding.
+
+    Raises:
+        ValueError: no such architecture, or it has no such stride, dilation or width.
+    """
+
+    architectures: tuple[str, ...] = tuple(sorted((*TORCHVISION, *OWN)))
+
+    def __init__(
+        self,
+        *,
+        architecture: str,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        features_only: bool = False,
+        strides: Sequence[int] | None = None,
+        output_stride: int = 32,
+        dropout: float | None = None,
+        width: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if architecture not in self.architectures:
+            close = nearest(architecture, self.architectures) or f"; there are {', '.join(self.architectures)}"
+            raise ValueError(f"there is no architecture {architecture!r}{close}")
+        options = dict(num_classes=num_classes, dropout=dropout, width=width)
+        net = _build(architecture, **options, output_stride=output_stride)
+        self._steps = _steps(net)
+        self._maps: list[str] = []
+        if features_only:
+            with torch.device("meta"):  # shapes without arithmetic, and strides as they are without dilation
+                known = _maps(_build(architecture, **options, output_stride=32), self._steps)
+            wanted = tuple(strides) if strides is not None else tuple(s for s in (4, 8, 16, 32) if s in known)
+            if not wanted or sorted(set(wanted)) != list(wanted) or not set(wanted) <= set(known):
+                raise ValueError(f"strides={wanted}: {architecture} has {', '.join(map(str, known))}, in this order")
+            self._maps = [known[stride][0] for stride in wanted]
+            self.strides = tuple(min(stride, output_stride) for stride in wanted)
+            self.channels = tuple(known[stride][1] for stride in wanted)
+            self._steps = self._steps[: self._steps.index(self._maps[-1]) + 1]
+        used = {step.partition(".")[0] for step in self._steps}
+        for name, child in net.named_children():
+            if name in used or (not features_only and name not in ("aux1", "aux2")):
+                self.add_module(name, child[: len(self._steps)] if features_only and name == "features" else child)
+        if in_channels != 3:
+            _reshape_first(self, in_channels)
+
+    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+        x, maps = image, []
+        for step in self._steps:
+            x = self.get_submodule(step)(x)
+            if step in self._maps:
+                maps.append(x)
+        if self._maps:
+            return maps
+        if hasattr(self, "fc"):
+            x = x.mean((2, 3))  # [B, channels]
+            return self.fc(self.dropout(x))
+        if hasattr(self, "avgpool"):
+            x = self.avgpool(x).flatten(1)
+        return self.classifier(x).flatten(1)  # SqueezeNet's classifier takes the map itself
+
+
+def _build(architecture: str, *, num_classes: int, dropout: float | None, width: float, output_stride: int) -> Any:
+    """The whole network, on 3 channels."""
+    builder = OWN[architecture] if architecture in OWN else torchvision.models.get_model_builder(architecture)
+    options: dict[str, Any] = {"num_classes": num_classes}
+    resnet, mobilenet_v3 = "res" in architecture, architecture.startswith("mobilenet_v3")
+    if output_stride != 32:
+        if resnet and architecture not in ("resnet18", "resnet34") and output_stride in (8, 16):
+            options["replace_stride_with_dilation"] = [False, output_stride == 8, True]
+        elif mobilenet_v3 and output_stride == 16:
+            options["dilated"] = True
+        else:
+            raise ValueError(f"output_stride={output_stride}: {architecture} has no such dilation")
+    if width != 1:
+        if not architecture.startswith("mobilenet"):
+            raise ValueError(f"width={width}: {architecture} has one width only")
+        options["width" if architecture in OWN else "width_mult"] = width
+    if architecture == "googlenet":
+        options |= {"aux_logits": False, "init_weights": True}
+    has_dropout = not (resnet or architecture.startswith("shufflenet"))
+    if dropout is not None and has_dropout:
+        options["dropout"] = dropout
+    net = builder(**options)
+    if not has_dropout:
+        net.dropout = nn.Dropout(dropout or 0.0)
+    if architecture == "mobilenet_v2":
+        net.avgpool = nn.AdaptiveAvgPool2d(1)
+    return net
+
+
+def _steps(net: nn.Module) -> list[str]:
+    """The layers of the trunk, in order."""
+    if isinstance(features := getattr(net, "features", None), nn.Sequential):
+        return [f"features.{i}" for i in range(len(features))]
+    return [name for name, _ in net.named_children() if name not in ("avgpool", "dropout", "fc")]
+
+
+def _maps(net: nn.Module, steps: list[str]) -> dict[int, tuple[str, int]]:
+    """For each stride: the last step that has it, and its channels."""
+    found, stride, x = {}, 1, torch.empty(1, 3, 256, 256)
+    for step in steps:
+        before, x = x.shape[-1], net.eval().get_submodule(step)(x)
+        stride *= round(before / x.shape[-1])  # a pool without padding is some pixels short
+        found[stride] = (step, x.shape[1])
+    return found
+
+
+def _reshape_first(net: nn.Module, in_channels: int) -> None:
+    """Give `net` a first convolution for images of `in_channels` channels."""
+    name, old = next((name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
+    parent, _, last = name.rpartition(".")
+    sizes = (old.kernel_size[0], old.stride[0], old.padding[0])
+    new = type(old)(in_channels, old.out_channels, *sizes, bias=old.bias is not None)
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    setattr(net.get_submodule(parent), last, new)

@@ -1,0 +1,126 @@
+"""Backbones against the models they are taken from: the same tensors by the same names, the same numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from paddlecv.models import Backbone, MobileNetV1
+from paddlecv.models.backbones import TORCHVISION
+
+SMALL = (
+    "alexnet", "googlenet", "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small",
+    "shufflenet_v2_x0_5", "squeezenet1_1",
+)  # fmt: skip
+
+
+def scrambled(module: nn.Module) -> nn.Module:
+    """Batch norm with statistics and factors that are not 0 and 1, so that a norm in the wrong place shows."""
+    torch.manual_seed(0)
+    for m in module.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.uniform_(m.bias, -0.5, 0.5)
+            nn.init.uniform_(m.running_mean, -0.5, 0.5)
+            nn.init.uniform_(m.running_var, 0.5, 1.5)
+    return module
+
+
+@pytest.mark.parametrize("architecture", SMALL)
+def test_equals_torchvision(architecture: str) -> None:
+    options = {"aux_logits": False, "init_weights": True} if architecture == "googlenet" else {}
+    theirs = scrambled(torchvision.models.get_model(architecture, num_classes=7, **options)).eval()
+    ours = Backbone(architecture=architecture, num_classes=7).eval()
+    ours.load_state_dict(theirs.state_dict())
+    image = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(image), theirs(image))
+
+
+@pytest.mark.parametrize("architecture", TORCHVISION)
+def test_has_the_tensors_of_torchvision(architecture: str) -> None:
+    options = {"aux_logits": False, "init_weights": True} if architecture == "googlenet" else {}
+    with torch.device("meta"):
+        theirs = torchvision.models.get_model(architecture, **options).state_dict()
+        ours = Backbone(architecture=architecture).state_dict()
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+
+
+@pytest.mark.parametrize("architecture", Backbone.architectures)
+def test_maps_have_the_strides_and_channels_that_are_announced(architecture: str) -> None:
+    with torch.device("meta"):
+        model = Backbone(architecture=architecture, features_only=True).eval()
+        maps = model(torch.empty(1, 3, 512, 512))
+    assert [m.shape[1] for m in maps] == list(model.channels)
+    for stride, m in zip(model.strides, maps, strict=True):
+        assert abs(m.shape[-1] - 512 / stride) <= 2  # AlexNet and SqueezeNet pool without padding
+    assert model.strides[:3] == (4, 8, 16)
+    assert set(model.state_dict()) < set(_whole(architecture).state_dict())
+
+
+def _whole(architecture: str) -> Backbone:
+    with torch.device("meta"):
+        return Backbone(architecture=architecture)
+
+
+def test_maps_are_the_stages_of_a_resnet_and_what_a_vgg_pools() -> None:
+    image = torch.randn(1, 3, 64, 64)
+    theirs = scrambled(torchvision.models.resnet18()).eval()
+    ours = Backbone(architecture="resnet18", features_only=True, strides=(8, 16)).eval()
+    assert not ours.load_state_dict(theirs.state_dict(), strict=False).missing_keys
+    assert not hasattr(ours, "layer4") and not hasattr(ours, "fc")  # what no map needs is left out
+    with torch.no_grad():
+        x = theirs.layer1(theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(image)))))
+        x8 = theirs.layer2(x)
+        torch.testing.assert_close(ours(image), [x8, theirs.layer3(x8)])
+
+    with torch.device("meta"):
+        vgg = Backbone(architecture="vgg11", features_only=True, strides=(8,))
+    assert isinstance(vgg.features[-1], nn.ReLU) and len(vgg.features) == 15  # conv4_2 with its ReLU
+
+
+def test_output_stride_dilates() -> None:
+    with torch.device("meta"):
+        model = Backbone(architecture="resnet50", features_only=True, output_stride=8)
+        maps = model(torch.empty(1, 3, 64, 64))
+        assert model.strides == (4, 8, 8, 8) and [m.shape[-1] for m in maps] == [16, 8, 8, 8]
+        assert model.channels == (256, 512, 1024, 2048)
+        model = Backbone(architecture="mobilenet_v3_large", features_only=True, strides=(8, 32), output_stride=16)
+        assert model.strides == (8, 16) and model(torch.empty(1, 3, 64, 64))[1].shape == (1, 960, 4, 4)
+    with pytest.raises(ValueError, match="resnet18 has no such dilation"):
+        Backbone(architecture="resnet18", output_stride=8)
+
+
+def test_other_images_sizes_and_dropout() -> None:
+    for architecture in ("resnet18", "mobilenet_v1", "squeezenet1_1", "googlenet"):
+        model = Backbone(architecture=architecture, num_classes=5, in_channels=1, dropout=0.5)
+        assert model(torch.randn(2, 1, 64, 64)).shape == (2, 5)
+        assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [0.5]
+    narrow = Backbone(architecture="mobilenet_v2", width=0.25, features_only=True)
+    assert narrow.channels == (8, 8, 24, 1280)
+
+
+def test_what_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="did you mean 'resnet50'"):
+        Backbone(architecture="resnet5o")
+    with pytest.raises(ValueError, match=r"strides=\(64,\): resnet18 has 2, 4, 8, 16, 32"):
+        Backbone(architecture="resnet18", features_only=True, strides=(64,))
+    with pytest.raises(ValueError, match="one width"):
+        Backbone(architecture="resnet18", width=0.5)
+
+
+def test_mobilenet_v1_has_the_sizes_of_the_paper_and_tensorflows_padding() -> None:
+    model = MobileNetV1()
+    assert sum(p.numel() for p in model.parameters()) == 4_231_976  # 4.2 million (table 8)
+    names = [n for n in model.state_dict() if "num_batches" not in n]
+    assert names[:2] == ["features.0.0.weight", "features.0.1.weight"]
+    assert {"features.13.3.weight", "features.13.4.running_var"} < set(names)
+    convolution = MobileNetV1().features[0][0]
+    image = torch.randn(1, 3, 8, 8)
+    one = torch.nn.functional.conv2d(torch.nn.functional.pad(image, (0, 1, 0, 1)), convolution.weight, stride=2)
+    torch.testing.assert_close(convolution(image), one)  # even: the right and the bottom only
+    odd = torch.nn.functional.conv2d(image[..., :7, :7], convolution.weight, stride=2, padding=1)
+    torch.testing.assert_close(convolution(image[..., :7, :7]), odd)  # odd: all around
+    assert MobileNetV1(width=0.25).features[13][3].out_channels == 256
