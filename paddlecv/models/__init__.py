@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from paddlecv.models.backbones import Backbone
+from paddlecv.models.cifar_resnet import CifarResNet
 from paddlecv.models.lenet import LeNet
 from paddlecv.models.mobilenet_v1 import MobileNetV1
 
-__all__ = ["Backbone", "LeNet", "MobileNetV1"]
+__all__ = ["Backbone", "CifarResNet", "LeNet", "MobileNetV1"]

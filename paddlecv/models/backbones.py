@@ -7,6 +7,7 @@ their tensors, so that files of weights for them load unchanged; and those of th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +15,17 @@ import torchvision
 from torch import Tensor, nn
 
 from paddlecore.errors import nearest
+from paddlecv.models.cifar_resnet import CifarResNet
 from paddlecv.models.mobilenet_v1 import MobileNetV1
 
-OWN: dict[str, Callable[..., nn.Module]] = {"mobilenet_v1": MobileNetV1}
+OWN: dict[str, Callable[..., nn.Module]] = {
+    "mobilenet_v1": MobileNetV1,
+    **{f"resnet{depth}_cifar": partial(CifarResNet, depth=depth) for depth in (20, 32, 44, 56, 110)},
+}
 """The architectures that torchvision does not have."""
+
+LAST = ("fc", "linear", "classifier")
+"""What the layer that gives the class scores is called."""
 
 TORCHVISION = (
     "alexnet",
@@ -45,7 +53,8 @@ class Backbone(nn.Module):
         num_classes: classes, C.
         in_channels: channels of the images; other than 3 gives a first convolution of another shape.
         features_only: give maps of the trunk, and have no classifier.
-        strides: pixels of the image per pixel of each map; default: those of 4, 8, 16, 32 that the architecture has.
+        strides: pixels of the image per pixel of each map; default: 4, 8, 16, 32, or what the architecture has of them
+            (the ResNets for CIFAR: 1, 2, 4).
         output_stride: the largest stride; the stages behind are dilated instead (ResNets from 50 layers on: 8 or 16,
             MobileNetV3: 16). The map of a stage is still asked for by the stride that it has without.
         dropout: probability that a unit before the classifier's linear layers is dropped; default: the architecture's.
@@ -83,22 +92,23 @@ class Backbone(nn.Module):
             raise ValueError(f"there is no architecture {architecture!r}{close}")
         options = dict(num_classes=num_classes, dropout=dropout, width=width)
         net = _build(architecture, **options, output_stride=output_stride)
-        self._steps = _steps(net)
+        self._steps, self._head = _trunk(net), _head(net)
         self._maps: list[str] = []
         if features_only:
             with torch.device("meta"):  # shapes without arithmetic, and strides as they are without dilation
                 known = _maps(_build(architecture, **options, output_stride=32), self._steps)
-            wanted = tuple(strides) if strides is not None else tuple(s for s in (4, 8, 16, 32) if s in known)
-            if not wanted or sorted(set(wanted)) != list(wanted) or not set(wanted) <= set(known):
+            usual = [s for s in (4, 8, 16, 32) if s in known] if 8 in known else list(known)
+            wanted = usual if strides is None else list(strides)
+            if not wanted or sorted(set(wanted)) != wanted or not set(wanted) <= set(known):
                 raise ValueError(f"strides={wanted}: {architecture} has {', '.join(map(str, known))}, in this order")
             self._maps = [known[stride][0] for stride in wanted]
             self.strides = tuple(min(stride, output_stride) for stride in wanted)
             self.channels = tuple(known[stride][1] for stride in wanted)
-            self._steps = self._steps[: self._steps.index(self._maps[-1]) + 1]
-        used = {step.partition(".")[0] for step in self._steps}
+            self._steps, self._head = self._steps[: self._steps.index(self._maps[-1]) + 1], []
+        used = {step.partition(".")[0] for step in (*self._steps, *self._head)}
         for name, child in net.named_children():
-            if name in used or (not features_only and name not in ("aux1", "aux2")):
-                self.add_module(name, child[: len(self._steps)] if features_only and name == "features" else child)
+            if name in used:
+                self.add_module(name, child[: len(self._steps)] if name == "features" else child)
         if in_channels != 3:
             _reshape_first(self, in_channels)
 
@@ -110,19 +120,16 @@ class Backbone(nn.Module):
                 maps.append(x)
         if self._maps:
             return maps
-        if hasattr(self, "fc"):
-            x = x.mean((2, 3))  # [B, channels]
-            return self.fc(self.dropout(x))
-        if hasattr(self, "avgpool"):
-            x = self.avgpool(x).flatten(1)
-        return self.classifier(x).flatten(1)  # SqueezeNet's classifier takes the map itself
+        for step in self._head:
+            x = self.get_submodule(step)(x)
+        return x
 
 
 def _build(architecture: str, *, num_classes: int, dropout: float | None, width: float, output_stride: int) -> Any:
     """The whole network, on 3 channels."""
     builder = OWN[architecture] if architecture in OWN else torchvision.models.get_model_builder(architecture)
     options: dict[str, Any] = {"num_classes": num_classes}
-    resnet, mobilenet_v3 = "res" in architecture, architecture.startswith("mobilenet_v3")
+    resnet, mobilenet_v3 = "resne" in architecture and architecture not in OWN, architecture.startswith("mobilenet_v3")
     if output_stride != 32:
         if resnet and architecture not in ("resnet18", "resnet34") and output_stride in (8, 16):
             options["replace_stride_with_dilation"] = [False, output_stride == 8, True]
@@ -136,22 +143,31 @@ def _build(architecture: str, *, num_classes: int, dropout: float | None, width:
         options["width" if architecture in OWN else "width_mult"] = width
     if architecture == "googlenet":
         options |= {"aux_logits": False, "init_weights": True}
-    has_dropout = not (resnet or architecture.startswith("shufflenet"))
+    has_dropout = architecture in OWN or not (resnet or architecture.startswith("shufflenet"))
     if dropout is not None and has_dropout:
         options["dropout"] = dropout
     net = builder(**options)
-    if not has_dropout:
-        net.dropout = nn.Dropout(dropout or 0.0)
-    if architecture == "mobilenet_v2":
-        net.avgpool = nn.AdaptiveAvgPool2d(1)
+    if dropout is not None and not has_dropout:
+        net.dropout = nn.Dropout(dropout)
     return net
 
 
-def _steps(net: nn.Module) -> list[str]:
+def _trunk(net: nn.Module) -> list[str]:
     """The layers of the trunk, in order."""
-    if isinstance(features := getattr(net, "features", None), nn.Sequential):
-        return [f"features.{i}" for i in range(len(features))]
-    return [name for name, _ in net.named_children() if name not in ("avgpool", "dropout", "fc")]
+    if hasattr(net, "features"):
+        return [f"features.{i}" for i in range(len(net.features))]
+    return [name for name, _ in net.named_children() if name not in ("avgpool", "dropout", *LAST)]
+
+
+def _head(net: nn.Module) -> list[str]:
+    """The layers behind the trunk, in order; those that `net.forward` has as functions are made layers."""
+    (last,) = (name for name in LAST if hasattr(net, name))
+    net.flatten = nn.Flatten()
+    if isinstance(net, torchvision.models.SqueezeNet):
+        return [last, "flatten"]  # it takes the mean itself, of the scores
+    if not hasattr(net, "avgpool"):
+        net.avgpool = nn.AdaptiveAvgPool2d(1)
+    return ["avgpool", "flatten", *(["dropout"] if hasattr(net, "dropout") else []), last]
 
 
 def _maps(net: nn.Module, steps: list[str]) -> dict[int, tuple[str, int]]:
