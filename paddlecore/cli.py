@@ -78,6 +78,19 @@ def _take(words: list[str], *names: str) -> tuple[dict[str, list[str]], list[str
     return own, rest
 
 
+def _folder(values: list[str]) -> Path | None:
+    """The folder that one of a verb's own options names."""
+    return Path(values[-1]) if values else None
+
+
+def _count(values: list[str], name: str, default: int, low: int = 1) -> int:
+    """The number that one of a verb's own options gives."""
+    text = values[-1] if values else str(default)
+    if not text.isdecimal() or int(text) < low:
+        raise ConfigError(f"{name}={text}: expected a number of at least {low}")
+    return int(text)
+
+
 def _print_json(value: Any, indent: int | None = None) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=indent, default=str), flush=True)
 
@@ -108,18 +121,19 @@ def _train(words: list[str]) -> int:
 
 
 def _eval(words: list[str]) -> int:
-    own, rest = _take(words, "split")
+    own, rest = _take(words, "split", "report", "worst")
     cfg = config.compose(rest, verb="eval")
+    report, worst = _folder(own["report"]), _count(own["worst"], "worst", 16)
     from paddlecore import run
 
-    result = run.evaluate(cfg, *own["split"][-1:])
+    result = run.evaluate(cfg, *own["split"][-1:] or [None], report, worst)
     if _is_first_rank():
         _print_json(result)
     return 0
 
 
 def _predict(words: list[str]) -> int:
-    own, rest = _take(words, "input", "vectors")
+    own, rest = _take(words, "input", "draw", "vectors")
     cfg = config.compose(rest, verb="predict")
     if own["vectors"]:
         from paddlecore import run
@@ -129,7 +143,7 @@ def _predict(words: list[str]) -> int:
     inputs = read_inputs(own["input"]) if own["input"] else None
     from paddlecore import run
 
-    for prediction in run.predict(cfg, inputs):
+    for prediction in run.predict(cfg, inputs, _folder(own["draw"])):
         _print_json(prediction)
     return 0
 
@@ -166,22 +180,22 @@ def _as_json(text: str) -> Any:
 
 
 def _check_data(words: list[str]) -> int:
-    cfg = config.compose(words, verb="check-data")
+    own, rest = _take(words, "draw", "samples")
+    cfg = config.compose(rest, verb="check-data")
+    draw, samples = _folder(own["draw"]), _count(own["samples"], "samples", 16)
     from paddlecore import run
 
-    _print_json(run.check_data(cfg), indent=1)
+    _print_json(run.check_data(cfg, draw, samples), indent=1)
     return 0
 
 
 def _bench(words: list[str]) -> int:
     own, rest = _take(words, "steps")
     cfg = config.compose(rest, verb="bench")
-    steps = own["steps"][-1] if own["steps"] else "100"
-    if not steps.isdecimal() or int(steps) < 5:
-        raise ConfigError(f"steps={steps}: expected a number of at least 5")
+    steps = _count(own["steps"], "steps", 100, low=5)
     from paddlecore import run
 
-    _print_json(run.bench(cfg, steps=int(steps)))
+    _print_json(run.bench(cfg, steps=steps))
     return 0
 
 

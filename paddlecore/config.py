@@ -31,15 +31,29 @@ ALLOWED_ROOTS = ("paddlecore", "paddlerec", "paddlecv", "paddlenlp", "torch.opti
 # Verbs that take a recipe: what they do, and options of theirs that are no part of a run's configuration.
 VERBS: dict[str, tuple[str, dict[str, str]]] = {
     "train": ("train a recipe; the same command goes on where it stopped", {}),
-    "eval": ("score weights; the last line is one JSON object", {"split": "train, valid or test (default)"}),
+    "eval": (
+        "score weights; the last line is one JSON object",
+        {
+            "split": "train, valid or test (default)",
+            "report": "draw figures and the rows that went worst into this folder (recipes with pictures)",
+            "worst": "how many of those (default 16)",
+        },
+    ),
     "predict": (
         "raw input in, one JSON object a line out",
         {
             "input": "raw input; default: the data's own examples",
+            "draw": "also write a picture and a JSON file of each input into this folder (recipes with pictures)",
             "vectors": "write the vectors of all items into this folder instead (models that retrieve items)",
         },
     ),
-    "check-data": ("read all of a recipe's data and name what is wrong with it", {}),
+    "check-data": (
+        "read all of a recipe's data and name what is wrong with it",
+        {
+            "draw": "draw annotated samples of each split into this folder (recipes with pictures)",
+            "samples": "how many of each (default 16)",
+        },
+    ),
     "bench": ("training speed of a recipe; writes nothing", {"steps": "optimiser steps to time (default 100)"}),
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from torch import Tensor
 from paddlecore import distributed
 from paddlecore.errors import DataError
 from paddlecore.task import Batch
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class Rows(Protocol):
@@ -330,6 +333,8 @@ class DataModule:
     """
 
     splits: tuple[str, ...] = ("train", "valid", "test")
+    input_endings: ClassVar[tuple[str, ...]] = ()
+    """Endings of the files that `predict input=<folder>` takes from a folder; none: inputs are no files."""
 
     def __init__(
         self,
@@ -407,6 +412,17 @@ class DataModule:
     def examples(self) -> Sequence[Any]:
         """A few raw inputs that `encode` takes, for `predict` without input, tests and documentation."""
         raise NotImplementedError
+
+    def picture(self, raw: Any, answer: dict[str, Any]) -> Image.Image:
+        """The raw input as a picture, with a prediction (as `Task.render` gives it) or the truth in that form on it."""
+        raise DataError(f"{type(self).__name__} has no pictures to draw")
+
+    def sample(self, split: str, row: int) -> tuple[Any, dict[str, Any]]:
+        """The raw input of a row of `split`, as `encode` takes it, and its truth in the form of a rendered prediction.
+
+        `picture` draws the two together.
+        """
+        raise DataError(f"{type(self).__name__} has no pictures to draw")
 
     def describe(self) -> dict[str, Any]:
         """Statistics that `check-data` prints."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from paddlecore import distributed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Metric:
@@ -46,6 +49,10 @@ class Metric:
     def compute(self) -> dict[str, float]:
         """The numbers, by name, of all that was given since `reset` (on this rank, or on all after `sync`)."""
         raise NotImplementedError
+
+    def figure(self) -> Figure | None:
+        """What the states look like, for `eval report=<folder>`: a matplotlib figure; None where there is nothing."""
+        return None
 
     def cat(self, name: str) -> Tensor:
         """A `cat` state as one tensor [n, ...]."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from paddlecore import checkpoint, config, distributed, hub, optim
+from paddlecore import checkpoint, config, distributed, hub, optim, pictures
 from paddlecore.data import DataModule, FirstBatches, Loader, Subset, to_device
 from paddlecore.errors import CheckpointError, ConfigError, nearest
 from paddlecore.journal import Journal, environment
@@ -43,20 +43,15 @@ def train(cfg: RunConfig) -> dict[str, Any]:
         return result
 
 
-def evaluate(cfg: RunConfig, split: str | None = None) -> dict[str, Any]:
+def evaluate(cfg: RunConfig, split: str | None = None, report: Path | None = None, worst: int = 16) -> dict[str, Any]:
     """Score weights (init.weights, else the recipe's own run or artefact); metrics, signatures and rows.
 
-    `split` is by default `test`, or the last one of data that has no test split.
+    Args:
+        split: by default `test`, or the last one of data that has no test split.
+        report: a folder for the metrics' figures and a sheet of the `worst` rows (see `paddlecore.pictures`).
     """
     with _job(cfg) as device:
-        where = _weights(cfg)
-        artefact = hub.read_artefact(where)
-        data = _data(cfg)
-        data.restore(artefact.data_state)
-        _prepare(data)
-        task = _task(cfg, data)
-        load_exact(task, artefact, where)
-        task.to(device)
+        task, data, where = _trained(cfg, device, read=True)
         if cfg.train.channels_last:
             task.to(memory_format=torch.channels_last)
         if split is None:
@@ -64,8 +59,11 @@ def evaluate(cfg: RunConfig, split: str | None = None) -> dict[str, Any]:
         elif split not in data.splits:
             raise ConfigError(f"split={split}: these data have {', '.join(data.splits)}{nearest(split, data.splits)}")
         rows = data.rows(split)
+        metrics = task.metrics()
+        drawn = report is not None and type(data).sample is not DataModule.sample
+        wrong = pictures.Worst(task, data.eval_batch_size) if drawn else None
         started = time.perf_counter()
-        metrics = evaluate_task(
+        scores = evaluate_task(
             task,
             rows,
             data.eval_batch_size,
@@ -74,34 +72,59 @@ def evaluate(cfg: RunConfig, split: str | None = None) -> dict[str, Any]:
             workers=data.workers,
             limit=cfg.train.max_eval_batches,
             channels_last=cfg.train.channels_last,
+            on_batch=wrong.add if wrong else None,
+            metrics=metrics,
         )
-        return {
+        result = {
             "recipe": cfg.recipe,
             "weights": str(where),
             "split": split,
             "rows": len(rows),
-            **_finite(metrics),
+            **_finite(scores),
             **({"best_possible": data.bounds()} if data.bounds() else {}),
-            "signatures": [m.signature for m in task.metrics()],
+            "signatures": [m.signature for m in metrics],
             "seconds": round(time.perf_counter() - started, 3),
         }
+        if report is not None:
+            shown = wrong.rows(worst) if wrong else []
+            if distributed.rank() == 0:
+                answers = [_answer(task, data, data.sample(split, row)[0], device) for row, _ in shown]
+                files = pictures.write_report(report, data, split, metrics, shown, answers)
+                result["report"] = [str(report / name) for name in files]
+        return result
 
 
-def predict(cfg: RunConfig, inputs: Iterable[Any] | None = None) -> Iterator[dict[str, Any]]:
-    """One dict for each raw input, in order; the data module's own examples where `inputs` is None."""
+def predict(cfg: RunConfig, inputs: Iterable[Any] | None = None, draw: Path | None = None) -> Iterator[dict[str, Any]]:
+    """One dict for each raw input, in order; the data module's own examples where `inputs` is None.
+
+    A folder among the inputs stands for the files in it that the data module can read. `draw` is a folder for a picture
+    and a JSON file of each.
+    """
     with _job(cfg) as device:
-        where = _weights(cfg)
-        artefact = hub.read_artefact(where)
-        data = _data(cfg)
-        data.restore(artefact.data_state)
-        task = _task(cfg, data)
-        load_exact(task, artefact, where)
-        task.to(device).eval()
-        for raw in data.examples() if inputs is None else inputs:
-            batch = to_device(data.encode(raw), device)
-            with torch.no_grad():
-                prediction = task.predict(batch)
-            yield {"input": raw, **task.render(prediction)[0]}
+        task, data, _ = _trained(cfg, device, read=False)
+        raws = data.examples() if inputs is None else (raw for given in inputs for raw in _files(data, given))
+        for number, raw in enumerate(raws):
+            answer = _answer(task, data, raw, device)
+            if draw is not None:
+                pictures.write_prediction(data, draw, number, raw, answer)
+            yield {"input": raw, **answer}
+
+
+def _answer(task: Task, data: DataModule, raw: Any, device: torch.device) -> dict[str, Any]:
+    """What the task says of one raw input, rendered."""
+    task.eval()
+    with torch.no_grad():
+        return task.render(task.predict(to_device(data.encode(raw), device)))[0]
+
+
+def _files(data: DataModule, given: Any) -> list[Any]:
+    """The input itself, or, where it is a folder and inputs are files, the paths of those in it."""
+    if not (data.input_endings and isinstance(given, (str, Path)) and Path(given).is_dir()):
+        return [given]
+    found = sorted(str(p) for p in Path(given).iterdir() if p.suffix.lower() in data.input_endings and p.is_file())
+    if not found:
+        raise ConfigError(f"input={given}: the folder has no files ending in {', '.join(data.input_endings)}")
+    return found
 
 
 def export_vectors(cfg: RunConfig, folder: Path) -> dict[str, Any]:
@@ -111,13 +134,8 @@ def export_vectors(cfg: RunConfig, folder: Path) -> dict[str, Any]:
         ConfigError: the task has nothing to export.
     """
     with _job(cfg) as device:
-        where = _weights(cfg)
-        artefact = hub.read_artefact(where)
-        data = _data(cfg)
-        data.restore(artefact.data_state)
-        task = _task(cfg, data)
-        load_exact(task, artefact, where)
-        task.to(device).eval()
+        task, _, where = _trained(cfg, device, read=False)
+        task.eval()
         with torch.no_grad():
             exported = task.export()
         if not exported:
@@ -134,11 +152,15 @@ def export_vectors(cfg: RunConfig, folder: Path) -> dict[str, Any]:
         return {"recipe": cfg.recipe, "weights": str(where), "folder": str(folder), "files": shapes}
 
 
-def check_data(cfg: RunConfig) -> dict[str, Any]:
-    """Read all the data of a recipe, name what is wrong with it, and return its statistics."""
+def check_data(cfg: RunConfig, draw: Path | None = None, samples: int = 16) -> dict[str, Any]:
+    """Read all the data of a recipe, name what is wrong with it, and return its statistics.
+
+    `draw` is a folder for a sheet of `samples` annotated rows of each split.
+    """
     data = _data(cfg)
     data.prepare()
-    return {"recipe": cfg.recipe, **data.describe()}
+    drawn = [str(path) for path in pictures.write_samples(data, draw, samples)] if draw is not None else []
+    return {"recipe": cfg.recipe, **data.describe(), **({"drawn": drawn} if drawn else {})}
 
 
 def bench(cfg: RunConfig, steps: int = 100) -> dict[str, Any]:
@@ -207,6 +229,19 @@ def _prepare(data: DataModule) -> None:
         data.prepare()
     elif data.bad_rows.count:
         print(f"warning: {data.bad_rows.summary()}", file=sys.stderr, flush=True)
+
+
+def _trained(cfg: RunConfig, device: torch.device, *, read: bool) -> tuple[Task, DataModule, Path]:
+    """Task and data of finished weights, and where those are; `read`: the data set itself is needed."""
+    where = _weights(cfg)
+    artefact = hub.read_artefact(where)
+    data = _data(cfg)
+    data.restore(artefact.data_state)
+    if read:
+        _prepare(data)
+    task = _task(cfg, data)
+    load_exact(task, artefact, where, cfg.init.into)
+    return task.to(device), data, where
 
 
 def _task(cfg: RunConfig, data: DataModule) -> Task:
@@ -375,13 +410,13 @@ def _weights(cfg: RunConfig) -> Path:
         ) from None
 
 
-def load_exact(task: Task, artefact: hub.Artefact, where: Path) -> None:
+def load_exact(task: Task, artefact: hub.Artefact, where: Path, into: str = "model") -> None:
     """Weights for evaluation and prediction have to fit wholly.
 
     Raises:
         CheckpointError: with the report of what does not.
     """
-    report = hub.load_state(task, artefact.state_dict)
+    report = hub.load_state(task, artefact.state_dict, into=into)
     if not report.complete:
         raise CheckpointError(f"the weights in {where} do not fit this recipe's model:\n{report}")
 

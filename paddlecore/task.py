@@ -64,6 +64,10 @@ class Task(nn.Module):
         """Feed one batch's prediction and labels to `metrics` (those that `metrics()` made)."""
         raise NotImplementedError
 
+    def row_errors(self, prediction: Prediction, batch: Batch) -> Tensor:
+        """[B] how wrong the prediction of each row is; the largest are shown by `eval report=<folder>`."""
+        raise NotImplementedError
+
     def export(self) -> dict[str, Any]:
         """What others may want of the trained weights in files of its own, by name: tensors, and JSON-able values.
 
@@ -126,6 +130,10 @@ class Classification(Task):
         score, label = prediction["score"], batch["label"]
         accuracy.update(score, label)
         loss.update(nn.functional.cross_entropy(score, label, reduction="sum"), len(label))
+
+    def row_errors(self, prediction: Prediction, batch: Batch) -> Tensor:
+        """[B] cross-entropy of each row."""
+        return nn.functional.cross_entropy(prediction["score"], batch["label"], reduction="none")
 
     def render(self, prediction: Prediction) -> list[dict[str, Any]]:
         """label: the class's name; probability: the five most probable classes' names, best first."""

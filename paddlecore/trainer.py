@@ -28,6 +28,7 @@ from paddlecore import checkpoint, distributed
 from paddlecore.data import Loader, Rows, eval_batches, mix, seed_torch, to_device
 from paddlecore.errors import CheckpointError, ConfigError, NonFiniteLoss, Stopped, nearest
 from paddlecore.journal import Journal
+from paddlecore.metric import Metric
 from paddlecore.optim import EMA, LRSchedule, PhaseOptimizer
 from paddlecore.precision import LossScaler, autocast
 from paddlecore.schema import Train
@@ -612,11 +613,15 @@ def evaluate(
     limit: int | None = None,
     channels_last: bool = False,
     on_batch: Callable[[Batch, Any], None] | None = None,
+    metrics: list[Metric] | None = None,
 ) -> dict[str, float]:
-    """The metrics of `task` over `rows`: each row once over all ranks, states reduced at the end. Restores the mode."""
+    """The metrics of `task` over `rows`: each row once over all ranks, states reduced at the end. Restores the mode.
+
+    `metrics` are those that `task.metrics()` made, for a caller that wants more of them than their numbers.
+    """
     training = task.training
     task.eval()
-    metrics = task.metrics()
+    metrics = task.metrics() if metrics is None else metrics
     # inference_mode would be a little faster, but its tensors may not meet autograd again (EMA swaps, compiled graphs)
     with torch.no_grad():
         for batch in eval_batches(rows, batch_size, workers=workers, limit=limit):

@@ -8,7 +8,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from paddlecore.data import DataModule, Rows, mix, uniform
 from paddlecore.errors import DataError, nearest
 from paddlecore.sources import File, Source, data_root, fingerprint, locate
 from paddlecore.task import Batch
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SIZE = 28  # pixels
 MEAN, DEVIATION = 0.1307, 0.3081  # of the pixels of MNIST's training images, 0 = black and 1 = white
@@ -140,6 +143,8 @@ class MNISTData(DataModule):
         scale: largest random relative change of size.
         **common: see `DataModule`.
     """
+
+    input_endings = _IMAGE_ENDINGS
 
     def __init__(self, *, shift: float = 2.0, rotate: float = 10.0, scale: float = 0.1, **common: Any) -> None:
         super().__init__(**common)
@@ -285,30 +290,51 @@ class MNISTData(DataModule):
     def encode(self, raw: Any) -> Batch:
         """The path of a PNG or JPEG image (see `grey`), or 28 rows of 28 numbers 0..255 (perhaps as JSON text), white
         on black. Either may stand in a dict as {"image": ...}."""
-        if isinstance(raw, str) and raw.lstrip()[:1] in ("[", "{"):
-            try:
-                raw = json.loads(raw)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"the input is neither a path nor JSON: {error}") from None
-        if isinstance(raw, dict):
-            if "image" not in raw:
-                raise DataError(f'expected {{"image": path or 28 x 28 numbers}}, got the keys {sorted(map(str, raw))}')
-            raw = raw["image"]
-        if isinstance(raw, (str, Path)):
-            pixels = grey(Path(raw)).astype(np.float32)
-        else:
-            try:
-                pixels = np.array(raw, dtype=np.float32)
-            except (TypeError, ValueError, OverflowError):
-                pixels = np.empty(0, np.float32)
-            if pixels.shape != (SIZE, SIZE) or not ((pixels >= 0) & (pixels <= 255)).all():
-                raise DataError(f"expected the path of an image, or {SIZE} rows of {SIZE} numbers 0..255")
-        image = torch.from_numpy(pixels).div_(255).sub_(MEAN).div_(DEVIATION)
+        image = torch.from_numpy(_pixels(raw)).div_(255).sub_(MEAN).div_(DEVIATION)
         return {"image": image[None, None]}
+
+    def picture(self, raw: Any, answer: dict[str, Any]) -> Image.Image:
+        """Eight times enlarged, the class's name and its probability in a line below."""
+        from PIL import Image, ImageDraw
+
+        digit = Image.fromarray(_pixels(raw).astype(np.uint8)).resize((8 * SIZE, 8 * SIZE), Image.Resampling.NEAREST)
+        page = Image.new("RGB", (8 * SIZE, 8 * SIZE + 16), "white")
+        page.paste(digit)
+        label = answer["label"]
+        sure = f" {answer['probability'][label]:.3f}" if "probability" in answer else ""
+        ImageDraw.Draw(page).text((2, 8 * SIZE + 1), f"{label}{sure}", fill="black")
+        return page
+
+    def sample(self, split: str, row: int) -> tuple[Any, dict[str, Any]]:
+        rows = self._rows[split]
+        return rows.images[row].tolist(), {"label": self._labels[rows.labels[row]]}
 
     def examples(self) -> Sequence[Any]:
         """Generated digits, as rows of numbers: there are no files to name where only weights are."""
         return _glyphs(3, 3)[0].tolist()
+
+
+def _pixels(raw: Any) -> np.ndarray:
+    """[28, 28] float32 in 0..255 of what `MNISTData.encode` takes."""
+    if isinstance(raw, str) and raw.lstrip()[:1] in ("[", "{"):
+        try:
+            raw = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"the input is neither a path nor JSON: {error}") from None
+    if isinstance(raw, dict):
+        if "image" not in raw:
+            raise DataError(f'expected {{"image": path or 28 x 28 numbers}}, got the keys {sorted(map(str, raw))}')
+        raw = raw["image"]
+    if isinstance(raw, (str, Path)):
+        pixels = grey(Path(raw)).astype(np.float32)
+    else:
+        try:
+            pixels = np.array(raw, dtype=np.float32)
+        except (TypeError, ValueError, OverflowError):
+            pixels = np.empty(0, np.float32)
+        if pixels.shape != (SIZE, SIZE) or not ((pixels >= 0) & (pixels <= 255)).all():
+            raise DataError(f"expected the path of an image, or {SIZE} rows of {SIZE} numbers 0..255")
+    return pixels
 
 
 def grey(path: Path) -> np.ndarray:

@@ -45,11 +45,11 @@ def run(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Stands in for paddlecore.run, so that these tests are of the command line alone."""
     calls: list[Any] = []
 
-    def predict(cfg: Any, inputs: Any) -> Iterator[dict[str, Any]]:
+    def predict(cfg: Any, inputs: Any, draw: Any = None) -> Iterator[dict[str, Any]]:
         calls.append(inputs)
         yield from ({"input": raw, "score": 0.5} for raw in inputs or ["an example"])
 
-    def evaluate(cfg: Any, split: str = "test") -> dict[str, Any]:
+    def evaluate(cfg: Any, split: str | None = "test", *_: Any) -> dict[str, Any]:
         calls.append((cfg.recipe, cfg.init.weights, split))
         return {"split": split, "auc": 0.75}
 
