@@ -447,10 +447,11 @@ class _Checker:
         if any(key == k or key.startswith(k + ".") or k.startswith(key + ".") for k in self.command_line):
             return "command line"
         for layer in reversed(self.layers):
-            flat = flatten(layer.values)
+            flat = [k for k, value in flatten(layer.values).items() if value != {}]
             if any(key == k or key.startswith(k + ".") or k.startswith(key + ".") for k in flat):
                 return layer.label
-        return self.layers[min(1, len(self.layers) - 1)].label  # the recipe, where something is missing
+        # something is missing: from the recipe, which stands over the defaults and a shared file, and under debug/
+        return next(layer for layer in reversed(self.layers) if layer.path.parent.name != "debug").label
 
     def problem(self, key: str, message: str) -> None:
         self.problems.append(f"{key}: {message} [{self.origin(key)}]")

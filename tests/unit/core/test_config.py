@@ -242,6 +242,13 @@ def test_data_must_be_complete_but_sizes_of_a_model_come_later(root: Path) -> No
     assert "model.size" not in message
 
 
+def test_what_is_missing_is_missing_from_the_recipe(root: Path) -> None:
+    """Not from the file it shares with others."""
+    (root / "recipe/rec/toy.yaml").write_text(TOY.replace("DataModule, batch_size: 1e2", "Plan"))
+    lines = refused(root, "debug=smoke").splitlines()
+    assert any("data.size: not given" in line and line.endswith("rec/toy.yaml]") for line in lines), lines
+
+
 def test_sections_inside_sections_are_checked(root: Path) -> None:
     inner = "{_target_: torchvision.models.AlexNet, num_clases: 3}"
     for value in (inner, f"[{inner}]", f"{{a: {inner}}}"):
