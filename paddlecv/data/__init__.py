@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from paddlecv.data.image_folder import ImageFolderData
+from paddlecv.data.bccd import BCCDData
 from paddlecv.data.mnist import MNISTData
+from paddlecv.data.voc import VOCData
 
-__all__ = ["ImageFolderData", "MNISTData"]
+__all__ = ["BCCDData", "MNISTData", "VOCData"]

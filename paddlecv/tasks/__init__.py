@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from paddlecv.tasks.classification import ImageClassification
+from paddlecv.tasks.detection import Detection
 
-__all__ = ["ImageClassification"]
+__all__ = ["Detection", "ImageClassification"]

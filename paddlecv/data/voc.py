@@ -1,0 +1,164 @@
+"""Boxes in PASCAL VOC's layout: one XML file a picture, lists of names for the splits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+from xml.etree import ElementTree
+
+import numpy as np
+
+from paddlecore.errors import DataError
+from paddlecv.data.detection import DetectionData, Record
+from paddlecv.data.images import image_files
+
+
+class VOCData(DetectionData):
+    """Own data in PASCAL VOC's layout (Everingham et al., 2010, "The PASCAL Visual Object Classes Challenge").
+
+    `source` is a folder with Annotations/<name>.xml, JPEGImages/<name>.<ending> and the lists ImageSets/Main/train.txt,
+    val.txt and perhaps test.txt, one name a line. The lists may also lie in the folder itself, and the folders may be
+    called annotations and images. toy = generated. The classes are those of `classes`, of classes.txt in the folder
+    (one name a line, in the order of their numbers), or all that the training pictures have, by alphabet.
+
+    VOC counts pixels from 1 and includes the last one, so a box is (xmin - 1, ymin - 1, xmax, ymax) here. Objects that
+    are marked `difficult` are neither trained on nor counted as hits or misses.
+
+    Args:
+        train_on: `train`, or `trainval`: the pictures of validation are trained on too, and the last weights are kept,
+            as there is nothing left to choose by. Choose the settings with `train`.
+        **common: see `DetectionData`.
+    """
+
+    known_empty: ClassVar[frozenset[str]] = frozenset()
+    """Annotations of a published data set in which a box without area is known and left out."""
+
+    def __init__(self, *, train_on: Literal["train", "trainval"] = "train", **common: Any) -> None:
+        super().__init__(**common)
+        if train_on not in ("train", "trainval"):
+            raise ValueError(f"data.train_on must be train or trainval, got {train_on}")
+        self.train_on = train_on
+        self.unlisted: list[str] = []  # annotations that are in no list
+
+    def read(self) -> tuple[dict[str, list[Record]], list[str] | None]:
+        if self.source == "auto":
+            raise DataError("data.source: name the folder with Annotations, JPEGImages and ImageSets, or toy")
+        return self.read_folder(Path(self.source))
+
+    def read_folder(self, folder: Path, merge: str | None = None) -> tuple[dict[str, list[Record]], list[str] | None]:
+        """The records of a folder in this layout; `merge`: all objects are of this one class.
+
+        Raises:
+            DataError: what is missing, or wrong in a file, by name and line.
+        """
+        if not folder.is_dir():
+            raise DataError(f"data.source={folder}: there is no such folder")
+        annotations = _first(folder, "Annotations", "annotations")
+        images = {path.stem: path for path in image_files(_first(folder, "JPEGImages", "images"))}
+        lists = folder / "ImageSets" / "Main"
+        lists = lists if lists.is_dir() else folder
+        named = {
+            "train": _names(_first(lists, "train.txt")),
+            "valid": _names(lists / "val.txt") or _names(lists / "valid.txt"),
+            "test": _names(lists / "test.txt"),
+        }
+        named = {split: names for split, names in named.items() if names is not None}
+        _refuse_doubles(lists, named)
+        if self.train_on == "trainval":
+            named["train"] += named.pop("valid", [])
+        self._paths = [folder]
+        records = {
+            split: [
+                self._record(
+                    annotations / f"{name}.xml", images.get(name, folder / "JPEGImages" / f"{name}.jpg"), merge
+                )
+                for name in names
+            ]
+            for split, names in named.items()
+        }
+        listed = {name for names in named.values() for name in names}
+        self.unlisted = sorted(path.stem for path in annotations.glob("*.xml") if path.stem not in listed)
+        declared = [merge] if merge else _names(folder / "classes.txt")
+        return records, declared
+
+    def _record(self, path: Path, image: Path, merge: str | None) -> Record:
+        root, lines = _parsed(path)
+        height, width = (_number(path, 1, root, f"size/{side}") for side in ("height", "width"))
+        if height < 1 or width < 1:
+            raise DataError(f"{path}: the picture's size is {width:g} x {height:g}")
+        boxes, names, difficult = [], [], []
+        for line, item in zip(lines, root.iter("object"), strict=False):
+            name = (item.findtext("name") or "").strip()
+            if not name:
+                raise DataError(f"{path}:{line}: an object without a name")
+            x1, y1, x2, y2 = (_number(path, line, item, f"bndbox/{k}") for k in ("xmin", "ymin", "xmax", "ymax"))
+            if x2 <= x1 or y2 <= y1:  # as it stands in the file; one pixel less on the left would give it an area
+                if path.stem in self.known_empty:
+                    continue
+                self.bad_rows.add(path, line, f"the box {x1:g} {y1:g} {x2:g} {y2:g} of {name!r} has no area")
+                continue
+            # some tools count from 0; that is no reason to call it a box that reaches out
+            box = self.checked(path, line, (x1 - (x1 > 0), y1 - (y1 > 0), x2, y2), int(height), int(width))
+            if box is not None:
+                boxes.append(box)
+                names.append(merge or name)
+                difficult.append((item.findtext("difficult") or "0").strip() == "1")
+        return Record(
+            image, int(height), int(width), np.array(boxes, np.float32).reshape(-1, 4), names, np.array(difficult, bool)
+        )
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "annotations in no list": len(self.unlisted), "first of them": self.unlisted[:5]}
+
+
+def _first(folder: Path, *names: str) -> Path:
+    for name in names:
+        if (folder / name).exists():
+            return folder / name
+    raise DataError(f"{folder} has no {' or '.join(names)}")
+
+
+def _names(path: Path) -> list[str] | None:
+    """The lines of a list that are not empty; None if there is no such file."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+
+
+def _refuse_doubles(lists: Path, named: dict[str, list[str]]) -> None:
+    seen: dict[str, str] = {}
+    for split, names in named.items():
+        for name in names:
+            if name in seen:
+                raise DataError(f"{lists}: {name} is in {split} and in {seen[name]}; a picture is in one list, once")
+            seen[name] = split
+
+
+def _parsed(path: Path) -> tuple[ElementTree.Element, Iterable[int]]:
+    """An annotation, and the line of each of its objects."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file, but a list names it") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+    if "<!ENTITY" in text:
+        raise DataError(f"{path}: an annotation that defines entities is refused")
+    try:
+        root = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise DataError(f"{path}:{error.position[0]}: the XML is damaged or cut off ({error})") from None
+    return root, [text.count("\n", 0, found.start()) + 1 for found in re.finditer(r"<object[\s>]", text)]
+
+
+def _number(path: Path, line: int, item: ElementTree.Element, name: str) -> float:
+    text = item.findtext(name)
+    try:
+        return float(text or "")
+    except ValueError:
+        raise DataError(f"{path}:{line}: {name} must be a number, found {text!r}") from None

@@ -1,0 +1,257 @@
+"""The detection task with a detector that answers what it is told, and its metric against other implementations."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from paddlecv.layers.detection import DetectionLosses, Detections
+from paddlecv.metrics import DetectionAP
+from paddlecv.metrics.detection import voc_ap
+from paddlecv.tasks import Detection
+from paddlecv.tasks.detection import mirrored, mirrored_image
+
+
+class Told(nn.Module):
+    """Its answers are given; its losses are the sums of what it is shown."""
+
+    def __init__(self, *answers: Detections) -> None:
+        super().__init__()
+        self.answers = list(answers)
+        self.seen: list[Tensor] = []
+
+    def forward(self, image: Tensor, size: Tensor, target: dict[str, Tensor] | None = None) -> Any:
+        self.seen.append(image)
+        if target is None:
+            return self.answers[(len(self.seen) - 1) % len(self.answers)]
+        boxes = target["boxes"].sum()
+        return DetectionLosses({"box": boxes, "class": 2 * boxes}, torch.tensor(len(image)))
+
+
+def answer(boxes: list[list[float]], scores: list[float], labels: list[int]) -> Detections:
+    return Detections(torch.tensor([boxes]).float(), torch.tensor([scores]), torch.tensor([labels]))
+
+
+def batch(**more: Any) -> dict[str, Any]:
+    return {
+        "image": torch.rand(1, 3, 64, 96),
+        "size": torch.tensor([[60, 80]]),
+        "scale": torch.tensor([[0.5, 2.0]]),
+        "original": torch.tensor([[120, 40]]),
+        "true_boxes": torch.tensor([[[5.0, 20.0, 20.0, 60.0], [0.0, 0.0, 10.0, 10.0]]]),
+        "true_labels": torch.tensor([[1, 2]]),
+        "crowd": torch.tensor([[False, False]]),
+        "image_id": torch.tensor([7]),
+        **more,
+    }
+
+
+def test_losses_are_added_up_and_each_is_logged() -> None:
+    out = Detection(Told(), labels=["a"])(batch(boxes=torch.ones(1, 2, 4), labels=torch.ones(1, 2), draw=torch.ones(1)))
+    assert float(out.loss_sum) == 24 and int(out.weight) == 1
+    assert {k: float(v) for k, v in out.logs.items()} == {"box": 8, "class": 16}
+
+
+def test_answers_are_in_pixels_of_the_original_and_cut_to_it() -> None:
+    found = answer([[10, 10, 40, 30], [0, 0, 90, 62], [0, 0, 0, 0]], [0.9, 0.3, 0.0], [1, 2, 0])
+    task = Detection(Told(found), labels=["cat", "dog"], score_threshold=0.5)
+    prediction = task.predict(batch())
+    assert prediction["boxes"][0].tolist() == [[5, 20, 20, 60], [0, 0, 40, 120], [0, 0, 0, 0]]
+    rows = task.render(prediction)
+    assert rows == [{"objects": [{"label": "cat", "score": 0.9, "box": [5, 20, 20, 60]}]}]
+    assert json.dumps(rows)
+    assert task.row_errors(prediction, batch()).tolist() == [1.0]  # the second box is missed
+    assert Detection(Told(found), labels=["cat"], max_detections=1).predict(batch())["scores"].shape == (1, 1)
+
+
+def test_row_errors_count_each_box_once_and_no_crowds() -> None:
+    found = answer([[10, 10, 40, 30], [10, 10, 40, 30], [0, 0, 20, 5]], [0.9, 0.8, 0.7], [1, 1, 2])
+    task = Detection(Told(found), labels=["cat", "dog"])
+    assert task.row_errors(task.predict(batch()), batch()).tolist() == [1.0]  # the second answer
+    crowd = batch(crowd=torch.tensor([[True, False]]))
+    assert task.row_errors(task.predict(crowd), crowd).tolist() == [0.0]
+
+
+def test_mirror_image_is_within_what_is_not_filling_and_undone() -> None:
+    image, size = torch.rand(2, 3, 4, 6), torch.tensor([[4, 5], [3, 6]])
+    flipped = mirrored_image(image, size)
+    assert torch.equal(flipped[0, :, :, :5], image[0, :, :, :5].flip(2)) and torch.equal(
+        flipped[0, ..., 5], image[0, ..., 5]
+    )
+    assert torch.equal(flipped[1], image[1].flip(2))
+    found = mirrored(answer([[1, 0, 2, 4]], [0.5], [1]), size[:1])
+    assert found.boxes.tolist() == [[[3, 0, 4, 4]]]
+
+
+def test_flip_joins_both_answers() -> None:
+    plain = answer([[10, 10, 40, 30], [0, 0, 0, 0]], [0.6, 0.0], [1, 0])
+    other = answer([[40, 10, 70, 30], [0, 0, 10, 10]], [0.8, 0.5], [1, 2])  # the first is the same, seen in the mirror
+    prediction = Detection(Told(plain, other), labels=["a", "b"], flip=True).predict(batch())
+    assert prediction["labels"][0].tolist() == [1, 2, 0, 0]
+    assert prediction["scores"][0].tolist() == pytest.approx([0.8, 0.5, 0, 0])
+    assert prediction["boxes"][0, 0].tolist() == [5, 20, 20, 60]
+
+
+def test_masks_are_pasted_into_the_picture_and_measured() -> None:
+    half = torch.zeros(1, 2, 28, 28)
+    half[0, 0, :, :14] = 1.0  # the left half of its box
+    found = answer([[10, 10, 40, 30], [0, 0, 0, 0]], [0.9, 0.0], [1, 0])._replace(masks=half)
+    task = Detection(Told(found), labels=["cat"], masks=True, metric="mask_ap")
+    prediction = task.predict(batch())
+    (mask,) = prediction["masks"][0]
+    from pycocotools import mask as coco
+
+    pixels = coco.decode([mask])[..., 0]
+    assert pixels.shape == (120, 40)
+    rows, columns = np.nonzero(pixels)
+    assert (rows.min(), rows.max()) == (20, 59) and columns.min() == 5 and columns.max() in (11, 12)
+    assert json.dumps(task.render(prediction))
+    metrics = task.metrics()
+    truth = batch(true_boxes=prediction["boxes"], true_labels=prediction["labels"], true_masks=prediction["masks"])
+    task.measure(metrics, prediction, truth)
+    assert metrics[0].compute() == {"mask_ap": 1.0, "map50": 1.0, "ap": 1.0, "map50/cat": 1.0}
+
+
+@pytest.mark.parametrize("options", [{"score_threshold": 2}, {"max_detections": 0}, {"flip": True, "masks": True}])
+def test_refuses_options_without_meaning(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="task."):
+        Detection(Told(), labels=["a"], **options)
+
+
+# ---------------------------------------------------------------------------------------------------- the metric
+
+
+def scenes(seed: int, pictures: int = 12, classes: int = 3) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    """Random boxes, and answers that are some of them, moved, and others; some boxes are crowds."""
+    random = np.random.default_rng(seed)
+    g, k = 6, 9
+    corner = random.uniform(0, 200, (pictures, g, 2))
+    true = np.concatenate([corner, corner + random.uniform(5, 150, (pictures, g, 2))], 2)
+    labels = random.integers(0, classes + 1, (pictures, g))
+    which = random.integers(0, g, (pictures, k))
+    found = np.take_along_axis(true, which[..., None], 1) + random.normal(0, 6, (pictures, k, 4))
+    found[..., 2:] = np.maximum(found[..., 2:], found[..., :2] + 1)
+    guess = np.take_along_axis(labels, which, 1)
+    guess = np.where(random.random((pictures, k)) < 0.2, random.integers(0, classes + 1, (pictures, k)), guess)
+    scores = -np.sort(-random.random((pictures, k)).round(2), 1) + 0.0
+    return (
+        {"boxes": torch.tensor(found), "scores": torch.tensor(scores), "labels": torch.tensor(guess)},
+        {
+            "boxes": torch.tensor(true),
+            "labels": torch.tensor(labels),
+            "crowd": torch.tensor(random.random((pictures, g)) < 0.15),
+        },
+        torch.arange(pictures),
+    )
+
+
+def coco_by_pycocotools(found: dict[str, Tensor], true: dict[str, Tensor], ids: Tensor, classes: int) -> float:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    def annotations(given: dict[str, Tensor], extra: str, key: str) -> list[dict[str, Any]]:
+        rows = []
+        for i in ids.tolist():
+            for label, box, value in zip(given["labels"][i], given["boxes"][i].tolist(), given[extra][i], strict=True):
+                if label:
+                    x, y, w, h = box[0], box[1], box[2] - box[0], box[3] - box[1]
+                    row = {"image_id": i, "category_id": int(label), "bbox": [x, y, w, h], "area": w * h}
+                    rows.append({**row, key: value.item() if key == "score" else int(value), "id": len(rows) + 1})
+        return rows
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = {
+            "images": [{"id": i} for i in ids.tolist()],
+            "categories": [{"id": i + 1} for i in range(classes)],
+            "annotations": annotations(true, "crowd", "iscrowd"),
+        }
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(annotations(found, "scores", "score")), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return float(evaluation.stats[0])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ap_equals_pycocotools_in_any_number_of_parts(seed: int) -> None:
+    found, true, ids = scenes(seed)
+    metric = DetectionAP(["a", "b", "c"])
+    for part in (slice(0, 5), slice(5, 6), slice(6, None)):
+        metric.update({k: v[part] for k, v in found.items()}, {k: v[part] for k, v in true.items()}, ids[part])
+    result = metric.compute()
+    assert list(result) == ["map50", "ap", "map50/a", "map50/b", "map50/c"] == list(metric.goals)
+    assert result["ap"] == pytest.approx(coco_by_pycocotools(found, true, ids, 3), abs=1e-12)
+    assert result["map50"] == pytest.approx(np.mean([result[f"map50/{n}"] for n in "abc"]))
+    assert 0 < result["ap"] < result["map50"] < 1
+
+
+def brute_force(found: np.ndarray, true: np.ndarray) -> float:
+    """VOC's definition once more, point by point, without anything shared."""
+    wanted = sum(1 for t in true if not t[2])
+    taken: set[int] = set()
+    curve = []
+    right = wrong = 0
+    for image, _, _, *box in sorted(found.tolist(), key=lambda row: -row[2]):
+        best, match = 0.0, None
+        for j, t in enumerate(true.tolist()):
+            if t[0] != image:
+                continue
+            w = max(0.0, min(box[2], t[5]) - max(box[0], t[3]))
+            h = max(0.0, min(box[3], t[6]) - max(box[1], t[4]))
+            union = (box[2] - box[0]) * (box[3] - box[1]) + (t[5] - t[3]) * (t[6] - t[4]) - w * h
+            if w * h / union > best:
+                best, match = w * h / union, j
+        if best >= 0.5 and match is not None and true[match][2]:
+            continue
+        if best >= 0.5 and match not in taken:
+            assert match is not None
+            taken.add(match)
+            right += 1
+        else:
+            wrong += 1
+        curve.append((right / wanted, right / (right + wrong)))
+    area, last = 0.0, 0.0
+    for recall, _ in curve:
+        area += (recall - last) * max((p for r, p in curve if r >= recall), default=0.0)
+        last = recall
+    return area
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_map50_equals_the_definition(seed: int) -> None:
+    found, true, ids = scenes(100 + seed, pictures=5, classes=1)
+    metric = DetectionAP(["a"])
+    metric.update(found, true, ids)
+    rows = metric.cat("found").numpy(), metric.cat("true").numpy()
+    assert metric.compute()["map50"] == pytest.approx(brute_force(*rows), abs=1e-12)
+    assert voc_ap(*rows) == metric.compute()["map50"]
+
+
+def test_what_the_metric_says_of_nothing() -> None:
+    nothing = torch.zeros(2, 1, dtype=torch.int64)
+    empty = {"boxes": torch.zeros(2, 1, 4), "scores": torch.zeros(2, 1), "labels": nothing}
+    truth = {"boxes": torch.ones(2, 1, 4), "labels": nothing, "crowd": nothing.bool()}
+    metric = DetectionAP(["a", "b"])
+    assert all(np.isnan(v) for v in metric.compute().values())
+    metric.update(empty, truth, torch.arange(2))
+    assert all(np.isnan(v) for v in metric.compute().values())  # no boxes at all: nothing to find
+    boxes = torch.tensor([[0.0, 0.0, 5.0, 5.0]]).expand(2, 1, 4)
+    metric.reset()
+    metric.update(empty, {"boxes": boxes, "labels": torch.tensor([[1], [0]]), "crowd": nothing.bool()}, torch.arange(2))
+    result = metric.compute()
+    assert result["map50"] == result["ap"] == result["map50/a"] == 0 and np.isnan(result["map50/b"])
+
+
+def test_masks_that_do_not_fit_the_boxes_are_refused() -> None:
+    found, true, ids = scenes(0, pictures=1)
+    with pytest.raises(ValueError, match="masks"):
+        DetectionAP(["a", "b", "c"], masks=True).update({**found, "masks": [[]]}, true, ids)
