@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from paddlecv.models.backbones import Backbone
 from paddlecv.models.cifar_resnet import CifarResNet
+from paddlecv.models.faster_rcnn import FasterRCNN
 from paddlecv.models.lenet import LeNet
+from paddlecv.models.mask_rcnn import MaskRCNN
 from paddlecv.models.mobilenet_v1 import MobileNetV1
 
-__all__ = ["Backbone", "CifarResNet", "LeNet", "MobileNetV1"]
+__all__ = ["Backbone", "CifarResNet", "FasterRCNN", "LeNet", "MaskRCNN", "MobileNetV1"]
