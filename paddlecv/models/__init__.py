@@ -8,5 +8,7 @@ from paddlecv.models.faster_rcnn import FasterRCNN
 from paddlecv.models.lenet import LeNet
 from paddlecv.models.mask_rcnn import MaskRCNN
 from paddlecv.models.mobilenet_v1 import MobileNetV1
+from paddlecv.models.ssd import SSD300
+from paddlecv.models.ssdlite import SSDlite
 
-__all__ = ["Backbone", "CifarResNet", "FasterRCNN", "LeNet", "MaskRCNN", "MobileNetV1"]
+__all__ = ["SSD300", "Backbone", "CifarResNet", "FasterRCNN", "LeNet", "MaskRCNN", "MobileNetV1", "SSDlite"]
