@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from paddlecv.data.bccd import BCCDData
+from paddlecv.data.camvid import CamVidData
+from paddlecv.data.cityscapes import CityscapesData
 from paddlecv.data.mnist import MNISTData
+from paddlecv.data.segmentation import SegmentationData
 from paddlecv.data.voc import VOCData
 
-__all__ = ["BCCDData", "MNISTData", "VOCData"]
+__all__ = ["BCCDData", "CamVidData", "CityscapesData", "MNISTData", "SegmentationData", "VOCData"]

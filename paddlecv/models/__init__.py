@@ -5,10 +5,11 @@ from __future__ import annotations
 from paddlecv.models.backbones import Backbone
 from paddlecv.models.cifar_resnet import CifarResNet
 from paddlecv.models.faster_rcnn import FasterRCNN
+from paddlecv.models.icnet import ICNet
 from paddlecv.models.lenet import LeNet
 from paddlecv.models.mask_rcnn import MaskRCNN
 from paddlecv.models.mobilenet_v1 import MobileNetV1
 from paddlecv.models.ssd import SSD300
 from paddlecv.models.ssdlite import SSDlite
 
-__all__ = ["SSD300", "Backbone", "CifarResNet", "FasterRCNN", "LeNet", "MaskRCNN", "MobileNetV1", "SSDlite"]
+__all__ = ["Backbone", "CifarResNet", "FasterRCNN", "ICNet", "LeNet", "MaskRCNN", "MobileNetV1", "SSD300", "SSDlite"]
