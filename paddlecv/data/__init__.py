@@ -5,8 +5,21 @@ from __future__ import annotations
 from paddlecv.data.bccd import BCCDData
 from paddlecv.data.camvid import CamVidData
 from paddlecv.data.cityscapes import CityscapesData
+from paddlecv.data.coco import CocoData
+from paddlecv.data.face_masks import FaceMasksData
 from paddlecv.data.mnist import MNISTData
+from paddlecv.data.pennfudan import PennFudanData
 from paddlecv.data.segmentation import SegmentationData
 from paddlecv.data.voc import VOCData
 
-__all__ = ["BCCDData", "CamVidData", "CityscapesData", "MNISTData", "SegmentationData", "VOCData"]
+__all__ = [
+    "BCCDData",
+    "CamVidData",
+    "CityscapesData",
+    "CocoData",
+    "FaceMasksData",
+    "MNISTData",
+    "PennFudanData",
+    "SegmentationData",
+    "VOCData",
+]

@@ -499,7 +499,16 @@ def drawn(image: Tensor, objects: Sequence[dict[str, Any]], labels: Sequence[str
         names = [f"{f['label']} {f['score']:.2f}" if "score" in f else f["label"] for f in objects]
         boxes = torch.tensor([found["box"] for found in objects])
         width = max(1, round(min(image.shape[1:]) / 240))
-        image = draw_bounding_boxes(image, boxes, names, colours, width=width)
+        image = draw_bounding_boxes(
+            image,
+            boxes,
+            names,
+            colours,
+            width=width,
+            label_colors="white",
+            label_background_colors=colours,
+            fill_labels=True,
+        )
     return Image.fromarray(image.permute(1, 2, 0).numpy())
 
 

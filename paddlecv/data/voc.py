@@ -47,8 +47,14 @@ class VOCData(DetectionData):
             raise DataError("data.source: name the folder with Annotations, JPEGImages and ImageSets, or toy")
         return self.read_folder(Path(self.source))
 
-    def read_folder(self, folder: Path, merge: str | None = None) -> tuple[dict[str, list[Record]], list[str] | None]:
-        """The records of a folder in this layout; `merge`: all objects are of this one class.
+    def read_folder(
+        self, folder: Path, merge: str | None = None, splits: dict[str, list[str]] | None = None
+    ) -> tuple[dict[str, list[Record]], list[str] | None]:
+        """The records of a folder in this layout.
+
+        Args:
+            merge: all objects are of this one class.
+            splits: names of each, where the folder has no lists.
 
         Raises:
             DataError: what is missing, or wrong in a file, by name and line.
@@ -59,12 +65,18 @@ class VOCData(DetectionData):
         images = {path.stem: path for path in image_files(_first(folder, "JPEGImages", "images"))}
         lists = folder / "ImageSets" / "Main"
         lists = lists if lists.is_dir() else folder
-        named = {
-            "train": _names(_first(lists, "train.txt")),
-            "valid": _names(lists / "val.txt") or _names(lists / "valid.txt"),
-            "test": _names(lists / "test.txt"),
+        named = splits or {
+            split: names
+            for split, files in {
+                "train": ("train.txt",),
+                "valid": ("val.txt", "valid.txt"),
+                "test": ("test.txt",),
+            }.items()
+            if (names := next((found for file in files if (found := _names(lists / file)) is not None), None))
+            is not None
         }
-        named = {split: names for split, names in named.items() if names is not None}
+        if "train" not in named:
+            raise DataError(f"{lists} has no train.txt")
         _refuse_doubles(lists, named)
         if self.train_on == "trainval":
             named["train"] += named.pop("valid", [])

@@ -1,0 +1,161 @@
+"""Boxes and masks in COCO's layout: one JSON file a split."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paddlecore.errors import DataError
+from paddlecv.data.detection import DetectionData, Record, disagreement
+
+_NAMES = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
+
+
+class CocoData(DetectionData):
+    """Own data, or COCO itself, in COCO's layout (Lin et al., 2014, "Microsoft COCO", and cocodataset.org).
+
+    `source` is a folder with a file for each split: train.json, valid.json (or val.json) and perhaps test.json, in it
+    or in annotations, perhaps called instances_train.json or instances_train2017.json; or train/_annotations.coco.json.
+    Pictures lie where `file_name` says, below the first of <split>, <split>2017, images/<split>, images/<split>2017,
+    images, or the folder itself that has the first one. toy = generated.
+
+    Classes are `categories` by rising id, and are numbered 1..C in that order whatever the ids are; all splits must
+    have the same ids and names. A box is [x, y, width, height]; `iscrowd` boxes are neither trained on nor counted as
+    hits or misses. Masks are polygons or run lengths. Bad rows are named by the annotation's id.
+
+    See `DetectionData` for options and the batch.
+    """
+
+    def read(self) -> tuple[dict[str, list[Record]], list[str] | None]:
+        if self.source == "auto":
+            raise DataError("data.source: name the folder with train.json, valid.json and the pictures, or toy")
+        folder = Path(self.source)
+        if not folder.is_dir():
+            raise DataError(f"data.source={folder}: there is no such folder")
+        files = {split: found for split in _NAMES if (found := _json_of(folder, split))}
+        if "train" not in files:
+            raise DataError(
+                f"{folder} has no train.json, annotations/instances_train*.json, or train/_annotations...json"
+            )
+        self._paths = [folder]
+        contents = {split: _parsed(path) for split, path in files.items()}
+        classes = {split: _classes(files[split], content) for split, content in contents.items()}
+        for split, theirs in classes.items():
+            if theirs != classes["train"]:
+                tables = [[f"{name} (id {i})" for i, name in sorted(c.items())] for c in (classes["train"], theirs)]
+                raise DataError(disagreement(str(files["train"]), tables[0], str(files[split]), tables[1]))
+        names = {number: name for number, name in sorted(classes["train"].items())}
+        records = {split: self._read_split(folder, split, files[split], contents[split], names) for split in files}
+        return records, list(names.values())
+
+    def _read_split(
+        self, folder: Path, split: str, path: Path, content: dict[str, Any], classes: dict[int, str]
+    ) -> list[Record]:
+        pictures: dict[int, Record] = {}
+        rows: dict[int, list[tuple[tuple[float, ...], str, bool, dict[str, Any] | None]]] = {}
+        place = None
+        for number, image in enumerate(content["images"]):
+            try:
+                ident, name, height, width = int(image["id"]), image["file_name"], image["height"], image["width"]
+                if min(int(height), int(width)) < 1:
+                    raise ValueError(f"its size is {width} x {height}")
+            except (TypeError, KeyError, ValueError) as error:
+                raise DataError(f"{path}: images[{number}] needs id, file_name, height and width ({error})") from None
+            if ident in pictures:
+                raise DataError(f"{path}: two images have the id {ident}")
+            place = place or _place(folder, split, path, name)
+            empty = np.zeros((0, 4), np.float32)
+            pictures[ident] = Record(place / name, int(height), int(width), empty, [], np.zeros(0, np.bool_), id=ident)
+            rows[ident] = []
+        for number, item in enumerate(content["annotations"]):
+            ident = item.get("id", f"number {number}") if isinstance(item, dict) else f"number {number}"
+            where = f"{path}, annotation"
+            try:
+                picture, label = pictures.get(item["image_id"]), classes.get(item["category_id"])
+                x, y, width, height = (float(v) for v in item["bbox"])
+            except (TypeError, KeyError, ValueError) as error:
+                message = f"needs image_id, category_id and bbox [x, y, width, height] ({error})"
+                self.bad_rows.add(where, ident, message)
+                continue
+            if picture is None or label is None:
+                unknown = f"image_id {item['image_id']}" if picture is None else f"category_id {item['category_id']}"
+                self.bad_rows.add(where, ident, f"its {unknown} is not in the file")
+                continue
+            box = self.checked(where, ident, (x, y, x + width, y + height), picture.height, picture.width)
+            mask = self._mask(where, ident, item.get("segmentation"), picture) if self.masks and box else None
+            if box is not None and not (self.masks and mask is None):
+                rows[item["image_id"]].append((box, label, bool(item.get("iscrowd", 0)), mask))
+        for ident, found in rows.items():
+            picture = pictures[ident]
+            picture.boxes = np.array([box for box, *_ in found], np.float32).reshape(-1, 4)
+            picture.names = [name for _, name, *_ in found]
+            picture.crowd = np.array([crowd for *_, crowd, _ in found], np.bool_)
+            picture.masks = [mask for *_, mask in found if mask is not None] if self.masks else None
+        return list(pictures.values())
+
+    def _mask(self, where: str, ident: Any, given: Any, picture: Record) -> dict[str, Any] | None:
+        """Polygons or run lengths as compressed run lengths; None for a bad one."""
+        from pycocotools import mask as coco
+
+        size = (picture.height, picture.width)
+        try:
+            if isinstance(given, list):
+                if not given or any(len(polygon) < 6 for polygon in given):
+                    raise ValueError("a polygon needs three points or more")
+                return coco.merge(coco.frPyObjects([[float(v) for v in polygon] for polygon in given], *size))
+            if tuple(given["size"]) != size:
+                raise ValueError(f"its size {given['size']} is not that of the picture, {list(size)}")
+            if isinstance(given["counts"], list):
+                if sum(given["counts"]) != size[0] * size[1]:
+                    raise ValueError("its run lengths do not add up to the picture")
+                return coco.frPyObjects(given, *size)
+            counts = given["counts"]
+            return {"size": list(size), "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
+        except (TypeError, KeyError, ValueError, UnicodeEncodeError) as error:
+            self.bad_rows.add(where, ident, f"its segmentation cannot be used ({error})")
+            return None
+
+
+def _json_of(folder: Path, split: str) -> Path | None:
+    for name in _NAMES[split]:
+        for pattern in (f"{name}.json", f"annotations/{name}.json", f"annotations/instances_{name}.json",
+                        f"annotations/instances_{name}2017.json", f"{name}/_annotations.coco.json"):  # fmt: skip
+            if (folder / pattern).is_file():
+                return folder / pattern
+    return None
+
+
+def _place(folder: Path, split: str, path: Path, name: str) -> Path:
+    """The folder that holds the picture `name`; if there is none, the likeliest."""
+    places = [
+        folder / base / f"{alias}{year}" for base in (".", "images") for alias in _NAMES[split] for year in ("", "2017")
+    ]
+    places += [folder / "images", folder, path.parent]
+    return next((place for place in places if (place / name).is_file()), next(p for p in places if p.is_dir()))
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: the JSON is damaged or cut off ({error})") from None
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise DataError(f"{path}: a COCO file is an object with the lists images, annotations and categories")
+    return content
+
+
+def _classes(path: Path, content: dict[str, Any]) -> dict[int, str]:
+    try:
+        found = [(int(c["id"]), str(c["name"])) for c in content["categories"]]
+    except (TypeError, KeyError, ValueError) as error:
+        raise DataError(f"{path}: each of categories needs an id and a name ({error})") from None
+    for kind, values in (("ids", [i for i, _ in found]), ("names", [name for _, name in found])):
+        if len(set(values)) != len(values):
+            raise DataError(f"{path}: two categories have the same {kind[:-1]} among {sorted(map(str, values))}")
+    return dict(found)
