@@ -52,7 +52,7 @@ def test_samples_of_each_split_are_drawn(tmp_path: Path, capsys: pytest.CaptureF
     found = json.loads(verb(capsys, "check-data", *LENET, f"draw={tmp_path}", "samples=5"))
     assert [Path(p).name for p in found["drawn"]] == ["train.png", "valid.png", "test.png"]
     with Image.open(tmp_path / "train.png") as page:
-        assert page.size == (3 * 224, 2 * (240 + 16))
+        assert page.size == (3 * 168, 2 * (168 + 22 + 16))  # a digit six times enlarged, a line of text, the caption
 
 
 def test_the_worst_rows_are_drawn(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
