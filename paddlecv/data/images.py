@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -45,12 +46,86 @@ def open_image(path: str | Path | BinaryIO) -> Image.Image:
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not an image that can be read ({error}); expected {', '.join(_FORMATS)}") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: str | Path | BinaryIO, error: Exception) -> DataError:
+    return DataError(f"{path}: not an image that can be read ({error}); expected {', '.join(_FORMATS)}")
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height of an image file as they are stored, from its header alone.
+
+    Raises:
+        DataError: no such file, or its header is not that of an image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=_FORMATS) as file:
+            return file.size
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise _unreadable(path, error) from None
 
 
 def read_image(path: str | Path) -> Tensor:
     """`open_image` as a tensor [3, H, W] uint8."""
     return torch.from_numpy(np.array(open_image(path))).permute(2, 0, 1).contiguous()
+
+
+def unwrapped(raw: Any) -> Any:
+    """What is inside a raw input: JSON text is parsed, and of a dict {"image": ...} the image is taken.
+
+    Raises:
+        DataError: text that starts like JSON and is none, or a dict without `image`.
+    """
+    if isinstance(raw, str) and raw.lstrip()[:1] in ("[", "{"):
+        try:
+            raw = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"the input is neither a path nor JSON: {error}") from None
+    if isinstance(raw, dict):
+        if "image" not in raw:
+            raise DataError(f'expected {{"image": path or pixels}}, got the keys {sorted(map(str, raw))}')
+        raw = raw["image"]
+    return raw
+
+
+def picture_of(raw: Any) -> Image.Image:
+    """A raw input as an RGB picture: the path of an image, or rows of pixels [H][W][3] in 0..255; see `unwrapped`.
+
+    Raises:
+        DataError: neither of them, or a file that is no image.
+    """
+    from PIL import Image
+
+    raw = unwrapped(raw)
+    if isinstance(raw, (str, Path)):
+        return open_image(raw)
+    try:
+        pixels = np.asarray(raw, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError):
+        pixels = np.empty(0, np.float32)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size or not ((pixels >= 0) & (pixels <= 255)).all():
+        raise DataError("expected the path of an image, or rows of pixels, each pixel three numbers 0..255")
+    return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def captioned(image: Image.Image, lines: Sequence[str]) -> Image.Image:
+    """The picture, enlarged by a whole number where it is narrower than 160 pixels, with lines of text under it."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    times = -(-160 // image.width)
+    image = image.convert("RGB").resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    size = max(14, image.width // 25)
+    sheet = Image.new("RGB", (image.width, image.height + (size + 4) * len(lines) + 4), "white")
+    sheet.paste(image, (0, 0))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size)
+    for number, line in enumerate(lines):
+        draw.text((4, image.height + 2 + (size + 4) * number), line, "black", font)
+    return sheet
 
 
 def image_files(folder: Path) -> list[Path]:

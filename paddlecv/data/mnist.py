@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from paddlecore.data import DataModule, Rows, mix, uniform
-from paddlecore.errors import DataError, nearest
+from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, data_root, fingerprint, locate
 from paddlecore.task import Batch
+from paddlecv.data.image_folder import Classes, agreed, class_images, named
+from paddlecv.data.images import ENDINGS, captioned, open_image, unwrapped
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -58,7 +59,6 @@ _CONTENT = {
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 _DIGITS = [str(digit) for digit in range(10)]
-_IMAGE_ENDINGS = (".png", ".jpg", ".jpeg")
 
 
 class ImageRows:
@@ -123,10 +123,9 @@ class MNISTData(DataModule):
     every twelfth (rows 11, 23, ...) is kept for validation, whatever the seed: 55 000 and 5 000.
 
     `source`: auto = the files under PADDLE_DATA (cv/mnist), or fetched; a folder with four files of MNIST's names and
-    format (gzip or not); toy = generated digits; or a folder of own PNG or JPEG images: <split>/<class>/<image>, with
-    splits train, valid and perhaps test, or <class>/<image>. In the latter case, of each class in the order of the
-    names, the 9th of every ten is for validation and the 10th for testing. All splits must have the same classes (an
-    empty folder counts); when weights with class names are given, the folder may have no other classes.
+    format (gzip or not); toy = generated digits; or a folder of own images in a folder for each class, with or without
+    splits (see `class_images`). All splits must have the same classes (an empty folder counts); when weights with class
+    names are given, the folder may have no other classes.
 
     Own images are read as `grey` says. An image that cannot be read is a bad row.
 
@@ -144,7 +143,7 @@ class MNISTData(DataModule):
         **common: see `DataModule`.
     """
 
-    input_endings = _IMAGE_ENDINGS
+    input_endings = ENDINGS
 
     def __init__(self, *, shift: float = 2.0, rotate: float = 10.0, scale: float = 0.1, **common: Any) -> None:
         super().__init__(**common)
@@ -202,8 +201,10 @@ class MNISTData(DataModule):
             if any(_idx_file(folder, name) for name in _CONTENT):
                 read, names = self._idx(folder), _DIGITS
             else:
-                read, names = self._folder(folder)
-        self._take_names(names)
+                self._paths, found = [folder], class_images(folder)
+                read = {split: self._read_images(classes) for split, classes in found.items()}
+                names = list(found["train"])
+        self._labels = agreed(names, self._labels, self.source)
         own = np.array([self._labels.index(name) for name in names])  # class here -> class of the weights
         self.splits = tuple(read)
         move = {"shift": self.shift, "rotate": self.rotate, "scale": self.scale}
@@ -211,15 +212,6 @@ class MNISTData(DataModule):
             split: ImageRows(images, own[labels], seed=mix(self.seed), **(move if split == "train" else {}))
             for split, (images, labels) in read.items()
         }
-
-    def _take_names(self, names: list[str]) -> None:
-        """The data's class names; those of given weights come first, and must include them."""
-        if self._labels and (unknown := [name for name in names if name not in self._labels]):
-            raise DataError(
-                f"data.source={self.source} has classes that the weights do not know: {', '.join(unknown[:10])}"
-                f"{nearest(unknown[0], self._labels)} (known: {', '.join(self._labels[:20])})"
-            )
-        self._labels = self._labels or names
 
     def _idx(self, folder: Path, known: bool = False) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """The splits of four files in MNIST's format; `known`: they must have MNIST's content."""
@@ -243,40 +235,10 @@ class MNISTData(DataModule):
         kept = np.arange(len(labels)) % 12 == 11
         return {"train": (images[~kept], labels[~kept]), "valid": (images[kept], labels[kept]), "test": read["t10k"]}
 
-    def _folder(self, folder: Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[str]]:
-        """Own images, and the names of their classes."""
-        below = {path.name: path for path in _folders(folder)}
-        splits = [split for split in ("train", "valid", "test") if split in below]
-        if "train" in splits and "valid" not in splits:
-            raise DataError(f"{folder} has train, but no valid; give both, or class folders alone to be split")
-        self._paths = [folder]
-        if "train" not in splits:
-            files = {path.name: _images(path) for path in below.values()}
-            parts = {
-                "train": {name: [p for i, p in enumerate(paths) if i % 10 < 8] for name, paths in files.items()},
-                "valid": {name: paths[8::10] for name, paths in files.items()},
-                "test": {name: paths[9::10] for name, paths in files.items()},
-            }
-        else:
-            parts = {s: {path.name: _images(path) for path in _folders(below[s])} for s in splits}
-        names = sorted(parts["train"])
-        if len(names) < 2:
-            raise DataError(f"{folder}: expected a folder for each of at least two classes, found {names or 'none'}")
-        for split, classes in parts.items():
-            if wrong := sorted(classes.keys() ^ parts["train"].keys()):
-                raise DataError(
-                    f"{folder}: the classes of {split} and train differ: {', '.join(wrong[:10])}"
-                    f"{nearest(wrong[0], set(names) - set(wrong))}; make an empty folder for a class without images"
-                )
-        read = {split: self._read_images(classes) for split, classes in parts.items()}
-        if empty := [split for split, (images, _) in read.items() if not len(images) and (split != "test" or splits)]:
-            raise DataError(f"{folder}: {empty[0]} has no images ({', '.join(_IMAGE_ENDINGS)})")
-        return {split: found for split, found in read.items() if len(found[0])}, names
-
-    def _read_images(self, classes: dict[str, list[Path]]) -> tuple[np.ndarray, np.ndarray]:
+    def _read_images(self, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
         images, labels = [], []
-        for label, name in enumerate(sorted(classes)):
-            for path in classes[name]:
+        for label, paths in enumerate(classes.values()):
+            for path in paths:
                 try:
                     images.append(grey(path))
                 except DataError as error:
@@ -288,94 +250,54 @@ class MNISTData(DataModule):
     # ------------------------------------------------------------------------------------------------ one input
 
     def encode(self, raw: Any) -> Batch:
-        """The path of a PNG or JPEG image (see `grey`), or 28 rows of 28 numbers 0..255 (perhaps as JSON text), white
+        """The path of an image (see `grey`), or 28 rows of 28 numbers 0..255 (perhaps as JSON text), white
         on black. Either may stand in a dict as {"image": ...}."""
         image = torch.from_numpy(_pixels(raw)).div_(255).sub_(MEAN).div_(DEVIATION)
         return {"image": image[None, None]}
-
-    def picture(self, raw: Any, answer: dict[str, Any]) -> Image.Image:
-        """Eight times enlarged, the class's name and its probability in a line below."""
-        from PIL import Image, ImageDraw
-
-        digit = Image.fromarray(_pixels(raw).astype(np.uint8)).resize((8 * SIZE, 8 * SIZE), Image.Resampling.NEAREST)
-        page = Image.new("RGB", (8 * SIZE, 8 * SIZE + 16), "white")
-        page.paste(digit)
-        label = answer["label"]
-        sure = f" {answer['probability'][label]:.3f}" if "probability" in answer else ""
-        ImageDraw.Draw(page).text((2, 8 * SIZE + 1), f"{label}{sure}", fill="black")
-        return page
-
-    def sample(self, split: str, row: int) -> tuple[Any, dict[str, Any]]:
-        rows = self._rows[split]
-        return rows.images[row].tolist(), {"label": self._labels[rows.labels[row]]}
 
     def examples(self) -> Sequence[Any]:
         """Generated digits, as rows of numbers: there are no files to name where only weights are."""
         return _glyphs(3, 3)[0].tolist()
 
+    def sample(self, split: str, row: int) -> tuple[Any, dict[str, Any]]:
+        rows = self._rows[split]
+        return rows.images[row].tolist(), {"label": self._labels[int(rows.labels[row])]}
+
+    def picture(self, raw: Any, answer: dict[str, Any]) -> Image.Image:
+        """The digit as the model sees it, with its class and, of a prediction, the probability under it."""
+        from PIL import Image
+
+        return captioned(Image.fromarray(_pixels(raw).astype(np.uint8)), [named(answer)])
+
 
 def _pixels(raw: Any) -> np.ndarray:
-    """[28, 28] float32 in 0..255 of what `MNISTData.encode` takes."""
-    if isinstance(raw, str) and raw.lstrip()[:1] in ("[", "{"):
-        try:
-            raw = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"the input is neither a path nor JSON: {error}") from None
-    if isinstance(raw, dict):
-        if "image" not in raw:
-            raise DataError(f'expected {{"image": path or 28 x 28 numbers}}, got the keys {sorted(map(str, raw))}')
-        raw = raw["image"]
+    """What `encode` takes as [28, 28] float32 in 0..255."""
+    raw = unwrapped(raw)
     if isinstance(raw, (str, Path)):
-        pixels = grey(Path(raw)).astype(np.float32)
-    else:
-        try:
-            pixels = np.array(raw, dtype=np.float32)
-        except (TypeError, ValueError, OverflowError):
-            pixels = np.empty(0, np.float32)
-        if pixels.shape != (SIZE, SIZE) or not ((pixels >= 0) & (pixels <= 255)).all():
-            raise DataError(f"expected the path of an image, or {SIZE} rows of {SIZE} numbers 0..255")
+        return grey(Path(raw)).astype(np.float32)
+    try:
+        pixels = np.array(raw, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError):
+        pixels = np.empty(0, np.float32)
+    if pixels.shape != (SIZE, SIZE) or not ((pixels >= 0) & (pixels <= 255)).all():
+        raise DataError(f"expected the path of an image, or {SIZE} rows of {SIZE} numbers 0..255")
     return pixels
 
 
 def grey(path: Path) -> np.ndarray:
-    """A PNG or JPEG file as [28, 28] uint8, white on black.
+    """An image file as [28, 28] uint8, white on black.
 
-    Turned as its EXIF says; transparent parts are black; colour to grey by ITU-R 601 (0.299 R + 0.587 G + 0.114 B);
-    16 bits to 8. Another size is scaled to fit with its proportions kept, and centred on black. A white background is
-    not guessed at: invert dark writing on white before, or train on images like it.
+    Read by `open_image`; colour to grey by ITU-R 601 (0.299 R + 0.587 G + 0.114 B). Another size is scaled to fit with
+    its proportions kept, and centred on black. A white background is not guessed at: invert dark writing on white
+    before, or train on images like it.
 
     Raises:
         DataError: no such file, or not an image that can be read.
     """
     from PIL import Image, ImageOps
 
-    try:
-        with Image.open(path, formats=("PNG", "JPEG")) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):  # 16 bits, which convert would cut off rather than scale
-                pixels = np.asarray(image, dtype=np.float64).clip(0, 65535) / 257
-                image = Image.fromarray(pixels.round().astype(np.uint8))
-            elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-            return np.asarray(ImageOps.pad(image.convert("L"), (SIZE, SIZE), Image.Resampling.BILINEAR, color=0))
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a PNG or JPEG image that can be read ({error})") from None
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _images(folder: Path) -> list[Path]:
-    """Images in a class's folder. Other files are refused rather than overlooked."""
-    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    for path in files:
-        if path.suffix.lower() not in _IMAGE_ENDINGS or not path.is_file():
-            raise DataError(f"{path}: a class's folder holds images only ({', '.join(_IMAGE_ENDINGS)})")
-    return files
+    image = open_image(path).convert("L")
+    return np.asarray(ImageOps.pad(image, (SIZE, SIZE), Image.Resampling.BILINEAR, color=0))
 
 
 # ---------------------------------------------------------------------------------------------------- MNIST's files

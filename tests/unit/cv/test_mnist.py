@@ -241,7 +241,9 @@ def test_a_folder_of_splits_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_class_names_must_agree(tmp_path: Path) -> None:
     image_folder(tmp_path / "train", {"apple": 2, "pear": 2})
     image_folder(tmp_path / "valid", {"aple": 1, "pear": 1})
-    with pytest.raises(DataError, match="classes of valid and train differ: aple, apple"):
+    with pytest.raises(
+        DataError, match=r"classes of train and valid differ.*\n.*train +valid\n +aple +- +1\n +apple +2 +-\n"
+    ):
         MNISTData(source=str(tmp_path)).prepare()
 
 
@@ -254,7 +256,7 @@ def test_classes_that_the_weights_do_not_know_are_refused(tmp_path: Path) -> Non
     assert data.rows("valid").labels.tolist() == [1, 0]
     other = MNISTData(source=str(tmp_path))
     other.restore({"labels": ["apple", "zebras"]})
-    with pytest.raises(DataError, match="classes that the weights do not know: zebra; did you mean 'zebras'"):
+    with pytest.raises(DataError, match=r"data.classes\) do not know; did you mean 'zebras'"):
         other.prepare()
 
 
@@ -262,7 +264,7 @@ def test_an_image_that_cannot_be_read_is_a_bad_row(tmp_path: Path) -> None:
     image_folder(tmp_path, {"a": 11, "b": 10})
     bad = tmp_path / "a" / "03.png"
     bad.write_bytes(bad.read_bytes()[:40])
-    with pytest.raises(DataError, match="03.png:1: not a PNG or JPEG image that can be read"):
+    with pytest.raises(DataError, match="03.png:1: not an image that can be read"):
         MNISTData(source=str(tmp_path)).prepare()
     data = MNISTData(source=str(tmp_path), on_bad_row="skip")
     data.prepare()
@@ -346,7 +348,7 @@ def test_encode_refuses_what_is_no_image(number: int) -> None:
 @pytest.mark.parametrize("content", [b"", b"GIF89a" + bytes(40), b"\x89PNG\r\n\x1a\n" + bytes(40), b"hello"])
 def test_encode_refuses_a_file_that_is_no_png_or_jpeg(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(DataError, match="a.png: not a PNG or JPEG image"):
+    with pytest.raises(DataError, match="a.png: not an image that can be read"):
         MNISTData().encode(str(tmp_path / "a.png"))
 
 
