@@ -33,7 +33,8 @@ _log = logging.getLogger("paddlecore")
 def list_models(
     *, suite: str | None = None, task: str | None = None, data: str | None = None, pretrained: bool = False
 ) -> list[str]:
-    """Every name that `create_model` takes: recipes (`rec/deepfm_frappe`), then model classes (`rec/DeepFM`).
+    """Every name that `create_model` takes: recipes (`rec/deepfm_frappe`), model classes (`rec/DeepFM`), and the
+    architectures of classes that are made of several (`cv/resnet50`).
 
     Args:
         suite: rec, cv or nlp; default: all.
@@ -51,7 +52,7 @@ def list_models(
         if recipe.split("/")[0] in chosen and not wrong and not (pretrained and artefact_folder(recipe) is None):
             names.append(recipe)
     if not (task or data or pretrained):
-        names += [f"{short}/{name}" for short in chosen for name in _classes(short)]
+        names += [f"{short}/{name}" for short in chosen for name in (*_classes(short), *_architectures(short))]
     return names
 
 
@@ -65,6 +66,12 @@ def _classes(suite: str) -> list[str]:
     return sorted(getattr(importlib.import_module(f"{SUITES[suite]}.models"), "__all__", []))
 
 
+def _architectures(suite: str) -> dict[str, str]:
+    """Architecture -> the class that takes it as its option `architecture`, and lists it as `architectures`."""
+    models = importlib.import_module(f"{SUITES[suite]}.models")
+    return {a: name for name in _classes(suite) for a in getattr(getattr(models, name, None), "architectures", ())}
+
+
 def create_model(
     name: str, *, pretrained: bool | str | Path = False, suite: str | None = None, **sizes: Any
 ) -> nn.Module:
@@ -72,9 +79,10 @@ def create_model(
 
     Args:
         name: a recipe (`rec/deepfm_frappe`), which brings its sizes along, or a class (`rec/DeepFM`, or `deepfm` where
-            only one suite has it; case does not matter).
+            only one suite has it; case does not matter), or an architecture (`cv/resnet50`, `resnet50`).
         pretrained: True = the published weights of that recipe; or where weights are: an artefact, checkpoint or run
-            folder, or another recipe's name. Sizes that are not given are then those of the weights.
+            folder, or another recipe's name (sizes that are not given are then those of the weights); or a bare file of
+            tensors by the names of this model, or a folder with one: torchvision's files for its architectures.
         suite: look in this one only: rec, cv or nlp.
         sizes: constructor arguments, over those of the recipe. Where they change a weight's shape (`num_classes=5`),
             that weight keeps its fresh initialisation, and the log says so.
@@ -83,8 +91,7 @@ def create_model(
         ConfigError: no such model (names the nearest), a size is missing or unknown.
         CheckpointError: the weights are damaged, or none of them fits.
     """
-    recipe, target = _find(name, suite)
-    own: dict[str, Any] = config.read_recipe(recipe)["model"] if recipe is not None else {"_target_": target}
+    recipe, own = _find(name, suite)
     artefact = None
     if pretrained:
         if pretrained is True and recipe is None:
@@ -95,7 +102,7 @@ def create_model(
         artefact = read_artefact(resolve(str(recipe) if pretrained is True else pretrained))
     published = artefact or (read_artefact(found) if recipe and (found := artefact_folder(recipe)) else None)
     section = dict(own)
-    if published is not None:
+    if published is not None and published.recipe:  # a bare file of tensors says nothing of sizes
         # Sizes that come from the data stand in the record only. The class does not: it is never taken from a file of
         # weights.
         record = {k: v for k, v in published.recipe["model"].items() if k != "_target_"}
@@ -109,24 +116,26 @@ def create_model(
     return model
 
 
-def _find(name: str, suite: str | None) -> tuple[str | None, str | None]:
-    """(recipe, None) or (None, dotted path of a class or builder)."""
+def _find(name: str, suite: str | None) -> tuple[str | None, dict[str, Any]]:
+    """The recipe, if `name` is one, and the section that says what to build."""
     short, _, last = name.rpartition("/")
     if suite is None and short:
         suite = short
     recipe = f"{suite}/{last}" if suite else name
     known = config.list_recipes()
-    if recipe in known:
-        return recipe, None
     if not short and suite is None and len(found := [r for r in known if r.endswith("/" + name)]) == 1:
-        return found[0], None
-    found = []
+        recipe = found[0]
+    if recipe in known:
+        return recipe, dict(config.read_recipe(recipe)["model"])
+    sections: list[dict[str, Any]] = []
     for s in _suites(suite):
-        found += [f"{SUITES[s]}.models.{c}" for c in _classes(s) if c.lower() == last.lower()]
-    if len(found) == 1:
-        return None, found[0]
-    if found:
-        raise ConfigError(f"{name} is in several suites; say which: {', '.join(found)}")
+        sections += [{"_target_": f"{SUITES[s]}.models.{c}"} for c in _classes(s) if c.lower() == last.lower()]
+        if last in (architectures := _architectures(s)):
+            sections.append({"_target_": f"{SUITES[s]}.models.{architectures[last]}", "architecture": last})
+    if len(sections) == 1:
+        return None, sections[0]
+    if sections:
+        raise ConfigError(f"{name} is in several suites; say which: {', '.join(s['_target_'] for s in sections)}")
     everything = list_models(suite=suite)
     close = nearest(name, everything) or nearest(last, [n.split("/")[1] for n in everything])
     raise ConfigError(f"there is no model {name!r}{close or '; list_models() gives the names'}")
@@ -299,9 +308,12 @@ def resolve(where: str | Path) -> Path:
     if folder is not None:
         return folder
     if path.exists():
+        bare = [file for file in path.iterdir() if file.suffix in BARE] if path.is_dir() else []
+        if len(bare) == 1:
+            return bare[0]
         raise ConfigError(
-            f"{path} holds no weights: expected card.json (an artefact), manifest.json (a checkpoint) or "
-            "checkpoints/ (a run)"
+            f"{path} holds no weights: expected card.json (an artefact), manifest.json (a checkpoint), "
+            f"checkpoints/ (a run) or one file of tensors ({', '.join(BARE)})"
         )
     recipes = config.list_recipes()
     if name in recipes:

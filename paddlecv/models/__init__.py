@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from paddlecv.models.backbones import Backbone
 from paddlecv.models.cifar_resnet import CifarResNet
+from paddlecv.models.dpn import DPN
 from paddlecv.models.faster_rcnn import FasterRCNN
 from paddlecv.models.icnet import ICNet
+from paddlecv.models.inception_v4 import InceptionV4
 from paddlecv.models.lenet import LeNet
 from paddlecv.models.mask_rcnn import MaskRCNN
 from paddlecv.models.mobilenet_v1 import MobileNetV1
+from paddlecv.models.resnet_vd import ResNetVd
+from paddlecv.models.se_resnext import SEResNeXt
 from paddlecv.models.ssd import SSD300
 from paddlecv.models.ssdlite import SSDlite
 
-__all__ = ["Backbone", "CifarResNet", "FasterRCNN", "ICNet", "LeNet", "MaskRCNN", "MobileNetV1", "SSD300", "SSDlite"]
+__all__ = [
+    "Backbone",
+    "CifarResNet",
+    "DPN",
+    "FasterRCNN",
+    "ICNet",
+    "InceptionV4",
+    "LeNet",
+    "MaskRCNN",
+    "MobileNetV1",
+    "ResNetVd",
+    "SEResNeXt",
+    "SSD300",
+    "SSDlite",
+]

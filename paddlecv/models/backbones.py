@@ -6,6 +6,7 @@ their tensors, so that files of weights for them load unchanged; and those of th
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -16,15 +17,23 @@ from torch import Tensor, nn
 
 from paddlecore.errors import nearest
 from paddlecv.models.cifar_resnet import CifarResNet
+from paddlecv.models.dpn import DPN
+from paddlecv.models.inception_v4 import InceptionV4
 from paddlecv.models.mobilenet_v1 import MobileNetV1
+from paddlecv.models.resnet_vd import ResNetVd
+from paddlecv.models.se_resnext import SEResNeXt
 
 OWN: dict[str, Callable[..., nn.Module]] = {
     "mobilenet_v1": MobileNetV1,
     **{f"resnet{depth}_cifar": partial(CifarResNet, depth=depth) for depth in (20, 32, 44, 56, 110)},
+    **{f"resnet{depth}_vd": partial(ResNetVd, depth=depth) for depth in (18, 34, 50, 101, 152)},
+    **{f"se_resnext{depth}_32x4d": partial(SEResNeXt, depth=depth) for depth in (50, 101)},
+    "inception_v4": InceptionV4,
+    **{f"dpn{depth}": partial(DPN, depth=depth) for depth in (68, 92, 98, 107, 131)},
 }
 """The architectures that torchvision does not have."""
 
-LAST = ("fc", "linear", "classifier")
+LAST = ("fc", "linear", "last_linear", "classifier")
 """What the layer that gives the class scores is called."""
 
 TORCHVISION = (
@@ -45,8 +54,8 @@ class Backbone(nn.Module):
     A trunk is a chain of layers. The map of a stride is the output of the last of them that has this stride, so a VGG
     gives what its pools take, a ResNet what its stages give. What comes after the last map asked for is left out.
 
-    Two of the published sets of weights want other images than RGB normalised with ImageNet's mean and deviation:
-    GoogLeNet's and MobileNetV1's take pixels scaled to -1..1.
+    Some published weights want other images than RGB normalised with ImageNet's mean and deviation: those of
+    GoogLeNet, Inception-v4 and MobileNetV1 take pixels scaled to -1..1; for DPN's see there.
 
     Args:
         architecture: one of `Backbone.architectures`.
@@ -143,7 +152,10 @@ def _build(architecture: str, *, num_classes: int, dropout: float | None, width:
         options["width" if architecture in OWN else "width_mult"] = width
     if architecture == "googlenet":
         options |= {"aux_logits": False, "init_weights": True}
-    has_dropout = architecture in OWN or not (resnet or architecture.startswith("shufflenet"))
+    if architecture in OWN:
+        has_dropout = "dropout" in inspect.signature(builder).parameters
+    else:
+        has_dropout = not (resnet or architecture.startswith("shufflenet"))
     if dropout is not None and has_dropout:
         options["dropout"] = dropout
     net = builder(**options)
@@ -155,7 +167,7 @@ def _build(architecture: str, *, num_classes: int, dropout: float | None, width:
 def _trunk(net: nn.Module) -> list[str]:
     """The layers of the trunk, in order."""
     if hasattr(net, "features"):
-        return [f"features.{i}" for i in range(len(net.features))]
+        return [f"features.{name}" for name, _ in net.features.named_children()]
     return [name for name, _ in net.named_children() if name not in ("avgpool", "dropout", *LAST)]
 
 
@@ -167,7 +179,10 @@ def _head(net: nn.Module) -> list[str]:
         return [last, "flatten"]  # it takes the mean itself, of the scores
     if not hasattr(net, "avgpool"):
         net.avgpool = nn.AdaptiveAvgPool2d(1)
-    return ["avgpool", "flatten", *(["dropout"] if hasattr(net, "dropout") else []), last]
+    before = ["avgpool", *(["dropout"] if hasattr(net, "dropout") else [])]
+    if isinstance(getattr(net, last), nn.Conv2d):  # DPN's class scores
+        return [*before, last, "flatten"]
+    return [*before, "flatten", last]
 
 
 def _maps(net: nn.Module, steps: list[str]) -> dict[int, tuple[str, int]]:
