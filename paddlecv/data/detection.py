@@ -248,6 +248,37 @@ class DetectionData(DataModule):
         self.clipped += found != tuple(box)
         return found
 
+    def describe(self) -> dict[str, Any]:
+        """Reads every picture. Sizes are those of boxes as a detector sees them: the square root of the area."""
+        facts: dict[str, Any] = {
+            **super().describe(), "boxes cut at the border": self.clipped, "boxes": {},
+            "pictures without boxes": {}, "crowd or difficult": {}, "box size, 5 25 50 75 95 %": {},
+            "width / height, 5 25 50 75 95 %": {}, "skipped": self.bad_rows.first,
+        }  # fmt: skip
+        for split, records in self._records.items():
+            for record in records if self.bad_rows.on_bad_row == "error" else []:
+                self._image(record)
+            names = [name for record in records for name in record.names]
+            facts["boxes"][split] = {name: names.count(name) for name in self._labels}
+            facts["pictures without boxes"][split] = sum(not record.names for record in records)
+            facts["crowd or difficult"][split] = sum(int(record.crowd.sum()) for record in records)
+            sizes, shapes = [np.zeros(0)], [np.zeros(0)]
+            for record in records:
+                height, width = self._target_size(record.height, record.width)
+                w, h = (record.boxes[:, 2:] - record.boxes[:, :2]).T * [
+                    [width / record.width],
+                    [height / record.height],
+                ]
+                sizes.append(np.sqrt(w * h))
+                shapes.append(w / h)
+            for key, digits, values in (("box size", 1, sizes), ("width / height", 2, shapes)):
+                found = np.concatenate(values)
+                quantiles = (
+                    np.quantile(found, [0.05, 0.25, 0.5, 0.75, 0.95]).round(digits).tolist() if len(found) else []
+                )
+                facts[f"{key}, 5 25 50 75 95 %"][split] = quantiles
+        return facts
+
     def rows(self, split: str) -> Rows:
         if split not in self._rows:
             if self.bad_rows.on_bad_row == "skip":
@@ -344,8 +375,14 @@ class DetectionData(DataModule):
         size = self._target_size(height, width, factor)
         if size == [height, width]:
             return found
-        rest = {k: v2.functional.resize(v, size) for k, v in found.items() if k not in ("labels", "image")}
-        return {**rest, "image": v2.functional.resize(found["image"], size, antialias=True), "labels": found["labels"]}
+        resized = {**found, "boxes": v2.functional.resize(found["boxes"], size)}
+        resized["image"] = v2.functional.resize(found["image"], size, antialias=True)
+        if "masks" in found:  # v2's way takes the first of the pixels that become one, not the one in the middle
+            masks = found["masks"].as_subclass(Tensor)
+            resized["masks"] = tv_tensors.Mask(
+                v2.functional.resize_image(masks, size, v2.InterpolationMode.NEAREST_EXACT)
+            )
+        return resized
 
     # ------------------------------------------------------------------------------------------------ evaluation
 
@@ -439,6 +476,7 @@ class DetectionData(DataModule):
         return drawn(pixels_of(self._opened(raw)), answer["objects"], self._labels)
 
     def sample(self, split: str, row: int) -> tuple[Any, dict[str, Any]]:
+        self.rows(split)  # has left out what cannot be read
         record = self._records[split][row]
         objects: list[dict[str, Any]] = []
         for i, (name, box) in enumerate(zip(record.names, record.boxes.tolist(), strict=True)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from paddlecore.metric import Metric
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAMED = 20  # up to so many classes, each has its own number
 
@@ -98,6 +101,24 @@ class DetectionAP(Metric):
             results["mask_ap"] = self._coco("segm")
         return {name: results[name] for name in self.goals}
 
+    def figure(self) -> Figure:
+        """Precision over recall at an overlap of 0.5, a line for each class (up to 20)."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6, 5), layout="constrained")
+        axes = figure.add_subplot(
+            xlabel="recall", ylabel="precision at IoU 0.5", xlim=(0, 1.01), ylim=(0, 1.01), title="map50"
+        )
+        for i, label in enumerate(self.labels[:NAMED], 1):
+            found, true = (self.cat(name).numpy() for name in ("found", "true"))
+            found, true = found[found[:, 1] == i], true[true[:, 1] == i]
+            if (true[:, 2] == 0).any():
+                precision, recall = voc_curve(found, true)
+                axes.step(recall, precision, where="pre", label=f"{label} {voc_ap(found, true):.3f}")
+        if axes.lines:
+            axes.legend(loc="lower left")
+        return figure
+
     def _coco(self, kind: str) -> float:
         from faster_coco_eval import COCO, COCOeval_faster
 
@@ -156,11 +177,22 @@ def _silent(*_: Any) -> None:
 def voc_ap(found: NDArray[np.float64], true: NDArray[np.float64], overlap: float = 0.5) -> float:
     """VOC's average precision of one class, see `DetectionAP`; NaN if it has no boxes but crowds.
 
-    Shapes: found [n, 7] picture, label, score, box; true [m, 7] picture, label, 1 for a crowd, box.
+    Shapes: as `voc_curve`.
+    """
+    if not (true[:, 2] == 0).any():
+        return float("nan")
+    precision, recall = voc_curve(found, true, overlap)
+    return float((precision * np.diff(recall, prepend=0.0)).sum())
+
+
+def voc_curve(
+    found: NDArray[np.float64], true: NDArray[np.float64], overlap: float = 0.5
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Precision (made monotone) and recall after each detection of one class that counts, best first.
+
+    Shapes: found [n, 7] picture, label, score, box; true [m, 7] picture, label, 1 for a crowd, box -> [k] each.
     """
     wanted = int((true[:, 2] == 0).sum())
-    if not wanted:
-        return float("nan")
     found = found[np.argsort(-found[:, 2], kind="stable")]
     verdict = np.zeros(len(found), np.int8)  # 1 right, -1 no matter, 0 wrong
     in_picture = {image: np.flatnonzero(true[:, 0] == image) for image in np.unique(true[:, 0])}
@@ -179,9 +211,7 @@ def voc_ap(found: NDArray[np.float64], true: NDArray[np.float64], overlap: float
                 verdict[row], taken[match] = 1, True
     right = (verdict[verdict >= 0] == 1).cumsum()
     precision = right / np.arange(1, len(right) + 1)
-    precision = np.maximum.accumulate(precision[::-1])[::-1]
-    recall = np.diff(right / wanted, prepend=0.0)
-    return float((precision * recall).sum())
+    return np.maximum.accumulate(precision[::-1])[::-1], right / wanted
 
 
 def box_overlap(box: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -192,6 +192,8 @@ def test_ap_equals_pycocotools_in_any_number_of_parts(seed: int) -> None:
     assert result["ap"] == pytest.approx(coco_by_pycocotools(found, true, ids, 3), abs=1e-12)
     assert result["map50"] == pytest.approx(np.mean([result[f"map50/{n}"] for n in "abc"]))
     assert 0 < result["ap"] < result["map50"] < 1
+    lines = metric.figure().axes[0].lines
+    assert [line.get_label() for line in lines] == [f"{name} {result[f'map50/{name}']:.3f}" for name in "abc"]
 
 
 def brute_force(found: np.ndarray, true: np.ndarray) -> float:
