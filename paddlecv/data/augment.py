@@ -19,6 +19,15 @@ Scene = dict[str, Any]
 GROUND = (124, 116, 104)  # what comes from outside a picture: the mean of ImageNet's training images
 
 
+class Colours(v2.RandomPhotometricDistort):
+    """SSD's changes of colour (Liu et al., 2016, section 2.2). Channels keep their order, as in its authors' settings
+    (random_order_prob: 0): where colours tell classes apart, another order is another class.
+    """
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        return {**super().make_params(flat_inputs), "channel_permutation": None}
+
+
 def scene(image: Tensor, boxes: Tensor, labels: Tensor, masks: Tensor | None = None) -> Scene:
     """Plain tensors as a scene."""
     size = (image.shape[-2], image.shape[-1])

@@ -24,7 +24,7 @@ from paddlecore.data import DataModule, Rows, SampleRows, mix
 from paddlecore.errors import DataError
 from paddlecore.sources import fingerprint
 from paddlecore.task import Batch
-from paddlecv.data.augment import GROUND, Scene, crop, kept, mosaic, quarter_turns, scene
+from paddlecv.data.augment import GROUND, Colours, Scene, crop, kept, mosaic, quarter_turns, scene
 from paddlecv.data.images import normalise, open_image
 from paddlecv.data.shapes import Shape, draw
 
@@ -95,7 +95,7 @@ class DetectionData(DataModule):
         zoom_out: probability that a picture is put on a canvas up to four times as wide and high (SSD, section 3.6).
         iou_crop: probability of a random part that overlaps a box by a random amount (SSD, section 2.2).
         jitter: smallest and largest random factor of the size; what is then too large is cut at random.
-        photometric: probability of each of the changes of brightness, contrast, saturation, hue, and order of channels.
+        photometric: probability of each of the changes of brightness, contrast, saturation and hue (SSD's).
         mosaic: probability that a picture is put together from four (YOLOv4, section 3.3); not with `fit`.
         cache: most memory for decoded pictures (GB).
         mean: of the pixels 0..1, R, G, B, subtracted; default: of ImageNet.
@@ -155,7 +155,7 @@ class DetectionData(DataModule):
         self._zoom_out = v2.RandomZoomOut(fill={tv_tensors.Image: GROUND, tv_tensors.Mask: 0}, p=zoom_out)  # type: ignore[arg-type]
         self._iou_crop, self._iou_crop_odds = v2.RandomIoUCrop(), iou_crop
         self._flips = v2.Compose([v2.RandomHorizontalFlip(flip), v2.RandomVerticalFlip(flip_vertical)])
-        self._colours = v2.RandomPhotometricDistort(p=photometric) if photometric else None
+        self._colours = Colours(p=photometric) if photometric else None
         self._room = int(cache * 1e9)  # bytes that the cache may still take
         self._cache: dict[Path, Tensor] = {}
         self._labels: list[str] = []

@@ -14,7 +14,7 @@ from PIL import Image
 from paddlecore.data import Loader, eval_batches
 from paddlecore.errors import DataError
 from paddlecv.data import BCCDData, CocoData, FaceMasksData, PennFudanData, VOCData
-from paddlecv.data.augment import crop, mosaic, quarter_turns, scene
+from paddlecv.data.augment import Colours, crop, mosaic, quarter_turns, scene
 from paddlecv.data.detection import DetectionData
 from paddlecv.data.pennfudan import held_out
 from paddlecv.data.shapes import box_of, draw
@@ -434,6 +434,15 @@ def test_crop_keeps_boxes_whose_centre_is_inside() -> None:
     found = crop(scene(image, boxes, torch.tensor([1, 2, 3])), 4, 4, 8, 8)
     assert found["labels"].tolist() == [1] and found["boxes"].tolist() == [[0, 0, 4, 4]]
     assert found["image"].shape == (3, 8, 8)
+
+
+def test_changes_of_colour_keep_the_order_of_channels() -> None:
+    image = torch.tensor([200, 100, 20], dtype=torch.uint8)[:, None, None].repeat(1, 8, 8)
+    found = scene(image, torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    for seed in range(20):
+        torch.manual_seed(seed)
+        r, g, b = Colours(p=1.0)(found)["image"][:, 0, 0].tolist()
+        assert r > g > b and (r, g, b) != (200, 100, 20)
 
 
 def test_mosaic_shows_parts_of_four() -> None:
