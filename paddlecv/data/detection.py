@@ -84,6 +84,8 @@ class DetectionData(DataModule):
     true_labels [B, G], crowd [B, G] bool; with `masks`, true_masks, B lists of run lengths as COCO has them.
 
     Args:
+        train_on: `train`, or `trainval`: the pictures of validation are trained on too, and the last weights are kept,
+            as there is nothing left to choose by. Choose the settings with `train`.
         size: of the pictures a detector sees (pixels), see above.
         resize: stretch, letterbox or fit.
         max_size: of `fit`: longest side (pixels); default: 5/3 of `size`.
@@ -113,6 +115,7 @@ class DetectionData(DataModule):
     def __init__(
         self,
         *,
+        train_on: Literal["train", "trainval"] = "train",
         size: int = 320,
         resize: Literal["stretch", "letterbox", "fit"] = "stretch",
         max_size: int | None = None,
@@ -132,6 +135,8 @@ class DetectionData(DataModule):
         **common: Any,
     ) -> None:
         super().__init__(**common)
+        if train_on not in ("train", "trainval"):
+            raise ValueError(f"data.train_on must be train or trainval, got {train_on}")
         if resize not in ("stretch", "letterbox", "fit"):
             raise ValueError(f"data.resize must be stretch, letterbox or fit, got {resize}")
         if size < STRIDE or (max_size or size) < size:
@@ -149,6 +154,7 @@ class DetectionData(DataModule):
             raise ValueError("data.mosaic needs pictures of one size: data.resize=stretch or letterbox")
         if classes is not None and (not classes or len(set(classes)) != len(classes)):
             raise ValueError(f"data.classes must be different names, got {classes}")
+        self.train_on = train_on
         self.size, self.resize, self.max_size = size, resize, max_size or size * 5 // 3
         self.classes, self.masks, self.turns, self.jitter, self.mosaic = classes, masks, turns, tuple(jitter), mosaic
         self.mean, self.deviation = tuple(mean), tuple(deviation)
@@ -199,6 +205,8 @@ class DetectionData(DataModule):
             self._records, declared = self._toy(), list(self.toy)
         else:
             self._records, declared = self.read()
+        if self.train_on == "trainval":
+            self._records["train"] = self._records["train"] + self._records.pop("valid", [])
         self.splits = tuple(self._records)
         known = self._labels
         if declared and self.classes and declared != self.classes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -45,21 +45,15 @@ class PennFudanData(DetectionData):
     line), those are the splits; otherwise as above.
 
     Args:
-        train_on: `train`, or `trainval`: the pictures of validation are trained on too, and the last weights are kept,
-            as there is nothing left to choose by. Choose the settings with `train`.
         label: the class's name.
         **common: see `DetectionData`.
     """
 
     toy: ClassVar[dict[str, Shape]] = {"pedestrian": Shape("triangle", (60, 80, 200), 0.3, 0.7)}
 
-    def __init__(
-        self, *, train_on: Literal["train", "trainval"] = "train", label: str = "pedestrian", **common: Any
-    ) -> None:
+    def __init__(self, *, label: str = "pedestrian", **common: Any) -> None:
         super().__init__(**common)
-        if train_on not in ("train", "trainval"):
-            raise ValueError(f"data.train_on must be train or trainval, got {train_on}")
-        self.train_on, self.label = train_on, label
+        self.label = label
 
     def read(self) -> tuple[dict[str, list[Record]], list[str] | None]:
         if self.source == "auto":
@@ -79,8 +73,6 @@ class PennFudanData(DetectionData):
             splits = {
                 split: path.read_text(encoding="utf-8").split() for split, path in lists.items() if path.is_file()
             }
-        if self.train_on == "trainval":
-            splits["train"] = sorted(splits["train"] + splits.pop("valid", []))
         records = {}
         for split, names in splits.items():
             if absent := [name for name in names if name not in images]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 from xml.etree import ElementTree
 
 import numpy as np
@@ -26,20 +26,14 @@ class VOCData(DetectionData):
     VOC counts pixels from 1 and includes the last one, so a box is (xmin - 1, ymin - 1, xmax, ymax) here. Objects that
     are marked `difficult` are neither trained on nor counted as hits or misses.
 
-    Args:
-        train_on: `train`, or `trainval`: the pictures of validation are trained on too, and the last weights are kept,
-            as there is nothing left to choose by. Choose the settings with `train`.
-        **common: see `DetectionData`.
+    See `DetectionData` for options and the batch.
     """
 
     known_empty: ClassVar[frozenset[str]] = frozenset()
     """Annotations of a published data set in which a box without area is known and left out."""
 
-    def __init__(self, *, train_on: Literal["train", "trainval"] = "train", **common: Any) -> None:
+    def __init__(self, **common: Any) -> None:
         super().__init__(**common)
-        if train_on not in ("train", "trainval"):
-            raise ValueError(f"data.train_on must be train or trainval, got {train_on}")
-        self.train_on = train_on
         self.unlisted: list[str] = []  # annotations that are in no list
 
     def read(self) -> tuple[dict[str, list[Record]], list[str] | None]:
@@ -78,8 +72,6 @@ class VOCData(DetectionData):
         if "train" not in named:
             raise DataError(f"{lists} has no train.txt")
         _refuse_doubles(lists, named)
-        if self.train_on == "trainval":
-            named["train"] += named.pop("valid", [])
         self._paths = [folder]
         records = {
             split: [
