@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -119,7 +120,7 @@ def _answer(task: Task, data: DataModule, raw: Any, device: torch.device) -> dic
 
 def _files(data: DataModule, given: Any) -> list[Any]:
     """The input itself, or, where it is a folder and inputs are files, the paths of those in it."""
-    if not (data.input_endings and isinstance(given, (str, Path)) and Path(given).is_dir()):
+    if not (data.input_endings and isinstance(given, (str, Path)) and os.path.isdir(given)):
         return [given]
     found = sorted(str(p) for p in Path(given).iterdir() if p.suffix.lower() in data.input_endings and p.is_file())
     if not found:

@@ -319,15 +319,15 @@ class SegmentationData(DataModule):
     # ------------------------------------------------------------------------------------------------ one input
 
     def encode(self, raw: Any) -> Batch:
-        """The path of an image, perhaps in a dict as {"image": path} or the same as JSON text."""
-        if isinstance(raw, str) and raw.lstrip()[:1] == "{":
+        """The path of an image, or rows of [R, G, B] pixels, perhaps as JSON text or in a dict as {"image": ...}."""
+        if isinstance(raw, str) and raw.lstrip()[:1] in ("{", "["):
             try:
                 raw = json.loads(raw)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"the input is neither a path nor JSON: {error}") from None
         if isinstance(raw, dict):
             if "image" not in raw:
-                raise DataError(f'expected {{"image": path}}, got the keys {sorted(map(str, raw))}')
+                raise DataError(f'expected {{"image": path or pixels}}, got the keys {sorted(map(str, raw))}')
             raw = raw["image"]
         pixels = _pixels(raw)
         return {"image": normalise(pixels, self.mean, self.deviation)[None], "size": torch.tensor([pixels.shape[1:]])}
@@ -335,7 +335,7 @@ class SegmentationData(DataModule):
     def examples(self) -> Sequence[Any]:
         """Generated images, as rows of pixels: there are no files to name where only weights are."""
         shapes = _shapes(2, len(self.toy_classes), (32, 48), 3)
-        return [{"image": image.permute(1, 2, 0).tolist()} for image, _ in shapes]
+        return [image.permute(1, 2, 0).tolist() for image, _ in shapes]
 
     # ------------------------------------------------------------------------------------------------ pictures
 
@@ -345,7 +345,7 @@ class SegmentationData(DataModule):
         image, mask = self._load(split, number)
         values, lengths = torch.unique_consecutive(mask.flatten(), return_counts=True)
         code = {"size": list(mask.shape), "values": values.tolist(), "lengths": lengths.tolist()}
-        raw = str(self._pairs[split][number][0]) if self._pairs else {"image": image.permute(1, 2, 0).tolist()}
+        raw = str(self._pairs[split][number][0]) if self._pairs else image.permute(1, 2, 0).tolist()
         return raw, {"mask": code}
 
     def picture(self, raw: Any, answer: dict[str, Any]) -> Image.Image:

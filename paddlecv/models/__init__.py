@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from paddlecv.models.backbones import Backbone
 from paddlecv.models.cifar_resnet import CifarResNet
+from paddlecv.models.deeplabv3p import DeepLabV3Plus
 from paddlecv.models.dpn import DPN
 from paddlecv.models.faster_rcnn import FasterRCNN
 from paddlecv.models.icnet import ICNet
@@ -15,11 +16,13 @@ from paddlecv.models.resnet_vd import ResNetVd
 from paddlecv.models.se_resnext import SEResNeXt
 from paddlecv.models.ssd import SSD300
 from paddlecv.models.ssdlite import SSDlite
+from paddlecv.models.xception import Xception65
 
 __all__ = [
     "Backbone",
     "CifarResNet",
     "DPN",
+    "DeepLabV3Plus",
     "FasterRCNN",
     "ICNet",
     "InceptionV4",
@@ -30,4 +33,5 @@ __all__ = [
     "SEResNeXt",
     "SSD300",
     "SSDlite",
+    "Xception65",
 ]

@@ -65,7 +65,7 @@ class SameConv2d(nn.Conv2d):
     """A square convolution, ceil(H / stride) high; where the padding is odd, the odd pixel is right and below."""
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel, stride = self.kernel_size[0], self.stride[0]
+        kernel, stride = self.dilation[0] * (self.kernel_size[0] - 1) + 1, self.stride[0]
         high, wide = (max(0, (size - 1) // stride * stride + kernel - size) for size in x.shape[-2:])
         return super().forward(F.pad(x, (wide // 2, wide - wide // 2, high // 2, high - high // 2)))
 
