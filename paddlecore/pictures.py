@@ -49,9 +49,13 @@ def sheet(pictures: Sequence[tuple[Image.Image, str]], columns: int) -> Image.Im
 
 
 def write_prediction(data: DataModule, folder: Path, number: int, raw: Any, answer: dict[str, Any]) -> Path:
-    """<folder>/<number>_<name of the input's file>.png and .json: the input with what was predicted, and that alone."""
+    """<folder>/<number>_<name of the input's file>.png and .json: the input with what was predicted, and that alone.
+
+    Inputs that are no files are called `input`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    name = Path(raw).stem if isinstance(raw, (str, Path)) and len(str(raw)) < 200 else "input"
+    named = data.input_endings and isinstance(raw, (str, Path)) and len(str(raw)) < 200
+    name = Path(raw).stem if named else "input"
     path = folder / f"{number:05d}_{name}.png"
     data.picture(raw, answer).save(path)
     path.with_suffix(".json").write_text(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,8 +21,12 @@ from paddlecore.task import Batch
 from paddlenlp.data.text_files import BadRow, decoded, lines_of, published
 from paddlenlp.data.token_buckets import TokenBuckets
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 PAD, UNKNOWN, BOS, EOS = 0, 1, 2, 3  # fills up a batch; not in the vocabulary; start and end of a sentence
 _NAMES = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test",)}  # how the files of a split begin
+_FONTS = ("Noto Sans CJK SC", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Noto Sans Arabic", "Noto Emoji")
 
 
 @dataclass
@@ -395,6 +399,33 @@ class ParallelData(DataModule):
         if prefix.strip():
             batch["prefix"] = torch.tensor([self._tokens([prefix])[0][:-1]])
         return batch
+
+    def picture(self, raw: Any, answer: dict[str, Any]) -> Image.Image:
+        """Where the model looked: a line for each piece of the translation, a column for each piece of the sentence.
+
+        Characters that matplotlib's own font lacks are drawn if a font of `_FONTS` is installed, else as boxes.
+        """
+        if "attention" not in answer:
+            raise DataError("there is no attention to draw: task.attention=true gives it")
+        from matplotlib import font_manager
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from PIL import Image
+
+        looked = answer["attention"]
+        source, target = looked["source"], looked["target"]
+        installed = set(font_manager.get_font_names())
+        family = ["DejaVu Sans", *(name for name in _FONTS if name in installed)]
+        # a cell of 0.3 inches, and room for the pieces' names
+        figure = Figure(figsize=(1.2 + 0.3 * len(source), 1.2 + 0.3 * len(target)), dpi=100, layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        axes.imshow(np.array(looked["weights"]), cmap="Greys", vmin=0, vmax=1, aspect="auto")
+        axes.set_xticks(range(len(source)), source, rotation=90, family=family, parse_math=False)
+        axes.set_yticks(range(len(target)), target, family=family, parse_math=False)
+        axes.xaxis.tick_top()
+        canvas.draw()
+        return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
     # ------------------------------------------------------------------------------------------------ toy
 

@@ -145,6 +145,29 @@ def beam_search(
     return found
 
 
+@torch.no_grad()
+def alignment(model: Stepwise, source: Tensor, tokens: Tensor, *, bos_id: int) -> Tensor:
+    """Where the model looked for each token of given translations: shares of the source's tokens.
+
+    Args:
+        model: in evaluation mode.
+        source: [B, S] int64, padded on the right.
+        tokens: [B, L] int64 as in `Hypotheses`: with the end token, without the start token, padded.
+        bos_id: start token.
+
+    Returns:
+        [B, L, S] float32; a line sums to 1 over the source's tokens, the end token included. Lines of padding mean
+        nothing.
+    """
+    state = model.start(source, attention=True)
+    given = torch.cat([torch.full_like(tokens[:, :1], bos_id), tokens[:, :-1]], 1)
+    shares = []
+    for last in given.unbind(1):
+        _, state = model.step(last, state)
+        shares.append(state.attention.float())
+    return torch.stack(shares, 1)
+
+
 def _force(step: Tensor, now: Tensor, token: int) -> None:
     """Where `now` [B], leave only `token` in step [B, K, V]."""
     if bool(now.any()):

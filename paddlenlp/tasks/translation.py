@@ -10,7 +10,7 @@ from torch import nn
 
 from paddlecore.metric import Metric
 from paddlecore.task import Batch, Prediction, StepOutput, Task
-from paddlenlp.layers.beam_search import beam_search
+from paddlenlp.layers.beam_search import alignment, beam_search
 from paddlenlp.layers.smoothing import smoothed_cross_entropy
 from paddlenlp.metrics import Bleu, ChrF, Perplexity
 
@@ -24,7 +24,8 @@ class Translation(Task):
 
     Batch: source [B, S] int64 with the end token; target [B, T] int64 from the start token to the end token; both
     padded on the right; reference: B texts, perhaps; prefix [B, P] int64, perhaps: what translations begin with.
-    Prediction: tokens [B, n, L] int64, score [B, n] float32; empty for a batch that has a target and no reference.
+    Prediction: tokens [B, n, L] int64, score [B, n] float32; with `attention` also source [B, S] and attention
+    [B, L, S] float32, of the best translation; empty for a batch that has a target and no reference.
 
     Args:
         model: see `paddlenlp.models.Transformer`; in training it gives `features(source, target)` and `output`.
@@ -44,6 +45,8 @@ class Translation(Task):
         max_extra: see `max_ratio`.
         nbest: translations that `render` lists.
         tokenize: sacrebleu's tokeniser for the metric `sacrebleu`: 13a, zh, char, ...
+        attention: `render` says where the model looked for each token of the best translation (of a Transformer, the
+            mean over the heads of its last layer); it costs going through that translation once more.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Translation(Task):
         max_extra: int = 10,
         nbest: int = 1,
         tokenize: str = "13a",
+        attention: bool = False,
     ) -> None:
         super().__init__(model)
         if not 0 <= label_smoothing < 1:
@@ -73,7 +77,7 @@ class Translation(Task):
             raise ValueError(f"task.nbest must be 1 to task.beam={beam}, got {nbest}")
         self.vocabulary, self.pad_id, self.eos_id = vocabulary, pad_id, eos_id
         self.target_language, self.lower, self.tokenize = target_language, lower, tokenize
-        self.label_smoothing, self.nbest = label_smoothing, nbest
+        self.label_smoothing, self.nbest, self.attention = label_smoothing, nbest, attention
         self.search = {
             "bos_id": bos_id,
             "eos_id": eos_id,
@@ -103,7 +107,11 @@ class Translation(Task):
         if "target" in batch and "reference" not in batch:
             return {}
         found = beam_search(self.model, batch["source"], prefix=batch.get("prefix"), **self.search)  # type: ignore[arg-type]
-        return {"tokens": found.tokens, "score": found.scores}
+        prediction = {"tokens": found.tokens, "score": found.scores}
+        if self.attention:
+            shares = alignment(self.model, batch["source"], found.tokens[:, 0], bos_id=self.search["bos_id"])  # type: ignore[arg-type]
+            prediction |= {"source": batch["source"], "attention": shares}
+        return prediction
 
     def metrics(self) -> list[Metric]:
         return [
@@ -128,12 +136,29 @@ class Translation(Task):
         return pieces_to_text([self.vocabulary[i] for i in ids[:end] if i != self.pad_id])
 
     def render(self, prediction: Prediction) -> list[dict[str, Any]]:
-        """translations: the `nbest` best as {text, score}, best first."""
+        """translations: the `nbest` best as {text, score}, best first.
+
+        attention, if asked for: {source: pieces, target: pieces of the best, weights: for each target piece the shares
+        of the source pieces}, end tokens included.
+        """
         rows = []
         for tokens, scores in zip(prediction["tokens"].tolist(), prediction["score"].tolist(), strict=True):
             best = [(t, s) for t, s in zip(tokens, scores, strict=True) if s > -torch.inf][: self.nbest]
             rows.append({"translations": [{"text": self.text(t), "score": round(s, 4)} for t, s in best]})
+        if "attention" in prediction:
+            best, sources = prediction["tokens"][:, 0].tolist(), prediction["source"].tolist()
+            for row, *looked in zip(rows, sources, best, prediction["attention"], strict=True):
+                row["attention"] = self._looked(*looked)
         return rows
+
+    def _looked(self, source: list[int], target: list[int], shares: torch.Tensor) -> dict[str, Any]:
+        pieces = [[self.vocabulary[i] for i in side if i != self.pad_id] for side in (source, target)]
+        weights = shares[: len(pieces[1]), : len(pieces[0])].tolist()
+        return {
+            "source": pieces[0],
+            "target": pieces[1],
+            "weights": [[round(w, 4) for w in line] for line in weights],
+        }
 
 
 def pieces_to_text(pieces: list[str]) -> str:

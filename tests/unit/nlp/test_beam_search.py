@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from paddlenlp.layers.beam_search import beam_search, cut, sample
-from paddlenlp.models import Transformer
+from paddlenlp.layers.beam_search import alignment, beam_search, cut, sample
+from paddlenlp.models import RNNAttention, Transformer
 
 BOS, EOS, PAD = 2, 3, 0
 IDS = {"bos_id": BOS, "eos_id": EOS, "pad_id": PAD}
@@ -162,6 +162,43 @@ def test_the_coverage_penalty_is_that_of_gnmt() -> None:
     assert found.scores[0].tolist() == pytest.approx(
         [base + 0.2 * 2 * math.log(0.5), base + 0.2 * math.log(1e-9)], rel=1e-5
     )
+
+
+def test_the_alignment_of_a_transformer_is_the_attention_of_its_last_layer() -> None:
+    net = model()
+    tokens = torch.tensor([[4, 5, 6, 3], [6, 3, 0, 0], [5, 5, 4, 3]])
+    shares = alignment(net, SOURCE, tokens, bos_id=BOS)
+    caught: list[Tensor] = []
+    cross = net.decoder[-1].cross
+    cross.q.register_forward_hook(lambda module, given, out: caught.append(out))
+    with torch.no_grad():
+        memory, visible = net.encode(SOURCE)
+        net.features(SOURCE, torch.cat([torch.full((3, 1), BOS), tokens[:, :-1]], 1))
+        keys = cross.kv(memory)[..., :8]
+    wanted = torch.zeros(3, 4, 4)
+    for head in (slice(0, 4), slice(4, 8)):
+        scores = caught[0][..., head] @ keys[..., head].transpose(1, 2) / 2.0  # sqrt(d / H)
+        wanted += scores.masked_fill(~visible[:, 0], -torch.inf).softmax(2) / 2
+    torch.testing.assert_close(shares, wanted)
+
+
+@pytest.mark.parametrize("kind", ["bahdanau", "luong_general"])
+def test_the_alignment_of_a_recurrent_network_is_what_it_looked_at(kind: str) -> None:
+    torch.manual_seed(0)
+    net = RNNAttention(vocab_size=7, dim=8, attention=kind).eval()
+    tokens = torch.tensor([[4, 5, 6, 3], [6, 3, 0, 0], [5, 5, 4, 3]])
+    shares = alignment(net, SOURCE, tokens, bos_id=BOS)
+    torch.testing.assert_close(shares.sum(2), torch.ones(3, 4))
+    assert float(shares[1, :, 2:].abs().max()) == 0  # padding
+    alone = alignment(net, SOURCE[1:2, :2], tokens[1:2, :2], bos_id=BOS)
+    torch.testing.assert_close(alone, shares[1:2, :2, :2])
+    found = beam_search(net, SOURCE, **IDS, beam=1, coverage_penalty=0.5)  # its score is made of the same shares
+    again = alignment(net, SOURCE, found.tokens[:, 0], bos_id=BOS)
+    for row, source in enumerate(SOURCE):
+        line = sentence(found.tokens[row, 0])
+        lack = again[row, : len(line), source != PAD].sum(0).clamp(max=1.0).log().sum()
+        wanted = found.log_probs[row, 0] / len(line) + 0.5 * lack
+        assert float(found.scores[row, 0]) == pytest.approx(float(wanted), abs=1e-5)
 
 
 def test_cut_leaves_the_best_k_and_the_nucleus() -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import sacrebleu
 import torch
+from PIL import Image
 
+from paddlecore import cli, testing
+from paddlecore.errors import DataError
 from paddlenlp.layers.smoothing import smoothed_cross_entropy
 from paddlenlp.metrics import Bleu, ChrF, Perplexity
 from paddlenlp.metrics.bleu import moses_tokenize
@@ -92,6 +97,39 @@ def test_results_are_readable() -> None:
     score = torch.tensor([[-0.5, -1.0, -2.0]])
     (row,) = subject.render({"tokens": tokens, "score": score})
     assert row == {"translations": [{"text": "ein hunde", "score": -0.5}, {"text": "ein", "score": -1.0}]}
+
+
+def test_attention_is_of_the_best_translation_and_ends_with_it() -> None:
+    subject = task(attention=True).eval()
+    with torch.no_grad():
+        prediction = subject.predict({"source": BATCH["source"]})
+    for row, source in zip(
+        subject.render(prediction), (["▁ein", "▁hund", "e", "</s>"], ["▁hund", "</s>"]), strict=True
+    ):
+        looked = row["attention"]
+        assert looked["source"] == source
+        assert pieces_to_text(looked["target"][:-1]) == row["translations"][0]["text"]
+        assert looked["target"][-1] == "</s>"
+        assert len(looked["weights"]) == len(looked["target"])
+        for line in looked["weights"]:
+            assert len(line) == len(source)
+            assert sum(line) == pytest.approx(1.0, abs=1e-3)
+    assert "attention" not in task().eval().predict({"source": BATCH["source"]})
+
+
+@pytest.mark.parametrize("recipe", ["nlp/transformer_multi30k", "nlp/rnn_attention_multi30k"])
+def test_attention_is_drawn(recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    testing.tiny_trainer(recipe, folder=tmp_path / "run")[0].fit()
+    words = ["predict", f"recipe={recipe}", "data.source=toy", "device=cpu", f"init.weights={tmp_path / 'run'}"]
+    words += ["input=the dog and/or " + 40 * "猫", f"draw={tmp_path / 'drawn'}"]
+    assert cli.main([*words, "task.attention=true"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert json.loads((tmp_path / "drawn" / "00000_input.json").read_text(encoding="utf-8")) == answer
+    with Image.open(tmp_path / "drawn" / "00000_input.png") as picture:
+        assert picture.width > 30 * len(answer["attention"]["source"])
+        assert picture.height > 30 * len(answer["attention"]["target"])
+    assert cli.main(words) == DataError.exit_code
+    assert "task.attention=true" in capsys.readouterr().err
 
 
 def test_pieces_become_text() -> None:
