@@ -51,8 +51,8 @@ def _dispatch(words: list[str]) -> int:
         overrides = [word for word in rest if not word.startswith("-")]
         own = f"{verb}: {summary}\n\n  paddlesuite {verb} {usage}"
         print(config.help_text(verb, overrides) if verb in config.VERBS else own)
-        if verb == "publish":
-            print(_PUBLISH_HELP)
+        if verb in _MORE_HELP:
+            print(_MORE_HELP[verb])
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     return action(rest)
@@ -91,6 +91,14 @@ def _count(values: list[str], name: str, default: int, low: int = 1) -> int:
     return int(text)
 
 
+def _flag(values: list[str], name: str) -> bool:
+    """Whether one of a verb's own options says true; it is false if not given."""
+    text = (values or ["false"])[-1].lower()
+    if text not in ("true", "false"):
+        raise ConfigError(f"{name}={text}: expected true or false")
+    return text == "true"
+
+
 def _print_json(value: Any, indent: int | None = None) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=indent, default=str), flush=True)
 
@@ -126,7 +134,7 @@ def _eval(words: list[str]) -> int:
     report, worst = _folder(own["report"]), _count(own["worst"], "worst", 16)
     from paddlecore import run
 
-    result = run.evaluate(cfg, *own["split"][-1:] or [None], report, worst)
+    result = run.evaluate(cfg, own["split"][-1] if own["split"] else None, report, worst)
     if _is_first_rank():
         _print_json(result)
     return 0
@@ -199,27 +207,34 @@ def _bench(words: list[str]) -> int:
     return 0
 
 
-_PUBLISH_HELP = """
+_MORE_HELP = {
+    "publish": """
   runs=<folder>,<folder>   finished runs that differ in their seed alone; the weights are the first one's best
   over=<option>            they differ in this option instead, e.g. data.fold (default: seed)
   out=<folder>             where to write (default: pretrained/<recipe>)
   fp16=true                store weights in half precision, and see what that does to the score
   notes=<text>             for the card
-  key=value                options of the scoring, as for eval"""
+  key=value                options of the scoring, as for eval""",
+    "convert": """
+  model=<name>             what create_model takes: an architecture, a class or a recipe
+  weights=<file>           safetensors, a state dict of torch.save, or an .npz of TensorFlow's variables by name
+  out=<file>.safetensors   where to write
+  partial=true             let tensors of the model be missing in the file
+  size=<pixels>            of the image that the parity is checked with (default 224)
+  key=value                arguments of the model, e.g. num_classes=10""",
+}
 
 
 def _publish(words: list[str]) -> int:
     own, rest = _take(words, "runs", "out", "fp16", "notes", "over")
     cfg = config.compose(rest, verb="publish")
-    fp16 = (own["fp16"] or ["false"])[-1].lower()
-    if fp16 not in ("true", "false"):
-        raise ConfigError(f"fp16={fp16}: expected true or false")
+    fp16 = _flag(own["fp16"], "fp16")
     runs = [run for value in own["runs"] for run in value.split(",") if run]
     from paddlecore import hub, run
 
     out = Path(own["out"][-1]) if own["out"] else hub.pretrained_root() / cfg.recipe
     over = (own["over"] or ["seed"])[-1]
-    hub.write_artefact(runs, out, fp16=fp16 == "true", notes=" ".join(own["notes"]), over=over)
+    hub.write_artefact(runs, out, fp16=fp16, notes=" ".join(own["notes"]), over=over)
     trained = hub.read_artefact(out).card["metrics"]
     # The card gives what the weights in it score, not what they scored before they were rounded and stored.
     cfg.init.weights = str(out)
@@ -229,6 +244,29 @@ def _publish(words: list[str]) -> int:
     size = sum(file.stat().st_size for file in out.iterdir())
     _print_json({"artefact": str(out), "bytes": size, "trained": trained.get(scored["split"]), "stored": metrics})
     return 0
+
+
+def _convert(words: list[str]) -> int:
+    own, rest = _take(words, "model", "weights", "out", "partial", "size")
+    for name in ("model", "weights", "out"):
+        if not own[name]:
+            raise ConfigError(f"convert: {name}=... is missing; {_VERBS['convert'][1]}")
+    if wrong := [word for word in rest if "=" not in word]:
+        raise ConfigError(f"convert: {wrong[0]!r} is not key=value")
+    partial, size = _flag(own["partial"], "partial"), _count(own["size"], "size", 224)
+    sizes = {name: _as_plain(value) for name, _, value in (word.partition("=") for word in rest)}
+    from paddlecore import convert
+
+    model, weights, out = (own[name][-1] for name in ("model", "weights", "out"))
+    _print_json(convert.convert(model, weights, out, partial=partial, size=size, **sizes))
+    return 0
+
+
+def _as_plain(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _plot(words: list[str]) -> int:
@@ -400,6 +438,8 @@ _VERBS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
     "bench": (_bench, "", "time the training steps of a recipe"),
     "publish": (_publish, "recipe=<suite>/<name> runs=<folder>[,<folder>...] [key=value ...]",
                 "make weights and card from finished runs, and score what was stored"),
+    "convert": (_convert, "model=<name> weights=<file> out=<file>.safetensors [key=value ...]",
+                "write weights of another program in our names, and check that they give the same"),
     "plot": (_plot, "<run folder> ...", "draw the curves of runs into their curve.png"),
 }  # fmt: skip
 

@@ -6,6 +6,7 @@ their tensors, so that files of weights for them load unchanged; and those of th
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -32,6 +33,15 @@ OWN: dict[str, Callable[..., nn.Module]] = {
     **{f"dpn{depth}": partial(DPN, depth=depth) for depth in (68, 92, 98, 107, 131)},
 }
 """The architectures that torchvision does not have."""
+
+TIMM = {
+    **{f"resnet{depth}_vd": f"resnet{depth}d" for depth in (18, 34, 50, 101, 152)},
+    **{f"se_resnext{depth}_32x4d": f"seresnext{depth}_32x4d" for depth in (50, 101)},
+    **{name: name for name in ("inception_v4", "dpn68", "dpn92", "dpn98", "dpn107", "dpn131")},
+    **{f"resnet{depth}": f"resnet{depth}" for depth in (18, 34, 50, 101, 152)},
+    "mobilenet_v2": "mobilenetv2_100",
+}
+"""timm's name of an architecture, where its model gives the same with the same weights."""
 
 LAST = ("fc", "linear", "last_linear", "classifier")
 """What the layer that gives the class scores is called."""
@@ -99,8 +109,11 @@ class Backbone(nn.Module):
         if architecture not in self.architectures:
             close = nearest(architecture, self.architectures) or f"; there are {', '.join(self.architectures)}"
             raise ValueError(f"there is no architecture {architecture!r}{close}")
+        self.architecture, self.num_classes = architecture, num_classes
+        self._has_reference = not features_only and in_channels == 3 and width == 1 and output_stride == 32
         options = dict(num_classes=num_classes, dropout=dropout, width=width)
         net = _build(architecture, **options, output_stride=output_stride)
+        self.foreign_names = getattr(net, "foreign_names", ())
         self._steps, self._head = _trunk(net), _head(net)
         self._maps: list[str] = []
         if features_only:
@@ -132,6 +145,22 @@ class Backbone(nn.Module):
         for step in self._head:
             x = self.get_submodule(step)(x)
         return x
+
+    def references(self) -> dict[str, nn.Module]:
+        """Fresh models of torchvision and timm, as far as installed, that this one equals if the weights do."""
+        found: dict[str, nn.Module] = {}
+        if not self._has_reference:
+            return found
+        if self.architecture in TORCHVISION:
+            extra = {"aux_logits": False, "init_weights": True} if self.architecture == "googlenet" else {}
+            net = torchvision.models.get_model(self.architecture, num_classes=self.num_classes, **extra)
+            found[f"torchvision {self.architecture}"] = net
+        if self.architecture in TIMM and importlib.util.find_spec("timm"):
+            import timm
+
+            name = TIMM[self.architecture]
+            found[f"timm {name}"] = timm.create_model(name, num_classes=self.num_classes)
+        return found
 
 
 def _build(architecture: str, *, num_classes: int, dropout: float | None, width: float, output_stride: int) -> Any:

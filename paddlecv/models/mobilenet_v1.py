@@ -12,6 +12,30 @@ from torch import Tensor, nn
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 """(output channels, stride) of the depthwise separable blocks, table 1."""
 
+NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+TENSORFLOW = (
+    # (pattern of a variable's name in TF-slim or in Keras, ours, axes: TensorFlow's kernels are [H, W, in, out])
+    (r"MobilenetV1/Conv2d_0/weights|conv1/kernel", "features.0.0.weight", (3, 2, 0, 1)),
+    (r"MobilenetV1/Conv2d_(\d+)_depthwise/depthwise_weights", r"features.\1.0.weight", (2, 3, 0, 1)),
+    (r"conv_dw_(\d+)/depthwise_kernel", r"features.\1.0.weight", (2, 3, 0, 1)),
+    (r"MobilenetV1/Conv2d_(\d+)_pointwise/weights", r"features.\1.3.weight", (3, 2, 0, 1)),
+    (r"conv_pw_(\d+)/kernel", r"features.\1.3.weight", (3, 2, 0, 1)),
+    (r"MobilenetV1/Logits/Conv2d_1c_1x1/weights|conv_preds/kernel", "classifier.1.weight", (3, 2, 0, 1)),
+    (r"MobilenetV1/Logits/Conv2d_1c_1x1/biases|conv_preds/bias", "classifier.1.bias", None),
+    *(
+        rule
+        for theirs, ours in NORM.items()
+        for rule in (
+            (rf"MobilenetV1/Conv2d_0/BatchNorm/{theirs}|conv1_bn/{theirs}", f"features.0.1.{ours}", None),
+            (rf"MobilenetV1/Conv2d_(\d+)_depthwise/BatchNorm/{theirs}", rf"features.\1.1.{ours}", None),
+            (rf"conv_dw_(\d+)_bn/{theirs}", rf"features.\1.1.{ours}", None),
+            (rf"MobilenetV1/Conv2d_(\d+)_pointwise/BatchNorm/{theirs}", rf"features.\1.4.{ours}", None),
+            (rf"conv_pw_(\d+)_bn/{theirs}", rf"features.\1.4.{ours}", None),
+        )
+    ),
+)
+"""Which of TensorFlow's variables is which tensor, for `paddlesuite convert`."""
+
 
 class MobileNetV1(nn.Module):
     """A 3x3 convolution, thirteen depthwise separable blocks, mean over the positions, one linear layer.
@@ -29,6 +53,8 @@ class MobileNetV1(nn.Module):
 
     Shapes: image [B, in_channels, H, W] float32 -> class scores (logits) [B, C].
     """
+
+    foreign_names = TENSORFLOW
 
     def __init__(
         self, *, num_classes: int = 1000, in_channels: int = 3, width: float = 1.0, dropout: float = 0.001

@@ -17,7 +17,7 @@ from paddlecore import cli, config, hub
 from paddlecore.errors import CheckpointError, NonFiniteLoss
 
 ROOT = Path(__file__).resolve().parents[3]
-VERBS = ["train", "eval", "predict", "zoo", "check-data", "doctor", "bench", "publish", "plot"]
+VERBS = ["train", "eval", "predict", "zoo", "check-data", "doctor", "bench", "publish", "convert", "plot"]
 RECIPE = """# @package _global_
 about: {title: "MLP on nothing", task: ctr, dataset: Nothing, expected: "auc 0.9"}
 model: {_target_: torchvision.ops.MLP, in_channels: 3, hidden_channels: [4, 2]}

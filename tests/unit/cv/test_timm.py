@@ -6,21 +6,21 @@ import pytest
 import torch
 
 from paddlecv.models import Backbone
+from paddlecv.models.backbones import TIMM
 
 timm = pytest.importorskip("timm", reason="timm is the reference here: pip install timm")
 
-NAMES = {
-    **{f"resnet{depth}_vd": f"resnet{depth}d" for depth in (18, 34, 50)},
-    "se_resnext50_32x4d": "seresnext50_32x4d",
-    "inception_v4": "inception_v4",
-    **{f"dpn{depth}": f"dpn{depth}" for depth in (68, 92, 107)},
-}  # the deeper ones differ in counts only, which docs/vision_backbones.md holds
+# the deeper ones differ in counts only, which docs/vision_backbones.md holds
+NAMES = (
+    *("resnet18_vd", "resnet34_vd", "resnet50_vd", "se_resnext50_32x4d", "inception_v4"),
+    *("dpn68", "dpn92", "dpn107"),
+)
 
 
 @pytest.mark.parametrize("architecture", NAMES)
 def test_same_tensors_by_the_same_names(architecture: str) -> None:
     with torch.device("meta"):
-        theirs = timm.create_model(NAMES[architecture]).state_dict()
+        theirs = timm.create_model(TIMM[architecture]).state_dict()
         ours = Backbone(architecture=architecture).state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
 
@@ -31,7 +31,7 @@ def test_same_tensors_by_the_same_names(architecture: str) -> None:
 )
 def test_same_numbers(architecture: str, size: int) -> None:
     torch.manual_seed(0)
-    theirs = timm.create_model(NAMES[architecture], num_classes=5)
+    theirs = timm.create_model(TIMM[architecture], num_classes=5)
     for module in theirs.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
