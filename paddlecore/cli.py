@@ -6,6 +6,8 @@ may want to read goes to stdout, everything else to stderr.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import logging
 import os
@@ -55,7 +57,22 @@ def _dispatch(words: list[str]) -> int:
             print(_MORE_HELP[verb])
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    _keep_freed_memory()
     return action(rest)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep the memory of large tensors when they are freed, for the next ones.
+
+    It gives every block of some MiB back to the system, which has to clear each page that a tensor of the next step
+    then touches: half of a step's time where embedding tables or activations are large. Other C libraries do without.
+    """
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_max, 0)  # large blocks come from the heap as well,
+        mallopt(trim_threshold, -1)  # which never shrinks
+        mallopt(top_pad, 64 << 20)  # and grows in large steps
 
 
 def _usage() -> str:

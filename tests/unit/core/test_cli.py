@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -256,3 +257,21 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     assert process.wait(timeout=30) == 141
     assert process.stderr.read() == b""
     process.stderr.close()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library's own business")
+def test_memory_of_freed_tensors_stays_with_the_process():
+    code = """
+import resource, sys, torch
+from paddlecore import cli
+assert cli.main(["zoo"]) == 0
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    torch.ones(16 << 20)  # 64 MiB
+before = faults()
+for _ in range(5):
+    torch.ones(16 << 20)
+print(faults() - before, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stderr.split()[-1]) < 1000  # of 5 x 16384
