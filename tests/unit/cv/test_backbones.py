@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import paddlecv
 from paddlecore.errors import CheckpointError, ConfigError
@@ -174,3 +176,23 @@ def test_a_hostile_file_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not a readable"):
         create_model("squeezenet1_1", pretrained=tmp_path / "weights.pth")
     assert not (tmp_path / "ran").exists()
+
+
+# ---------------------------------------------------------------------------------------------------- the page
+
+
+def test_the_pages_table_is_right() -> None:
+    """docs/vision_backbones.md: every architecture, with its parameters; of the light ones the other numbers too."""
+    page = (Path(__file__).parents[3] / "docs" / "vision_backbones.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| ([\d,]+) \| ([\d.]+) \| (\d+) \| ([\d, ]+) \|", page, re.M)
+    assert sorted(row[0] for row in rows) == list(Backbone.architectures)
+    for name, parameters, adds, size, channels in rows:
+        with torch.device("meta"):
+            model = Backbone(architecture=name, num_classes=10 if name.endswith("cifar") else 1000).eval()
+            assert f"{sum(p.numel() for p in model.parameters()):,}" == parameters, name
+            if len(list(model.modules())) > 150:
+                continue
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                model(torch.empty(1, 3, int(size), int(size)))
+            assert f"{counter.get_total_flops() / 2e9:.3f}" == adds, name
+            assert ", ".join(map(str, Backbone(architecture=name, features_only=True).channels)) == channels, name
