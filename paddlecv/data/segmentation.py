@@ -320,15 +320,6 @@ class SegmentationData(DataModule):
 
     def encode(self, raw: Any) -> Batch:
         """The path of an image, or rows of [R, G, B] pixels, perhaps as JSON text or in a dict as {"image": ...}."""
-        if isinstance(raw, str) and raw.lstrip()[:1] in ("{", "["):
-            try:
-                raw = json.loads(raw)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"the input is neither a path nor JSON: {error}") from None
-        if isinstance(raw, dict):
-            if "image" not in raw:
-                raise DataError(f'expected {{"image": path or pixels}}, got the keys {sorted(map(str, raw))}')
-            raw = raw["image"]
         pixels = _pixels(raw)
         return {"image": normalise(pixels, self.mean, self.deviation)[None], "size": torch.tensor([pixels.shape[1:]])}
 
@@ -352,7 +343,7 @@ class SegmentationData(DataModule):
         """The image under the colours of its classes; what is void keeps its own."""
         from torchvision.transforms.functional import to_pil_image
 
-        image, mask = _pixels(raw["image"] if isinstance(raw, dict) else raw), decode_runs(answer["mask"])
+        image, mask = _pixels(raw), decode_runs(answer["mask"])
         one_hot = mask == torch.arange(len(self._labels))[:, None, None]  # [C, H, W]
         return to_pil_image(draw_segmentation_masks(image, one_hot, alpha=0.6, colors=palette(len(self._labels))))
 
@@ -373,12 +364,21 @@ def palette(classes: int) -> list[tuple[int, int, int]]:
 
 
 def _pixels(raw: Any) -> Tensor:
-    """A path, or rows of [R, G, B] pixels 0..255 -> [3, H, W] uint8."""
+    """What `encode` takes -> [3, H, W] uint8."""
+    if isinstance(raw, str) and raw.lstrip()[:1] in ("{", "["):
+        try:
+            raw = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"the input is neither a path nor JSON: {error}") from None
+    if isinstance(raw, dict):
+        if "image" not in raw:
+            raise DataError(f'expected {{"image": path or pixels}}, got the keys {sorted(map(str, raw))}')
+        raw = raw["image"]
     if isinstance(raw, (str, Path)):
         return read_image(raw)
     try:
         pixels = torch.tensor(raw)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         pixels = torch.empty(0)
     if pixels.dim() != 3 or pixels.shape[2] != 3 or not ((pixels >= 0) & (pixels <= 255)).all():
         raise DataError("expected the path of an image, or rows of [R, G, B] pixels 0..255")
