@@ -17,11 +17,13 @@ from paddlecv.models.se_resnext import SEResNeXt
 from paddlecv.models.ssd import SSD300
 from paddlecv.models.ssdlite import SSDlite
 from paddlecv.models.xception import Xception65
+from paddlecv.models.yolov3 import YOLOv3
 
 __all__ = [
+    "DPN",
+    "SSD300",
     "Backbone",
     "CifarResNet",
-    "DPN",
     "DeepLabV3Plus",
     "FasterRCNN",
     "ICNet",
@@ -31,7 +33,7 @@ __all__ = [
     "MobileNetV1",
     "ResNetVd",
     "SEResNeXt",
-    "SSD300",
     "SSDlite",
     "Xception65",
+    "YOLOv3",
 ]
