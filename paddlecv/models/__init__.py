@@ -13,6 +13,7 @@ from paddlecv.models.lenet import LeNet
 from paddlecv.models.mask_rcnn import MaskRCNN
 from paddlecv.models.mobilenet_v1 import MobileNetV1
 from paddlecv.models.resnet_vd import ResNetVd
+from paddlecv.models.retinanet import RetinaNet
 from paddlecv.models.se_resnext import SEResNeXt
 from paddlecv.models.ssd import SSD300
 from paddlecv.models.ssdlite import SSDlite
@@ -32,6 +33,7 @@ __all__ = [
     "MaskRCNN",
     "MobileNetV1",
     "ResNetVd",
+    "RetinaNet",
     "SEResNeXt",
     "SSDlite",
     "Xception65",
