@@ -64,6 +64,8 @@ class Backbone(nn.Module):
     A trunk is a chain of layers. The map of a stride is the output of the last of them that has this stride, so a VGG
     gives what its pools take, a ResNet what its stages give. What comes after the last map asked for is left out.
 
+    GoogLeNet is without its two auxiliary classifiers, which act in training only.
+
     Some published weights want other images than RGB normalised with ImageNet's mean and deviation: those of
     GoogLeNet, Inception-v4 and MobileNetV1 take pixels scaled to -1..1; for DPN's see there.
 
