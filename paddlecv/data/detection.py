@@ -79,9 +79,10 @@ class DetectionData(DataModule):
     Batch, B pictures, at most G boxes in one: image [B, 3, H, W] float32, normalised; size [B, 2] int64, height and
     width of what is not filling; boxes [B, G, 4] float32 xyxy in pixels of `image`; labels [B, G] int64 1..C, 0 = no
     box; draw [B] int64, a random number of (seed, epoch, row); with `masks`, masks [B, G, H, W] uint8. Crowd boxes are
-    left out. For evaluation, instead of draw and masks: scale [B, 2] float32, pixels of `image` per pixel of the
-    picture (y, x); original [B, 2] int64, its height and width; image_id [B] int64; true_boxes [B, G, 4] in its pixels,
-    true_labels [B, G], crowd [B, G] bool; with `masks`, true_masks, B lists of run lengths as COCO has them.
+    left out. For evaluation, without draw and masks: scale [B, 2] float32, pixels of `image` per pixel of the picture
+    (y, x); original [B, 2] int64, its height and width; image_id [B] int64; true_boxes [B, G, 4] in its pixels,
+    true_labels [B, G], crowd [B, G] bool; with `masks`, true_masks, B lists of run lengths as COCO has them. A training
+    picture, changed as it is, has these too (train.overfit_batches measures on it).
 
     Args:
         train_on: `train`, or `trainval`: the pictures of validation are trained on too, and the last weights are kept,
@@ -360,7 +361,22 @@ class DetectionData(DataModule):
         if self._colours:
             found = self._colours(found)
         found = self._valid(found)
-        return {"draw": draw, **found}
+        return {"draw": draw, **found, **self._as_truth(found, row)}
+
+    def _as_truth(self, found: Scene, row: int) -> dict[str, Any]:
+        """What is measured of a changed picture, where a run is tried out on what it trains on: itself."""
+        height, width = found["image"].shape[1:]
+        truth: dict[str, Any] = {
+            "scale": torch.ones(2),
+            "original": torch.tensor([height, width]),
+            "image_id": torch.tensor(row),
+            "true_boxes": found["boxes"],
+            "true_labels": found["labels"],
+            "crowd": torch.zeros(len(found["labels"]), dtype=torch.bool),
+        }
+        if self.masks:
+            truth["true_masks"] = encode_masks(found["masks"].numpy())
+        return truth
 
     @staticmethod
     def _valid(found: Scene) -> Scene:

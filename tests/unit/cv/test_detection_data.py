@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -388,13 +389,14 @@ def test_a_picture_is_the_same_beside_any_others_and_in_any_worker() -> None:
     assert not torch.equal(
         prepared(CocoData, **ALL, seed=2).rows("train").fetch(np.array([9]), 1)["draw"], alone["draw"]
     )
-    streams = [Loader(rows, data.plan(rows), workers=workers).stream(0, 0) for workers in (0, 2)]
-    for _ in range(3):
-        (here,), (there,) = (next(stream) for stream in streams)
+    batches = []
+    for workers in (0, 2):
+        with contextlib.closing(Loader(rows, data.plan(rows), workers=workers).stream(0, 0)) as stream:
+            batches.append([next(stream)[0] for _ in range(3)])
+    for here, there in zip(*batches, strict=True):
         assert here is not None and there is not None and here.keys() == there.keys()
+        assert here.pop("true_masks") == there.pop("true_masks")
         assert all(torch.equal(here[name], there[name]) for name in here)
-    for stream in streams:
-        stream.close()
 
 
 def test_evaluation_changes_nothing_but_the_size() -> None:
@@ -408,6 +410,13 @@ def test_evaluation_changes_nothing_but_the_size() -> None:
         len(runs) == int((labels > 0).sum())
         for runs, labels in zip(batch["true_masks"], batch["true_labels"], strict=True)
     )
+
+
+def test_a_changed_picture_is_measured_as_it_is() -> None:
+    batch = prepared(CocoData, **ALL).rows("train").fetch(np.arange(6), 0)
+    assert torch.equal(batch["true_boxes"], batch["boxes"]) and torch.equal(batch["true_labels"], batch["labels"])
+    assert torch.equal(batch["original"], batch["size"]) and (batch["scale"] == 1).all()
+    assert batch["image_id"].tolist() == list(range(6)) and len(batch["true_masks"]) == 6
 
 
 def shape_scene(key: int = 5) -> Any:
