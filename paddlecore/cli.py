@@ -230,6 +230,7 @@ _MORE_HELP = {
   over=<option>            they differ in this option instead, e.g. data.fold (default: seed)
   out=<folder>             where to write (default: pretrained/<recipe>)
   fp16=true                store weights in half precision, and see what that does to the score
+  init.average=<n>         the weights are the mean of the one run's last n checkpoints
   notes=<text>             for the card
   key=value                options of the scoring, as for eval""",
     "convert": """
@@ -251,10 +252,11 @@ def _publish(words: list[str]) -> int:
 
     out = Path(own["out"][-1]) if own["out"] else hub.pretrained_root() / cfg.recipe
     over = (own["over"] or ["seed"])[-1]
-    hub.write_artefact(runs, out, fp16=fp16, notes=" ".join(own["notes"]), over=over)
+    notes, average = " ".join(own["notes"]), cfg.init.average
+    hub.write_artefact(runs, out, fp16=fp16, notes=notes, over=over, average=average)
     trained = hub.read_artefact(out).card["metrics"]
     # The card gives what the weights in it score, not what they scored before they were rounded and stored.
-    cfg.init.weights = str(out)
+    cfg.init.weights, cfg.init.average = str(out), 1
     scored = run.evaluate(cfg)
     metrics = {name: scored[name] for name in trained.get(scored["split"], {}) if name in scored}
     hub.record_scores(out, scored["split"], metrics, scored.get("signatures"))

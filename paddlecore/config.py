@@ -786,6 +786,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
     to_the_end = schedule.get("kind") in ("cosine", "linear") and schedule.get("total_steps") is None
     if config.init.weights is None:
         del flat["init.into"]
+    if config.init.weights is None or config.init.average == 1:
+        del flat["init.average"]
     free = [k for k in _NOT_IDENTITY if not (to_the_end and k in ("train.max_steps", "train.max_epochs"))]
     return {k: v for k, v in sorted(flat.items()) if k not in free and not k.startswith("about.")}
 

@@ -394,6 +394,49 @@ def read_artefact(path: str | Path) -> Artefact:
     return Artefact(path, card, record, state, checkpoint.load_tensors(*weights))
 
 
+def read_weights(where: str | Path, average: int = 1) -> Artefact:
+    """What `resolve` finds, read; or, of a run folder, its last `average` checkpoints as one.
+
+    Floating-point tensors become the mean, taken in float32 (Vaswani et al., 2017, section 6.1); all else, as counts of
+    batches, is the last one's, and so is what goes with the weights. Batch norms' running statistics are averaged like
+    weights, which is right only as nearly as the checkpoints are alike.
+
+    Raises:
+        ConfigError: `average` of something that is no run, that has too few checkpoints, or whose weights are averages
+            already (`train.ema`).
+        CheckpointError: a checkpoint is damaged.
+    """
+    if average == 1:
+        return read_artefact(resolve(where))
+    from paddlecore import checkpoint
+
+    run, option = Path(where), f"init.average={average}"
+    if not (run / "checkpoints").is_dir():
+        raise ConfigError(f"{option} is of the last checkpoints of a run, and {where} is no run folder")
+    found = checkpoint.steps(run / "checkpoints")
+    # beside the last ones the best is kept, which may lie far back
+    keep = _mapping(found[-1] / "trainer.json").get("keep") if found else None
+    kept = min(len(found), keep if isinstance(keep, int) else average)
+    if kept < average:
+        raise ConfigError(
+            f"{option}: {run} has kept its last {kept} checkpoint{'s' * (kept != 1)}; train with train.keep={average}"
+        )
+    if (found[-1] / "ema.safetensors").is_file():
+        raise ConfigError(f"{option}: the weights of {run} are averages already; train with train.ema=null")
+    last = read_artefact(found[-1])
+    for name, tensor in last.state_dict.items():
+        if tensor.is_floating_point():
+            last.state_dict[name] = tensor.float()
+    for folder in found[-average:-1]:
+        for name, tensor in read_artefact(folder).state_dict.items():
+            if tensor.is_floating_point():
+                last.state_dict[name] += tensor
+    for tensor in last.state_dict.values():
+        if tensor.is_floating_point():
+            tensor /= average
+    return last
+
+
 def _mapping(path: Path) -> dict[str, Any]:
     """A JSON object. Not `checkpoint.read_json`, for the zoo reads cards without loading torch."""
     try:
@@ -411,7 +454,13 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 
 def write_artefact(
-    runs: Sequence[str | Path], out: str | Path, *, fp16: bool = False, notes: str = "", over: str = "seed"
+    runs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    fp16: bool = False,
+    notes: str = "",
+    over: str = "seed",
+    average: int = 1,
 ) -> Path:
     """Make an artefact from finished runs of one recipe that differ in nothing but their seed (or another option).
 
@@ -424,9 +473,11 @@ def write_artefact(
         fp16: store floats as float16, half the size. Scoring `out` again shows whether that costs anything.
         notes: free text for the card.
         over: the option that differs between the runs: seed, or e.g. data.fold in a cross-validation.
+        average: the weights are the mean of the run's so many last checkpoints; see `read_weights`. Of one run only,
+            since the runs' own scores, which mean and deviation are made of, are those of their best checkpoints.
 
     Raises:
-        ConfigError: a run is not finished, or the runs are of different recipes or options.
+        ConfigError: a run is not finished, the runs are of different recipes or options, or `average` cannot be had.
         CheckpointError: a checkpoint is damaged.
     """
     import math
@@ -440,6 +491,8 @@ def write_artefact(
     folders = [Path(run) for run in runs]
     if not folders:
         raise ConfigError("which runs? Give at least one run folder")
+    if average > 1 and len(folders) > 1:
+        raise ConfigError(f"init.average={average}: give one run; the scores of {len(folders)} are not of averages")
     results, identities = [], []
     for folder in folders:
         if not (folder / "result.json").is_file():
@@ -458,7 +511,7 @@ def write_artefact(
     if len(set(map(str, values))) != len(values):
         raise ConfigError(f"two of the runs have the same {over}: {values}")
 
-    first = read_artefact(_of_run(folders[0]))
+    first = read_weights(folders[0], average)
     recipe = str(results[0]["recipe"])
     about = config.read_recipe(recipe).get("about") or {} if recipe in config.list_recipes() else {}
     environment = _mapping(folders[0] / "environment.json")
@@ -467,6 +520,8 @@ def write_artefact(
         best = (result.get("best") or {}).get("metrics") or result.get("final") or {}
         splits.append({name: values for name, values in (("valid", best), ("test", result.get("test"))) if values})
     main = "test" if "test" in splits[0] else "valid"
+    if average > 1:
+        splits[0] = {name: scores for name, scores in splits[0].items() if name == main}  # which is scored again
     spread = None
     if len(folders) > 1:
         by_name = {name: [s[main][name] for s in splits] for name in splits[0].get(main, {})}
@@ -505,7 +560,7 @@ def write_artefact(
         "best_possible": results[0].get("best_possible"),
         "signatures": None,  # with the scores of what was stored
         "seeds": spread,
-        "weights_run": {over: values[0]},
+        "weights_run": {over: values[0], **({"average": average} if average > 1 else {})},
         "files": {file.name: sha256_of(file) for file in sorted(part.iterdir())},
         "weights_dtype": "float16" if fp16 else "float32",
         "data_sha256": fingerprint,

@@ -79,6 +79,7 @@ def evaluate(cfg: RunConfig, split: str | None = None, report: Path | None = Non
         result = {
             "recipe": cfg.recipe,
             "weights": str(where),
+            **({"average": cfg.init.average} if cfg.init.average > 1 else {}),
             "split": split,
             "rows": len(rows),
             **_finite(scores),
@@ -235,14 +236,14 @@ def _prepare(data: DataModule) -> None:
 def _trained(cfg: RunConfig, device: torch.device, *, read: bool) -> tuple[Task, DataModule, Path]:
     """Task and data of finished weights, and where those are; `read`: the data set itself is needed."""
     where = _weights(cfg)
-    artefact = hub.read_artefact(where)
+    artefact = hub.read_weights(where, cfg.init.average)
     data = _data(cfg)
     data.restore(artefact.data_state)
     if read:
         _prepare(data)
     task = _task(cfg, data)
-    load_exact(task, artefact, where, cfg.init.into)
-    return task.to(device), data, where
+    load_exact(task, artefact, artefact.path, cfg.init.into)
+    return task.to(device), data, artefact.path
 
 
 def _task(cfg: RunConfig, data: DataModule) -> Task:
@@ -268,7 +269,7 @@ def build_trainer(
     if last is not None:
         data.restore(checkpoint.read_json(last / "data.json")["state"])
     elif cfg.init.weights is not None:
-        pretrained = hub.read_artefact(hub.resolve(cfg.init.weights))
+        pretrained = hub.read_weights(cfg.init.weights, cfg.init.average)
         data.restore({k: v for k, v in pretrained.data_state.items() if k != "labels"})
     _prepare(data)
     task = _task(cfg, data)
@@ -395,13 +396,13 @@ def _run_folder(cfg: RunConfig) -> tuple[Path, Path | None]:
     return folder, last
 
 
-def _weights(cfg: RunConfig) -> Path:
+def _weights(cfg: RunConfig) -> str | Path:
     """init.weights; else the recipe's own run folder; else the recipe's artefact."""
     if cfg.init.weights is not None:
-        return hub.resolve(cfg.init.weights)
+        return cfg.init.weights
     own = Path(cfg.output_dir or config.default_run_dir(cfg))
     if checkpoint.steps(own / "checkpoints"):
-        return hub.resolve(own)
+        return own
     try:
         return hub.resolve(cfg.recipe)
     except (ConfigError, CheckpointError):

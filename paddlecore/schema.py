@@ -113,6 +113,7 @@ class Init:
         None, "artefact, checkpoint or run folder, a recipe name, or a file of tensors: weights only, with a report"
     )
     into: str = opt("model", "part of the task that a file's or another model's weights are for, e.g. model.backbone")
+    average: int = opt(1, "take the mean of the weights of a run's so many last checkpoints (see train.keep)", low=1)
     resume: str = opt("auto", "auto = go on in the run folder if it holds a checkpoint; never; or a run folder")
 
 

@@ -429,6 +429,7 @@ class Trainer:
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "data": self.data_record,
             "finished": self.finished(),
+            "keep": self.options.keep,
         }
 
     def resume(self, folder: Path) -> None:

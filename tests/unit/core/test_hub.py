@@ -199,6 +199,49 @@ def test_ema_weights_are_preferred(tmp_path: Path, zoo: Path) -> None:
     assert same(artefact.state_dict, {k: v + 1 for k, v in raw.items()})
 
 
+def test_the_last_checkpoints_are_averaged(tmp_path: Path, zoo: Path) -> None:
+    run = tmp_path / "several"
+    states = []
+    for step in range(1, 5):
+        state = Task(nn.Sequential(mlp(seed=step), nn.BatchNorm1d(2))).state_dict()
+        state["model.1.num_batches_tracked"] += step
+        states.append({k: v.half() if "weight" in k else v for k, v in state.items()})
+        checkpoint.save(
+            run / "checkpoints", step, tensors={"model": states[-1]}, optimizer={},
+            records={"trainer": {"keep": 3}, "data": {"state": {"step": step}}, "recipe": RECORD},
+        )  # fmt: skip
+    artefact = hub.read_weights(run, 3)
+    assert artefact.data_state == {"step": 4}
+    for name, value in artefact.state_dict.items():
+        if name.endswith("tracked"):
+            assert value == 4
+        else:
+            wanted = sum(state[name].double() for state in states[1:]) / 3
+            torch.testing.assert_close(value.double(), wanted, atol=1e-7, rtol=1e-6)
+    assert same(hub.read_weights(run, 1).state_dict, states[3])
+    with pytest.raises(ConfigError, match="init.average=4: .*its last 3 checkpoints; train with train.keep=4"):
+        hub.read_weights(run, 4)
+    (run / "checkpoints/step_00000003/model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="step_00000003"):
+        hub.read_weights(run, 2)
+    with pytest.raises(ConfigError, match="no run folder"):
+        hub.read_weights(zoo, 2)
+    with pytest.raises(ConfigError, match="averages already.*train.ema=null"):
+        hub.read_weights(make_run(tmp_path / "ema", ema=True), 2)
+
+
+def test_an_average_is_published(tmp_path: Path, zoo: Path) -> None:
+    run = make_run(tmp_path / "one")
+    artefact = hub.read_artefact(hub.write_artefact([run], tmp_path / "out", average=2))
+    states = [Task(mlp(seed=step)).state_dict() for step in (1, 2)]
+    for name, value in artefact.state_dict.items():
+        torch.testing.assert_close(value, (states[0][name] + states[1][name]) / 2)
+    assert artefact.card["weights_run"] == {"seed": 0, "average": 2}
+    assert artefact.card["metrics"].keys() == {"test"}
+    with pytest.raises(ConfigError, match="init.average=2: give one run"):
+        hub.write_artefact([run, make_run(tmp_path / "two", seed=2)], tmp_path / "out", average=2)
+
+
 def test_seeds_give_mean_and_sample_deviation(tmp_path: Path, zoo: Path) -> None:
     runs = [make_run(tmp_path / f"seed{i}", seed=i, auc=auc) for i, auc in enumerate((0.90, 0.92, 0.94))]
     card = hub.read_artefact(hub.write_artefact(runs, tmp_path / "out")).card

@@ -93,6 +93,22 @@ def test_evaluating_needs_weights_and_finds_the_run_s_own(monkeypatch: pytest.Mo
         run.evaluate(compose("model.hidden=[8]", f"init.weights={trained['run']}"))
 
 
+def test_an_average_of_checkpoints_is_scored_and_goes_on_being_trained() -> None:
+    trained = run.train(compose("output_dir=out", "train.save_every=5", "train.keep=3"))
+    parts = [checkpoint.load_tensors(c / "model.safetensors") for c in checkpoint.steps(Path("out/checkpoints"))[-3:]]
+    mean = {name: sum(part[name] for part in parts) / 3 for name in parts[0]}
+    torch.save({name.removeprefix("model."): value for name, value in mean.items()}, "mean.pth")
+    scored = run.evaluate(compose("init.weights=out", "init.average=3"))
+    assert scored["average"] == 3 and scored["auc"] != trained["test"]["auc"]
+    assert scored["auc"] == pytest.approx(run.evaluate(compose("init.weights=mean.pth"))["auc"], abs=1e-6)
+    assert len(list(run.predict(compose("output_dir=out", "init.average=3")))) == 3  # the run in its own folder
+    task = run.build_trainer(compose("init.weights=out", "init.average=3"), torch.device("cpu"))[0].task
+    for name, value in task.state_dict().items():
+        torch.testing.assert_close(value, mean[name])
+    with pytest.raises(ConfigError, match="train.keep=4"):
+        run.evaluate(compose("init.weights=out", "init.average=4"))
+
+
 def test_a_damaged_best_checkpoint_is_named() -> None:
     trained = run.train(compose("output_dir=out"))
     best = Path("out/checkpoints") / f"step_{trained['best']['step']:08d}" / "model.safetensors"
