@@ -315,6 +315,7 @@ class FasterRCNN(nn.Module):
         aspect_ratios: height / width of the anchors, at each size.
         candidates: anchors of each map that compete to be proposals, in training and in evaluation.
         proposals: proposals of an image, in training and in evaluation.
+        proposal_overlap: overlap (IoU) above which the lower score of two proposals from one map is dropped.
         box_width: of the two hidden layers of the box head.
         canonical: side of the box that is read at stride 16 (pixels).
         anchor_samples: anchors of an image that are trained.
@@ -340,6 +341,7 @@ class FasterRCNN(nn.Module):
         aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
         candidates: Sequence[int] = (2000, 1000),
         proposals: Sequence[int] = (2000, 1000),
+        proposal_overlap: float = 0.7,
         box_width: int = 1024,
         canonical: float = 224.0,
         anchor_samples: int = 256,
@@ -368,6 +370,7 @@ class FasterRCNN(nn.Module):
             aspect_ratios=aspect_ratios,
             candidates=candidates,
             proposals=proposals,
+            nms=proposal_overlap,
             samples=anchor_samples,
         )
         self.roi_heads = BoxHeads(
