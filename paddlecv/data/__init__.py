@@ -8,6 +8,7 @@ from paddlecv.data.cifar10 import CIFAR10Data
 from paddlecv.data.cityscapes import CityscapesData
 from paddlecv.data.coco import CocoData
 from paddlecv.data.face_masks import FaceMasksData
+from paddlecv.data.hymenoptera import HymenopteraData
 from paddlecv.data.image_folder import ImageFolderData
 from paddlecv.data.mnist import MNISTData
 from paddlecv.data.pennfudan import PennFudanData
@@ -21,6 +22,7 @@ __all__ = [
     "CityscapesData",
     "CocoData",
     "FaceMasksData",
+    "HymenopteraData",
     "ImageFolderData",
     "MNISTData",
     "PennFudanData",

@@ -61,7 +61,7 @@ def class_images(folder: Path, holdout: int = 10) -> dict[str, Classes]:
                 f"{folder}: the classes of train and {split} differ; make an empty folder for a class without images\n"
                 + _table(counted)
             )
-    return _checked(_held_out(splits, holdout), folder)
+    return _checked(held_out(splits, holdout), folder)
 
 
 def listed_images(files: Mapping[str, Path], bad_rows: Any, holdout: int = 10) -> dict[str, Classes]:
@@ -98,7 +98,7 @@ def listed_images(files: Mapping[str, Path], bad_rows: Any, holdout: int = 10) -
     splits = {split: {name: classes.get(name, []) for name in splits["train"]} for split, classes in splits.items()}
     if len(splits["train"]) < 2:
         raise DataError(f"{files['train']}: expected at least two classes, found {list(splits['train']) or 'none'}")
-    splits = _tenths(splits["train"]) if len(splits) == 1 else _held_out(splits, holdout)
+    splits = _tenths(splits["train"]) if len(splits) == 1 else held_out(splits, holdout)
     return _checked(splits, files["train"].parent)
 
 
@@ -127,7 +127,8 @@ def _tenths(classes: Classes) -> dict[str, Classes]:
     }
 
 
-def _held_out(splits: dict[str, Classes], every: int) -> dict[str, Classes]:
+def held_out(splits: dict[str, Classes], every: int) -> dict[str, Classes]:
+    """Every so-manyth training image of a class for validation, where there is none yet; 0: as it is."""
     if "valid" in splits or not every:
         return splits
     train, rest = splits["train"], {split: classes for split, classes in splits.items() if split != "train"}
@@ -191,7 +192,7 @@ class ImageFolderData(DataModule):
         resize: short side of the image it is cut out of (pixels); at least `size`.
         area: smallest and largest share of the image that a training crop covers.
         flip: whether training images are mirrored at random.
-        jitter: largest relative change of brightness, contrast and saturation in training; hue by a quarter of it.
+        jitter: largest relative change of brightness, contrast and saturation in training.
         mean, deviation: of the channels, for pixels in 0..1; ImageNet's by default.
         holdout: where there is no valid, every so-manyth training image of a class is for validation; 0 = none.
         classes: names of the classes in the order of the labels; None = as the data has them, sorted.
@@ -352,7 +353,7 @@ class ImageFolderData(DataModule):
         if self.flip:
             steps.append(v2.RandomHorizontalFlip())
         if self.jitter:
-            steps.append(v2.ColorJitter(self.jitter, self.jitter, self.jitter, self.jitter / 4))
+            steps.append(v2.ColorJitter(self.jitter, self.jitter, self.jitter))
         return v2.Compose(steps)
 
     def _sample(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from paddlecv.metrics.confusion import ConfusionMatrix
 from paddlecv.metrics.detection import DetectionAP
 
-__all__ = ["DetectionAP"]
+__all__ = ["ConfusionMatrix", "DetectionAP"]
