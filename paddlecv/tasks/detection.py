@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.ops import batched_nms, box_iou
+from torchvision.ops import box_iou
 
 from paddlecore.metric import Metric
 from paddlecore.task import Batch, Prediction, StepOutput, Task
@@ -33,8 +33,9 @@ class Detection(Task):
         labels: names of the classes 1..C in order; None = their numbers.
         score_threshold: answers and pictures show what has at least this score; measuring takes all there is.
         max_detections: of one picture, the best ones; COCO's is 100.
-        flip: predict of the mirror image too, and join both by suppression: a little better, twice the time. No masks.
-        flip_overlap: of `flip`: boxes of a class that overlap more (IoU) are one.
+        flip: look at the mirror image too, and join what is found (see `joined`): better, twice the time. No masks.
+        flip_vertical: the same with top and bottom exchanged, where a picture has no up; with both, four looks.
+        overlap: of looks: boxes of a class that overlap by this (IoU) are one.
         masks: measure masks as well; the model and the data have to have them.
         metric: the one that selects the checkpoint: map50, ap or mask_ap.
     """
@@ -47,20 +48,22 @@ class Detection(Task):
         score_threshold: float = 0.5,
         max_detections: int = 100,
         flip: bool = False,
-        flip_overlap: float = 0.5,
+        flip_vertical: bool = False,
+        overlap: float = 0.5,
         masks: bool = False,
         metric: Literal["map50", "ap", "mask_ap"] = "map50",
     ) -> None:
         super().__init__(model)
-        if not 0 <= score_threshold <= 1 or not 0 < flip_overlap <= 1:
-            raise ValueError(f"task.score_threshold, flip_overlap: 0 to 1, got {score_threshold}, {flip_overlap}")
+        if not 0 <= score_threshold <= 1 or not 0 < overlap <= 1:
+            raise ValueError(f"task.score_threshold and overlap: 0 to 1, got {score_threshold}, {overlap}")
         if max_detections < 1:
             raise ValueError(f"task.max_detections must be at least 1, got {max_detections}")
-        if flip and masks:
-            raise ValueError("task.flip joins boxes, it cannot join masks")
+        if (flip or flip_vertical) and masks:
+            raise ValueError("task.flip and flip_vertical join boxes, they cannot join masks")
         self.labels = labels if labels is not None else [str(i) for i in range(1, (num_classes or 0) + 1)]
         self.score_threshold, self.max_detections = score_threshold, max_detections
-        self.flip, self.flip_overlap, self.masks, self.metric = flip, flip_overlap, masks, metric
+        self.flip, self.flip_vertical, self.overlap = flip, flip_vertical, overlap
+        self.masks, self.metric = masks, metric
 
     def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
         target = {name: batch[name] for name in ("boxes", "labels", "draw", "masks") if name in batch}
@@ -70,9 +73,7 @@ class Detection(Task):
 
     def predict(self, batch: Batch) -> Prediction:
         image, size = batch["image"], batch["size"]
-        found: Detections = self.model(image, size)
-        if self.flip:
-            found = self._joined(found, mirrored(self.model(mirrored_image(image, size), size), size))
+        found = self._look(image, size, [axis for axis, on in ((1, self.flip), (0, self.flip_vertical)) if on])
         boxes, scores, labels = (value[:, : self.max_detections] for value in found[:3])
         boxes = boxes.float() / batch["scale"].flip(1).repeat(1, 2)[:, None]
         limit = batch["original"].flip(1).repeat(1, 2)[:, None].to(boxes)
@@ -88,17 +89,16 @@ class Detection(Task):
             ]
         return prediction
 
-    def _joined(self, one: Detections, other: Detections) -> Detections:
-        """Both answers, without what overlaps a better one of its class."""
-        boxes, scores, labels = (torch.cat(pair, 1) for pair in zip(one[:3], other[:3], strict=True))
-        keep = torch.zeros_like(labels, dtype=torch.bool)
-        for i in range(len(boxes)):
-            there = (labels[i] > 0).nonzero()[:, 0]
-            best = batched_nms(boxes[i, there].float(), scores[i, there].float(), labels[i, there], self.flip_overlap)
-            keep[i, there[best]] = True
-        scores, order = (scores * keep).sort(dim=1, descending=True, stable=True)
-        labels = (labels * keep).gather(1, order)
-        return Detections(boxes.gather(1, order[..., None].expand(-1, -1, 4)), scores, labels)
+    def _look(self, image: Tensor, size: Tensor, axes: list[int]) -> Detections:
+        """What the model finds in the image and in its mirror images along `axes` (1 = left and right, 0 = top and
+        bottom), joined."""
+        if not axes:
+            return self.model(image, size)
+        axis, *rest = axes
+        found = self._look(image, size, rest)
+        return joined(
+            found, mirrored(self._look(mirrored_image(image, size, axis), size, rest), size, axis), self.overlap
+        )
 
     def metrics(self) -> list[Metric]:
         return [DetectionAP(self.labels, max_detections=self.max_detections, masks=self.masks, main=self.metric)]
@@ -146,19 +146,46 @@ class Detection(Task):
         return rows
 
 
-def mirrored_image(image: Tensor, size: Tensor) -> Tensor:
-    """Each image [B, 3, H, W] with left and right exchanged; its filling stays at the right."""
-    column = torch.arange(image.shape[3], device=image.device)
-    width = size[:, 1:]  # [B, 1]
-    source = torch.where(column < width, width - 1 - column, column)  # [B, W]
-    return image.gather(3, source[:, None, None].expand_as(image))
+def mirrored_image(image: Tensor, size: Tensor, axis: int) -> Tensor:
+    """Each image [B, 3, H, W] with left and right (axis 1) or top and bottom (axis 0) exchanged; its filling stays
+    where it is.
+    """
+    place = torch.arange(image.shape[2 + axis], device=image.device)
+    end = size[:, axis, None]  # [B, 1]
+    source = torch.where(place < end, end - 1 - place, place)  # [B, W] or [B, H]
+    return image.gather(2 + axis, (source[:, None, None] if axis else source[:, None, :, None]).expand_as(image))
 
 
-def mirrored(found: Detections, size: Tensor) -> Detections:
+def mirrored(found: Detections, size: Tensor, axis: int) -> Detections:
     """Detections of such images, as seen in the images before."""
-    width = size[:, 1:, None].to(found.boxes)  # [B, 1, 1]
-    x1, y1, x2, y2 = found.boxes.split(1, 2)
-    return found._replace(boxes=torch.cat([width - x2, y1, width - x1, y2], 2))
+    end = size[:, axis, None].to(found.boxes)  # [B, 1]
+    boxes = found.boxes.clone()
+    near, far = (0, 2) if axis else (1, 3)
+    boxes[..., near], boxes[..., far] = end - found.boxes[..., far], end - found.boxes[..., near]
+    return found._replace(boxes=boxes)
+
+
+def joined(one: Detections, other: Detections, overlap: float) -> Detections:
+    """What two looks at the same images found (Solovyev, Wang, Gabruska, 2021, "Weighted boxes fusion").
+
+    Two boxes of a class that overlap each other most, by at least `overlap` (IoU), become one: its score is the mean
+    of theirs, its box their mean, weighted by the scores. What only one of the looks found has half its score.
+    """
+    iou = box_iou(one.boxes.float(), other.boxes.float())  # [B, K, L]
+    same = (one.labels[:, :, None] == other.labels[:, None]) & (one.labels > 0)[:, :, None]
+    iou = torch.where(same, iou, -1.0)
+    best, match = iou.max(2)  # [B, K]
+    number = torch.arange(iou.shape[1], device=iou.device)
+    mutual = (iou.argmax(1).gather(1, match) == number) & (best >= overlap)
+    a, b = one.scores, other.scores.gather(1, match) * mutual  # [B, K]
+    boxes = other.boxes.gather(1, match[..., None].expand(-1, -1, 4))
+    weight = (a / (a + b).clamp(min=1e-9))[..., None]
+    merged = torch.where(mutual[..., None], weight * one.boxes + (1 - weight) * boxes, one.boxes)
+    taken = torch.zeros_like(other.labels).scatter_reduce(1, match, mutual.to(other.labels.dtype), "amax") > 0
+    scores = torch.cat([(a + b) / 2, other.scores * ~taken / 2], 1)
+    labels, boxes = torch.cat([one.labels, other.labels * ~taken], 1), torch.cat([merged, other.boxes], 1)
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    return Detections(boxes.gather(1, order[..., None].expand(-1, -1, 4)), scores, labels.gather(1, order))
 
 
 def whole_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[dict[str, Any]]:

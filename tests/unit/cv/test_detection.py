@@ -81,22 +81,37 @@ def test_row_errors_count_each_box_once_and_no_crowds() -> None:
 
 def test_mirror_image_is_within_what_is_not_filling_and_undone() -> None:
     image, size = torch.rand(2, 3, 4, 6), torch.tensor([[4, 5], [3, 6]])
-    flipped = mirrored_image(image, size)
-    assert torch.equal(flipped[0, :, :, :5], image[0, :, :, :5].flip(2)) and torch.equal(
-        flipped[0, ..., 5], image[0, ..., 5]
-    )
-    assert torch.equal(flipped[1], image[1].flip(2))
-    found = mirrored(answer([[1, 0, 2, 4]], [0.5], [1]), size[:1])
-    assert found.boxes.tolist() == [[[3, 0, 4, 4]]]
+    flipped = mirrored_image(image, size, 1)
+    assert torch.equal(flipped[0, ..., :5], image[0, ..., :5].flip(2))
+    assert torch.equal(flipped[0, ..., 5], image[0, ..., 5]) and torch.equal(flipped[1], image[1].flip(2))
+    assert mirrored(answer([[1, 0, 2, 4]], [0.5], [1]), size[:1], 1).boxes.tolist() == [[[3, 0, 4, 4]]]
+    flipped = mirrored_image(image, size, 0)
+    assert torch.equal(flipped[0], image[0].flip(1)) and torch.equal(flipped[1, :, :3], image[1, :, :3].flip(1))
+    assert torch.equal(flipped[1, :, 3], image[1, :, 3])
+    assert mirrored(answer([[1, 0, 2, 3]], [0.5], [1]), size[:1], 0).boxes.tolist() == [[[1, 1, 2, 4]]]
 
 
-def test_flip_joins_both_answers() -> None:
-    plain = answer([[10, 10, 40, 30], [0, 0, 0, 0]], [0.6, 0.0], [1, 0])
-    other = answer([[40, 10, 70, 30], [0, 0, 10, 10]], [0.8, 0.5], [1, 2])  # the first is the same, seen in the mirror
+def test_looks_are_joined_to_means() -> None:
+    plain = answer([[10, 10, 40, 30], [50, 0, 60, 10], [0, 0, 0, 0]], [0.6, 0.4, 0.0], [1, 2, 0])
+    # seen in the mirror: the first one, shifted by 3; another; the second one, of another class
+    other = answer([[43, 10, 73, 30], [0, 20, 10, 40], [20, 0, 30, 10]], [0.2, 0.5, 0.1], [1, 2, 1])
     prediction = Detection(Told(plain, other), labels=["a", "b"], flip=True).predict(batch())
-    assert prediction["labels"][0].tolist() == [1, 2, 0, 0]
-    assert prediction["scores"][0].tolist() == pytest.approx([0.8, 0.5, 0, 0])
-    assert prediction["boxes"][0, 0].tolist() == [5, 20, 20, 60]
+    assert prediction["labels"][0].tolist()[:4] == [1, 2, 2, 1]
+    assert prediction["scores"][0].tolist() == pytest.approx([0.4, 0.25, 0.2, 0.05, 0, 0])
+    assert prediction["boxes"][0, 0].tolist() == pytest.approx([(0.75 * 10 + 0.25 * 7) / 2, 20, (30 + 9.25) / 2, 60])
+
+
+def test_four_looks_at_the_same_find_the_same() -> None:
+    size = torch.tensor([[60, 80]])
+    found = answer([[10, 10, 40, 30], [50, 40, 60, 50]], [0.6, 0.4], [1, 2])
+    wide, tall = mirrored(found, size, 1), mirrored(found, size, 0)
+    model = Told(found, tall, wide, mirrored(wide, size, 0))
+    prediction = Detection(model, labels=["a", "b"], flip=True, flip_vertical=True).predict(batch())
+    plain = Detection(Told(found), labels=["a", "b"]).predict(batch())
+    assert len(model.seen) == 4
+    for name in ("boxes", "scores", "labels"):
+        assert torch.allclose(prediction[name][:, :2].float(), plain[name].float())
+    assert not prediction["scores"][:, 2:].any() and not prediction["labels"][:, 2:].any()
 
 
 def test_masks_are_pasted_into_the_picture_and_measured() -> None:
@@ -119,7 +134,9 @@ def test_masks_are_pasted_into_the_picture_and_measured() -> None:
     assert metrics[0].compute() == {"mask_ap": 1.0, "map50": 1.0, "ap": 1.0, "map50/cat": 1.0}
 
 
-@pytest.mark.parametrize("options", [{"score_threshold": 2}, {"max_detections": 0}, {"flip": True, "masks": True}])
+@pytest.mark.parametrize(
+    "options", [{"score_threshold": 2}, {"max_detections": 0}, {"flip_vertical": True, "masks": True}]
+)
 def test_refuses_options_without_meaning(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="task."):
         Detection(Told(), labels=["a"], **options)
