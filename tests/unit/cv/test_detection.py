@@ -169,29 +169,38 @@ def scenes(seed: int, pictures: int = 12, classes: int = 3) -> tuple[dict[str, T
     )
 
 
-def coco_by_pycocotools(found: dict[str, Tensor], true: dict[str, Tensor], ids: Tensor, classes: int) -> float:
+def coco_by_pycocotools(found: dict[str, Any], true: dict[str, Any], ids: Tensor, classes: int) -> float:
+    from pycocotools import mask
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    def annotations(given: dict[str, Tensor], extra: str, key: str) -> list[dict[str, Any]]:
-        rows = []
+    kind = "segm" if "masks" in found else "bbox"
+
+    def annotations(given: dict[str, Any], extra: str, key: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
         for i in ids.tolist():
+            masks = iter(given.get("masks", [[]] * len(ids))[i])
             for label, box, value in zip(given["labels"][i], given["boxes"][i].tolist(), given[extra][i], strict=True):
                 if label:
                     x, y, w, h = box[0], box[1], box[2] - box[0], box[3] - box[1]
-                    row = {"image_id": i, "category_id": int(label), "bbox": [x, y, w, h], "area": w * h}
+                    row: dict[str, Any] = {"image_id": i, "category_id": int(label)}
+                    if kind == "segm":
+                        row["segmentation"] = next(masks)
+                        row["area"] = int(mask.area(row["segmentation"]))
+                    else:
+                        row |= {"bbox": [x, y, w, h], "area": w * h}
                     rows.append({**row, key: value.item() if key == "score" else int(value), "id": len(rows) + 1})
         return rows
 
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = {
-            "images": [{"id": i} for i in ids.tolist()],
+            "images": [{"id": i, "height": 60, "width": 80} for i in ids.tolist()],
             "categories": [{"id": i + 1} for i in range(classes)],
             "annotations": annotations(true, "crowd", "iscrowd"),
         }
         truth.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(annotations(found, "scores", "score")), "bbox")
+        evaluation = COCOeval(truth, truth.loadRes(annotations(found, "scores", "score")), kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -211,6 +220,35 @@ def test_ap_equals_pycocotools_in_any_number_of_parts(seed: int) -> None:
     assert 0 < result["ap"] < result["map50"] < 1
     lines = metric.figure().axes[0].lines
     assert [line.get_label() for line in lines] == [f"{name} {result[f'map50/{name}']:.3f}" for name in "abc"]
+
+
+def test_mask_ap_equals_pycocotools() -> None:
+    from pycocotools import mask
+
+    random = np.random.default_rng(5)
+    found, true, ids = scenes(5, pictures=6, classes=2)
+
+    def runs(labels: Tensor, boxes: Tensor) -> list[list[dict[str, Any]]]:
+        """Ellipses in the boxes, in pictures of 60 x 80, of those that have a label."""
+        y, x = np.mgrid[:60, :80]
+        pictures = []
+        for label, box in zip(labels, (boxes / 4).numpy(), strict=True):
+            shapes = []
+            for x1, y1, x2, y2 in box[(label > 0).numpy()]:
+                sides = max(x2 - x1, 8.0) / 2, max(y2 - y1, 8.0) / 2
+                inside = ((x - (x1 + x2) / 2) / sides[0]) ** 2 + ((y - (y1 + y2) / 2) / sides[1]) ** 2 < 1
+                inside[:, random.integers(80)] = False  # in two pieces, perhaps
+                shapes.append(mask.encode(np.asfortranarray(inside.astype(np.uint8))))
+            pictures.append(shapes)
+        return pictures
+
+    found["masks"], true["masks"] = (runs(given["labels"], given["boxes"]) for given in (found, true))
+    metric = DetectionAP(["a", "b"], masks=True)
+    for part in (slice(0, 2), slice(2, 6)):
+        metric.update({k: v[part] for k, v in found.items()}, {k: v[part] for k, v in true.items()}, ids[part])
+    result = metric.compute()
+    assert result["mask_ap"] == pytest.approx(coco_by_pycocotools(found, true, ids, 2), abs=1e-12)
+    assert 0 < result["mask_ap"] < 1
 
 
 def brute_force(found: np.ndarray, true: np.ndarray) -> float:
