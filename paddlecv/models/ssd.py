@@ -188,7 +188,12 @@ class SSD300(SSD):
         scales: sides of the default boxes of each map, and one more; in shares of the image.
         steps: pixels between neighbouring places of each map, as in the authors' code for 300 pixels; None = the places
             fill the image evenly, which is right for every size.
-        **options: see `SSD`.
+        match_iou: overlap from which a default box is positive; the best of each true box always is.
+        negatives: negatives for each positive that count in the loss.
+        min_score: detections of this probability or less are left out.
+        max_iou: of two detections of a class that overlap by more, the better one stays.
+        candidates: detections of a class that go into this comparison.
+        keep: detections of an image.
     """
 
     def __init__(

@@ -29,7 +29,12 @@ class SSDlite(SSD):
         width: multiplier of the channels of trunk and added layers, where the trunk has one.
         ratios: of the default boxes of each map; as many maps are made.
         scales: sides of the default boxes of each map, and one more; in shares of the image.
-        **options: see `SSD`.
+        match_iou: overlap from which a default box is positive; the best of each true box always is.
+        negatives: negatives for each positive that count in the loss.
+        min_score: detections of this probability or less are left out.
+        max_iou: of two detections of a class that overlap by more, the better one stays.
+        candidates: detections of a class that go into this comparison.
+        keep: detections of an image.
     """
 
     def __init__(

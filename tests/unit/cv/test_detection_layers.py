@@ -93,28 +93,29 @@ def slowly(boxes: Tensor, scores: Tensor, max_iou: float) -> list[int]:
     return kept
 
 
-def test_suppression_equals_its_definition() -> None:
+@pytest.mark.parametrize(("keep", "max_iou"), [(30, 0.4), (9, 0.02), (4, 0.1)])  # all, more and more, the best few
+def test_suppression_equals_its_definition(keep: int, max_iou: float) -> None:
     torch.manual_seed(0)
     there, probability = boxes(60, batch=3), torch.rand(3, 60, 4)
     probability[2] = 0
     probability[1, 5:] = 0  # one image with few
-    found = d.suppress(*d.best_of_each_class(there, probability, 20), min_score=0.3, max_iou=0.4, keep=30)
+    found = d.suppress(*d.best_of_each_class(there, probability, 20), min_score=0.3, max_iou=max_iou, keep=keep)
     for image in range(3):
         expected = []
         for label in range(1, 5):
             scores = probability[image, :, label - 1]
             best = scores.argsort(descending=True)[:20]
             best = best[scores[best] > 0.3]
-            kept = best[slowly(there[image, best], scores[best], 0.4)]
+            kept = best[slowly(there[image, best], scores[best], max_iou)]
             expected += [(float(scores[i]), label, *there[image, i].tolist()) for i in kept]
         expected.sort(reverse=True)
-        expected = expected[:30]
+        expected = expected[:keep]
         count = int((found.labels[image] > 0).sum())
         ours = torch.cat([found.scores[image, :, None], found.labels[image, :, None], found.boxes[image]], 1)
         assert count == len(expected)
         torch.testing.assert_close(ours[:count], torch.tensor(expected).view(-1, 6))
         assert not ours[count:].any()
-    assert found.labels.shape[1] == 30 and found.labels.dtype == torch.int64
+    assert found.labels.shape[1] == keep and found.labels.dtype == torch.int64
 
 
 def test_nothing_found_is_one_column_of_padding() -> None:

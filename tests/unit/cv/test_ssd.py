@@ -14,6 +14,7 @@ from torchvision.ops import box_iou
 
 from paddlecv import load_pretrained
 from paddlecv.layers.detection import encode_boxes
+from paddlecv.layers.fold import fold_batch_norm
 from paddlecv.models import SSD300, SSDlite
 from paddlecv.models.ssd import CODING, SSD
 
@@ -130,6 +131,18 @@ def test_detections_lie_within_each_image() -> None:
     found = model(torch.randn(2, 3, 64, 64), torch.tensor([[64, 64], [40, 48]]))
     assert (found.boxes[1, :, 0::2] <= 48).all() and (found.boxes[1, :, 1::2] <= 40).all()
     assert (found.scores.diff(dim=1) <= 0).all() and found.labels.max() <= 3
+
+
+def test_folded_norms_find_the_same() -> None:
+    model = small(ratios=[[2], [2]], scales=[0.1, 0.2, 0.4]).train()
+    image, size = torch.randn(4, 3, 64, 64), torch.full((4, 2), 64)
+    with torch.no_grad():
+        model(image, size)  # statistics
+    folded = fold_batch_norm(model)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    expected, found = model.eval()(image, size), folded(image, size)
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.boxes, expected.boxes, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
