@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,7 +21,7 @@ from paddlecore.errors import DataError
 from paddlecore.sources import fingerprint
 from paddlecore.task import Batch
 from paddlecv.data.augment import GROUND, Colours, Scene, crop, kept, mosaic, quarter_turns, scene
-from paddlecv.data.images import normalise, open_image
+from paddlecv.data.images import ENDINGS, as_text, normalise, open_image, picture_of
 from paddlecv.data.shapes import Shape, draw
 
 if TYPE_CHECKING:
@@ -111,7 +107,7 @@ class DetectionData(DataModule):
         "square": Shape("square", (60, 140, 70), 0.2, 0.5),
         "triangle": Shape("triangle", (60, 80, 200), 0.25, 0.55),
     }
-    input_endings: ClassVar[tuple[str, ...]] = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+    input_endings = ENDINGS
 
     def __init__(
         self,
@@ -310,8 +306,8 @@ class DetectionData(DataModule):
         if record.path is None:
             assert record.pixels is not None
             return torch.from_numpy(record.pixels).permute(2, 0, 1)
-        if (kept := self._cache.get(record.path)) is not None:
-            return kept
+        if (held := self._cache.get(record.path)) is not None:
+            return held
         image = pixels_of(open_image(record.path))
         if image.shape[1:] != (record.height, record.width):
             raise DataError(
@@ -465,39 +461,26 @@ class DetectionData(DataModule):
     # ------------------------------------------------------------------------------------------------ one input
 
     def encode(self, raw: Any) -> Batch:
-        """The path of an image, or an image as text (data:image/png;base64,...); either may stand in a dict as
-        {"image": ...}."""
-        return self._collate([self._input(pixels_of(self._opened(raw)))])
+        """What `picture_of` takes: the path of an image, an image as text, or pixels; perhaps as {"image": ...}."""
+        return self._collate([self._input(pixels_of(picture_of(raw)))])
 
     @staticmethod
-    def _opened(raw: Any) -> Image.Image:
-        if isinstance(raw, str) and raw.lstrip().startswith("{"):
-            try:
-                raw = json.loads(raw)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"the input is neither a path nor JSON: {error}") from None
-        if isinstance(raw, dict):
-            if "image" not in raw:
-                raise DataError(f'expected {{"image": path}}, got the keys {sorted(map(str, raw))}')
-            raw = raw["image"]
-        if not isinstance(raw, (str, Path)):
-            raise DataError(f"expected the path of an image, or data:image/...;base64,..., got {type(raw).__name__}")
-        if isinstance(raw, str) and raw.startswith("data:image/"):
-            try:
-                return open_image(io.BytesIO(base64.b64decode(raw.partition("base64,")[2], validate=True)))
-            except (binascii.Error, DataError):
-                raise DataError(f"the input is no image as base64 text: {raw[:60]}...") from None
-        return open_image(raw)
+    def _text(record: Record) -> str:
+        """A generated picture as text."""
+        from PIL import Image
+
+        assert record.pixels is not None
+        return as_text(Image.fromarray(record.pixels))
 
     def examples(self) -> Sequence[Any]:
         """Generated pictures as text: there are no files to name where only weights are."""
-        return [as_text(record) for record in self._drawn(3, 3)]
+        return [self._text(record) for record in self._drawn(3, 3)]
 
     # ------------------------------------------------------------------------------------------------ pictures
 
     def picture(self, raw: Any, answer: dict[str, Any]) -> Image.Image:
         """The boxes of `answer["objects"]` with their names and scores, a colour for each class, and their masks."""
-        return drawn(pixels_of(self._opened(raw)), answer["objects"], self._labels)
+        return drawn(pixels_of(picture_of(raw)), answer["objects"], self._labels)
 
     def sample(self, split: str, row: int) -> tuple[Any, dict[str, Any]]:
         self.rows(split)  # has left out what cannot be read
@@ -510,7 +493,7 @@ class DetectionData(DataModule):
             if self.masks and record.masks:
                 run = record.masks[i]
                 objects[-1]["mask"] = {"size": run["size"], "counts": run["counts"].decode("ascii")}
-        return (str(record.path) if record.path else as_text(record)), {"objects": objects}
+        return (str(record.path) if record.path else self._text(record)), {"objects": objects}
 
     # ------------------------------------------------------------------------------------------------ toy
 
@@ -602,13 +585,3 @@ def decode_masks(runs: list[dict[str, Any]], height: int, width: int) -> Tensor:
     if not runs:
         return torch.zeros(0, height, width, dtype=torch.uint8)
     return torch.from_numpy(np.ascontiguousarray(coco.decode(runs).transpose(2, 0, 1)))
-
-
-def as_text(record: Record) -> str:
-    """A generated picture in the form that `encode` takes."""
-    from PIL import Image
-
-    assert record.pixels is not None
-    file = io.BytesIO()
-    Image.fromarray(record.pixels).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

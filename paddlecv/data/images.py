@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -94,14 +97,20 @@ def unwrapped(raw: Any) -> Any:
 
 
 def picture_of(raw: Any) -> Image.Image:
-    """A raw input as an RGB picture: the path of an image, or rows of pixels [H][W][3] in 0..255; see `unwrapped`.
+    """A raw input as an RGB picture: the path of an image, an image file as text (data:image/png;base64,...), or rows
+    of pixels [H][W][3] in 0..255; see `unwrapped`.
 
     Raises:
-        DataError: neither of them, or a file that is no image.
+        DataError: none of them, or a file that is no image.
     """
     from PIL import Image
 
     raw = unwrapped(raw)
+    if isinstance(raw, str) and raw.startswith("data:image/"):
+        try:
+            return open_image(io.BytesIO(base64.b64decode(raw.partition("base64,")[2], validate=True)))
+        except (binascii.Error, DataError):
+            raise DataError(f"the input is no image as base64 text: {raw[:60]}...") from None
     if isinstance(raw, (str, Path)):
         return open_image(raw)
     try:
@@ -111,6 +120,13 @@ def picture_of(raw: Any) -> Image.Image:
     if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size or not ((pixels >= 0) & (pixels <= 255)).all():
         raise DataError("expected the path of an image, or rows of pixels, each pixel three numbers 0..255")
     return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def as_text(image: Image.Image) -> str:
+    """A picture in a form that `picture_of` takes, and JSON."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def captioned(image: Image.Image, lines: Sequence[str]) -> Image.Image:

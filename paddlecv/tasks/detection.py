@@ -31,6 +31,7 @@ class Detection(Task):
     Args:
         model: the detector.
         labels: names of the classes 1..C in order; None = their numbers.
+        num_classes: C, where there are no names.
         score_threshold: answers and pictures show what has at least this score; measuring takes all there is.
         max_detections: of one picture, the best ones; COCO's is 100.
         flip: look at the mirror image too, and join what is found (see `joined`): better, twice the time. No masks.

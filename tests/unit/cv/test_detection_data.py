@@ -17,6 +17,7 @@ from paddlecore.errors import DataError
 from paddlecv.data import BCCDData, CocoData, FaceMasksData, PennFudanData, VOCData
 from paddlecv.data.augment import Colours, crop, mosaic, quarter_turns, scene
 from paddlecv.data.detection import DetectionData
+from paddlecv.data.images import picture_of
 from paddlecv.data.pennfudan import held_out
 from paddlecv.data.shapes import box_of, draw
 
@@ -483,12 +484,12 @@ def test_one_input_is_a_path_text_or_a_dict(tmp_path: Path) -> None:
     assert picture.size == (SIZE * 4 // 3, SIZE)
     assert data.picture(raw, {"objects": []}).tobytes() != picture.tobytes()
     path = tmp_path / "a.png"
-    data._opened(text).save(path)
+    picture_of(text).save(path)
     batches = [data.encode(raw) for raw in (text, str(path), path, {"image": str(path)}, json.dumps({"image": text}))]
     assert all(torch.equal(batches[0]["image"], batch["image"]) for batch in batches)
     assert batches[0]["image"].shape == (1, 3, 64, 64) and batches[0]["size"].tolist() == [[48, 64]]
     for bad, message in (
-        ("nowhere.png", "no such file"), ({"x": 1}, "got the keys"), (3, "got int"), ("{", "neither a path nor JSON"),
+        ("nowhere.png", "no such file"), ({"x": 1}, "got the keys"), (3, "expected the path"), ("{", "neither a path"),
         ("data:image/png;base64,!!", "base64"), ("data:image/png;base64,aGFsbG8=", "base64"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=message):
