@@ -1,0 +1,354 @@
+"""How fast the vision models train and answer, beside torchvision's, and how fast images are loaded.
+
+    python benchmarks/vision.py                                        # all groups
+    python benchmarks/vision.py --groups resnet50 ssd300 --what infer
+    python benchmarks/vision.py --threads 1 --clock cpu --windows 3    # on a machine that is busy
+    python benchmarks/vision.py --compile                              # with torch.compile as well; minutes a model
+
+A group is one kind of model at one size, ours and torchvision's with random weights, each in several modes: `eager` is
+fp32 in torch's own memory order, `nhwc` fp32 with channels last, `bf16` in bf16, `nhwc+bf16` both; `folded` ones answer
+with batch norms folded into the convolutions before them. Each group is a process of its own, where all contenders
+stand in memory, warm up once and then take turns: a window each, again and again. What is shown is the median of a
+contender's windows, the slowest and the fastest, and its ratio to torchvision's eager form and to its fastest one.
+
+Training is forward, loss, backward and a step of SGD with momentum, on images that are in memory; ours through the task
+that the trainer calls (what the trainer adds: overhead.py). Detectors with random weights keep as many boxes as they
+may, their worst case. `loading` reads photographs of 500 x 375 pixels (JPEG), and those of CIFAR's size from memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+if TYPE_CHECKING:
+    from paddlecore.data import DataModule
+
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+MODES = ("eager", "nhwc", "bf16", "nhwc+bf16")
+CLASSES = 20
+Make = Callable[[], nn.Module]
+Loss = Callable[[nn.Module], Tensor]  # of a model in training mode, on the group's images
+Answer = Callable[[nn.Module], Any]  # of a model in evaluation mode
+
+
+class Group:
+    """Images of one size, and the models that are compared on them."""
+
+    def __init__(self, batch: int, height: int, width: int) -> None:
+        torch.manual_seed(1)
+        self.batch, self.image = batch, torch.rand(batch, 3, height, width)
+        self.makers: dict[str, tuple[Make, Loss, Answer]] = {}
+
+    def ordered(self, nhwc: bool) -> None:
+        order = torch.channels_last if nhwc else torch.contiguous_format
+        self.image = self.image.contiguous(memory_format=order)
+
+
+def classification(architecture: str, batch: int = 16, size: int = 224) -> Group:
+    import torchvision
+
+    from paddlecv.models import Backbone
+    from paddlecv.tasks import ImageClassification
+
+    group = Group(batch, size, size)
+    label = torch.randint(0, 1000, (batch,))
+    group.makers = {
+        "ours": (
+            lambda: ImageClassification(Backbone(architecture=architecture, num_classes=1000)),
+            lambda task: task({"image": group.image, "label": label}).loss_sum / batch,
+            lambda task: task.predict({"image": group.image}),
+        ),
+        "torchvision": (
+            lambda: torchvision.models.get_model(architecture, weights=None),
+            lambda model: nn.functional.cross_entropy(model(group.image).float(), label),
+            lambda model: model(group.image),
+        ),
+    }
+    return group
+
+
+def detection(ours: Make, theirs: Make, height: int, width: int, batch: int = 2, boxes: int = 8) -> Group:
+    from paddlecv.tasks import Detection
+
+    group = Group(batch, height, width)
+    corner = torch.rand(batch, boxes, 2) * torch.tensor([width * 0.6, height * 0.6])
+    box = torch.cat([corner, corner + 20 + torch.rand(batch, boxes, 2) * min(height, width) * 0.3], 2)
+    label, size = torch.randint(1, CLASSES + 1, (batch, boxes)), torch.tensor([[height, width]] * batch)
+    target = {"boxes": box, "labels": label, "draw": torch.arange(batch)}
+    each = [{"boxes": b, "labels": k} for b, k in zip(box, label, strict=True)]
+
+    def our_loss(task: nn.Module) -> Tensor:
+        out = task({"image": group.image, "size": size, **target})
+        return out.loss_sum / out.weight
+
+    group.makers = {
+        "ours": (
+            lambda: Detection(ours(), num_classes=CLASSES),
+            our_loss,
+            lambda task: task.model(group.image, size),
+        ),
+        "torchvision": (
+            theirs,
+            lambda model: torch.stack(list(model(list(group.image), each).values())).sum(),
+            lambda model: model(list(group.image)),
+        ),
+    }
+    return group
+
+
+def ssd300() -> Group:
+    from torchvision.models.detection import ssd300_vgg16
+
+    from paddlecv.models import SSD300
+
+    theirs = lambda: ssd300_vgg16(weights=None, weights_backbone=None, num_classes=CLASSES + 1)  # noqa: E731
+    return detection(lambda: SSD300(num_classes=CLASSES), theirs, 300, 300)
+
+
+def ssdlite() -> Group:
+    from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+
+    from paddlecv.models import SSDlite
+
+    theirs = lambda: ssdlite320_mobilenet_v3_large(  # noqa: E731
+        weights=None, weights_backbone=None, num_classes=CLASSES + 1
+    )
+    return detection(lambda: SSDlite(num_classes=CLASSES), theirs, 320, 320)
+
+
+def faster_rcnn() -> Group:
+    from torchvision.models.detection import fasterrcnn_resnet50_fpn
+
+    from paddlecv.models import FasterRCNN
+
+    theirs = lambda: fasterrcnn_resnet50_fpn(  # noqa: E731
+        weights=None, weights_backbone=None, num_classes=CLASSES + 1, min_size=320, max_size=416
+    )
+    return detection(lambda: FasterRCNN(num_classes=CLASSES), theirs, 320, 416)
+
+
+def segmentation(batch: int, height: int, width: int) -> Group:
+    from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large, lraspp_mobilenet_v3_large
+
+    from paddlecv.models import DeepLabV3Plus, ICNet
+    from paddlecv.tasks import Segmentation
+
+    group = Group(batch, height, width)
+    mask = torch.randint(0, CLASSES, (batch, height, width))
+
+    def our_loss(task: nn.Module) -> Tensor:
+        out = task({"image": group.image, "mask": mask})
+        return out.loss_sum / out.weight
+
+    def ours(make: Make, *auxiliary: float) -> tuple[Make, Loss, Answer]:
+        return (
+            lambda: Segmentation(make(), num_classes=CLASSES, auxiliary_weights=auxiliary),
+            our_loss,
+            lambda task: task.model(group.image),
+        )
+
+    def theirs(make: Callable[..., nn.Module]) -> tuple[Make, Loss, Answer]:
+        return (
+            lambda: make(weights=None, weights_backbone=None, num_classes=CLASSES),
+            lambda model: nn.functional.cross_entropy(model(group.image)["out"].float(), mask),
+            lambda model: model(group.image)["out"],
+        )
+
+    group.makers = {
+        "ours ICNet": ours(lambda: ICNet(num_classes=CLASSES), 0.4, 0.16),
+        "ours DeepLabv3+ MobileNetV1": ours(
+            lambda: DeepLabV3Plus(num_classes=CLASSES, architecture="mobilenet_v1", channels=128)
+        ),
+        "torchvision LR-ASPP MobileNetV3": theirs(lraspp_mobilenet_v3_large),
+        "torchvision DeepLabv3 MobileNetV3": theirs(deeplabv3_mobilenet_v3_large),
+    }
+    return group
+
+
+GROUPS: dict[str, Callable[[], Group]] = {
+    "resnet18": lambda: classification("resnet18"),
+    "resnet50": lambda: classification("resnet50"),
+    "mobilenet_v3_large": lambda: classification("mobilenet_v3_large"),
+    "ssd300": ssd300,
+    "ssdlite": ssdlite,
+    "faster_rcnn": faster_rcnn,
+    "segmentation_360x480": lambda: segmentation(2, 360, 480),
+    "segmentation_1024x2048": lambda: segmentation(1, 1024, 2048),
+}
+NO_TRAINING = ("segmentation_1024x2048",)
+
+
+# ------------------------------------------------------------------------------------------------------------ timing
+
+
+def contenders(group: Group, what: str, compiled: bool) -> dict[str, Callable[[], None]]:
+    """One call of each is one step on one batch."""
+    found: dict[str, Callable[[], None]] = {}
+    for who, (make, loss, answer) in group.makers.items():
+        torch.manual_seed(1)
+        first = make()
+        modes = list(MODES)
+        if what == "infer" and who.startswith("ours"):
+            modes += ["folded+nhwc", "folded+nhwc+bf16"]
+        modes += ["compiled+nhwc+bf16"] if compiled else []
+        for mode in modes:
+            model, call = copy.deepcopy(first), loss if what == "train" else answer
+            found[f"{who}, {mode}"] = contender(group, model, mode, call, training=what == "train")
+    return found
+
+
+def contender(
+    group: Group, model: nn.Module, mode: str, call: Callable[[nn.Module], Any], *, training: bool
+) -> Callable[[], None]:
+    from paddlecv.layers.fold import fold_batch_norm
+
+    parts = mode.split("+")
+    nhwc, bf16 = "nhwc" in parts, "bf16" in parts
+    model.train(training)
+    if "folded" in parts:
+        model = fold_batch_norm(model)
+    if nhwc:
+        model.to(memory_format=torch.channels_last)
+    if "compiled" in parts:
+        getattr(model, "model", model).compile()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, fused=True) if training else None
+
+    def step() -> None:
+        group.ordered(nhwc)
+        with torch.set_grad_enabled(training), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            result = call(model)
+        if optimizer is not None:
+            result.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return step
+
+
+def take_turns(
+    steps: dict[str, Callable[[], None]], rows: int, windows: int, seconds: float, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Rows a second of each contender's windows, every one of at least one call and `seconds`."""
+    rates: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        step()
+    for _ in range(windows):
+        for name, step in steps.items():
+            started, calls = clock(), 0
+            while not calls or clock() - started < seconds:
+                step()
+                calls += 1
+            rates[name].append(calls * rows / (clock() - started))
+    return rates
+
+
+def loaders(folder: Path, batch: int) -> dict[str, Callable[[], None]]:
+    """One call of each makes one training batch."""
+    from PIL import Image
+
+    from paddlecv.data import CIFAR10Data, ImageFolderData
+
+    random = np.random.default_rng(1)
+    for name in "ab":
+        (folder / name).mkdir()
+        for i in range(20):
+            coarse = Image.fromarray(random.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+            coarse.resize((500, 375), Image.Resampling.BICUBIC).save(folder / name / f"{i}.jpg", quality=90)
+    found: dict[str, DataModule] = {
+        "photographs, read each time": ImageFolderData(source=str(folder), cache=0),
+        "photographs, kept in memory": ImageFolderData(source=str(folder)),
+        "CIFAR-10 (generated)": CIFAR10Data(source="toy"),
+    }
+
+    def fetch(data: DataModule) -> Callable[[], None]:
+        data.prepare()
+
+        def batch_of() -> None:
+            data.rows("train").fetch(np.arange(batch), 0)
+
+        return batch_of
+
+    return {name: fetch(data) for name, data in found.items()}
+
+
+def measure(name: str, what: str, given: argparse.Namespace) -> dict[str, list[float]]:
+    """Runs in a process of its own."""
+    torch.set_num_threads(given.threads)
+    clock = CLOCKS[given.clock]
+    if name == "loading":
+        with tempfile.TemporaryDirectory() as folder:
+            return take_turns(loaders(Path(folder), 32), 32, given.windows, given.seconds, clock)
+    group = GROUPS[name]()
+    return take_turns(contenders(group, what, given.compile), group.batch, given.windows, given.seconds, clock)
+
+
+def shown(name: str, what: str, rates: dict[str, list[float]]) -> None:
+    """A table of one group; ratios are those of medians."""
+    middle = {who: statistics.median(values) for who, values in rates.items()}
+    theirs = {who: value for who, value in middle.items() if who.startswith("torchvision")}
+    eager = {who: value for who, value in theirs.items() if who.endswith("eager")}
+    print(f"\n{name}, {what}\n\n| contender | images/s | slowest to fastest | x torchvision eager | x its fastest |")
+    print("|---|--:|---|--:|--:|")
+    for who, values in rates.items():
+        cells = [who, f"{middle[who]:,.2f}", f"{min(values):,.2f} to {max(values):,.2f}"]
+        cells += [f"{middle[who] / max(t.values()):.2f}" if t else "" for t in (eager, theirs)]
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--groups", nargs="+", choices=[*GROUPS, "loading"], default=[*GROUPS, "loading"])
+    parser.add_argument("--what", nargs="+", choices=("train", "infer"), default=["train", "infer"])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: a second is one of processor time")
+    parser.add_argument("--windows", type=int, default=5, help="of each contender")
+    parser.add_argument("--seconds", type=float, default=2.0, help="least length of a window")
+    parser.add_argument("--compile", action="store_true", help="add rows with torch.compile")
+    parser.add_argument("--json", type=Path, help="write all windows to this file")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(measure(*given.one, given)))
+        return
+    everything: dict[str, Any] = {}
+    for name in given.groups:
+        for what in given.what if name != "loading" else ["train"]:
+            if what == "train" and name in NO_TRAINING:
+                continue
+            options = [f"--{o}={getattr(given, o)}" for o in ("threads", "clock", "windows", "seconds")]
+            command = [sys.executable, __file__, "--one", name, what, *options, *["--compile"] * given.compile]
+            environment = {**os.environ, "OMP_NUM_THREADS": str(given.threads)}
+            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode:
+                print(f"\n{name}, {what}: failed", flush=True)
+                continue
+            everything[f"{name}, {what}"] = json.loads(done.stdout.splitlines()[-1])
+            shown(name, what, everything[f"{name}, {what}"])
+    print(
+        f"\n{given.threads} threads, {given.clock} time, {given.windows} windows of {given.seconds:g} s, torch ", end=""
+    )
+    print(torch.__version__)
+    if given.json:
+        given.json.write_text(json.dumps(everything, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
