@@ -46,7 +46,8 @@ class SegmentationData(DataModule):
     of each class in the training pixels is counted, for class weights.
 
     Training images are scaled by `scale`, cut to `crop` at a random place, and mirrored, drawn from (seed, epoch, row)
-    alone. Other images keep their size. An image or a mask that cannot be used is a bad row.
+    alone. Other images keep their size. A mask that cannot be used is a bad row, and so is an image of another size or
+    kind of file; pixels of images are read when they are needed.
 
     Batch: image [B, 3, H, W] float32, see `paddlecv.data.images.normalise`; mask [B, H, W] int64, 255 = void; size
     [B, 2] int64, height and width. What goes beyond an image's size in a batch of several sizes is 0, its mask void.
