@@ -5,8 +5,13 @@ Zhao, Qi, Shen, Shi, Jia, 2018, "ICNet for Real-Time Semantic Segmentation on Hi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from paddlecv.layers.dilation import dilate
+from paddlecv.models.mobilenet_v1 import MobileNetV1
 
 STAGES = ((3, 32, 1, 1), (4, 64, 2, 1), (6, 128, 1, 2), (3, 256, 1, 4))
 """Blocks, inner channels after compression to one half, stride and dilation of conv2 to conv5: PSPNet's ResNet-50."""
@@ -32,13 +37,17 @@ class ICNet(nn.Module):
         num_classes: classes, C.
         in_channels: channels of the images.
         width: share of PSPNet's kernels that is kept.
+        trunk: `resnet50`, the paper's, or `mobilenet_v1`, whose features of stride 8 and of the end have as many
+            channels: for want of ImageNet weights of a halved ResNet, it can start from published ones.
 
     Shapes: image [B, in_channels, H, W] float32 -> logits [B, C, H/4, W/4]; in training a tuple of these,
     [B, C, H/8, W/8] and [B, C, H/16, W/16]. Sizes are rounded up.
     """
 
-    def __init__(self, *, num_classes: int, in_channels: int = 3, width: float = 0.5) -> None:
+    def __init__(self, *, num_classes: int, in_channels: int = 3, width: float = 0.5, trunk: str = "resnet50") -> None:
         super().__init__()
+        if trunk not in ("resnet50", "mobilenet_v1"):
+            raise ValueError(f"trunk must be resnet50 or mobilenet_v1, got {trunk!r}")
 
         def kept(channels: int) -> int:  # of a number that is given for one half
             return max(4, round(2 * width * channels))
@@ -47,39 +56,26 @@ class ICNet(nn.Module):
         self.high = nn.Sequential(  # conv1_sub1 to conv3_sub1, at 1/2, 1/4 and 1/8
             *(ConvNorm(i, o, 3, stride=2) for i, o in zip([in_channels, *high], high, strict=False))
         )
-        self.stem = nn.Sequential(  # conv1, at 1/4 and 1/8 of the whole image
-            ConvNorm(in_channels, kept(32), 3, stride=2),
-            ConvNorm(kept(32), kept(32), 3),
-            ConvNorm(kept(32), kept(64), 3),
-            nn.MaxPool2d(3, 2, 1),
-        )
-        stages, channels = [], kept(64)
-        for blocks, inner, stride, dilation in STAGES:
-            stage = [Bottleneck(channels, kept(inner), stride, dilation)]
-            channels = 4 * kept(inner)
-            stage += [Bottleneck(channels, kept(inner), 1, dilation) for _ in range(blocks - 1)]
-            stages.append(stage)
-        conv2, conv3, conv4, conv5 = stages
-        self.shared = nn.Sequential(*conv2, conv3[0])  # up to conv3_1, on the half-size image
-        self.low = nn.Sequential(*conv3[1:], *conv4, *conv5)  # on the quarter-size branch only
-        self.pyramid = PyramidPooling(channels, kept(256))
-        self.fuse_low = CascadeFeatureFusion(kept(256), 4 * kept(64), kept(128))
+        if trunk == "resnet50":
+            self.backbone: nn.Module = HalvedResNet(in_channels, kept)
+        else:
+            self.backbone = DilatedMobileNet(in_channels, 2 * width)
+        middle, low = self.backbone.channels
+        self.pyramid = PyramidPooling(low, kept(256))
+        self.fuse_low = CascadeFeatureFusion(kept(256), middle, kept(128))
         self.fuse_high = CascadeFeatureFusion(kept(128), kept(64), kept(128))
         self.classifier = nn.Conv2d(kept(128), num_classes, 1)
         self.guides = nn.ModuleList(nn.Conv2d(c, num_classes, 1) for c in (kept(128), kept(256)))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, Bottleneck):  # each block starts as the identity, so that its depth costs nothing
-                nn.init.zeros_(module.increase.norm.weight)
+        for part in (self.high, self.pyramid, self.fuse_low, self.fuse_high):
+            _initialise(part)
         for classifier in (self.classifier, *self.guides):
             nn.init.normal_(classifier.weight, std=0.01)
             nn.init.zeros_(classifier.bias)
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         high = self.high(image)  # [B, 64, H/8, W/8]
-        middle = self.shared(self.stem(half(image)))  # [B, 256, H/16, W/16]
-        low = self.pyramid(self.low(half(middle)))  # [B, 256, H/32, W/32]
+        middle = self.backbone.shared(half(image))  # [B, 256, H/16, W/16]
+        low = self.pyramid(self.backbone.low(half(middle)))  # [B, 256, H/32, W/32]
         low_middle = self.fuse_low(low, middle)  # [B, 128, H/16, W/16]
         fused = self.fuse_high(low_middle, high)  # [B, 128, H/8, W/8]
         logits = enlarged(self.classifier(fused), half_size(half_size(image.shape[2:])))
@@ -90,6 +86,61 @@ class ICNet(nn.Module):
             for guide, small, large in zip(self.guides, (low_middle, low), (high, middle), strict=True)
         ]
         return logits, guided[0], guided[1]
+
+
+class HalvedResNet(nn.Module):
+    """PSPNet's ResNet-50 with `kept(c)` kernels where half of them are c."""
+
+    def __init__(self, in_channels: int, kept: Callable[[int], int]) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(  # conv1
+            ConvNorm(in_channels, kept(32), 3, stride=2),
+            ConvNorm(kept(32), kept(32), 3),
+            ConvNorm(kept(32), kept(64), 3),
+            nn.MaxPool2d(3, 2, 1),
+        )
+        blocks, channels = [], kept(64)
+        for number, inner, stride, dilation in STAGES:
+            blocks.append(Bottleneck(channels, kept(inner), stride, dilation))
+            channels = 4 * kept(inner)
+            blocks += [Bottleneck(channels, kept(inner), 1, dilation) for _ in range(number - 1)]
+        self.blocks = nn.Sequential(*blocks)
+        self.channels = (4 * kept(64), channels)
+        _initialise(self)
+
+    def shared(self, image: Tensor) -> Tensor:
+        """Up to conv3_1: [B, in_channels, H, W] -> [B, 256, H/8, W/8]."""
+        return self.blocks[:4](self.stem(image))
+
+    def low(self, middle: Tensor) -> Tensor:
+        """From conv3_2 to conv5_3: [B, 256, h, w] -> [B, 1024, h, w]."""
+        return self.blocks[4:](middle)
+
+
+class DilatedMobileNet(nn.Module):
+    """MobileNetV1's layers under its own names, dilated where they would go beyond a stride of 8."""
+
+    def __init__(self, in_channels: int, width: float) -> None:
+        super().__init__()
+        self.features = MobileNetV1(in_channels=in_channels, width=width).features
+        dilate(self.features, 8)
+        self.channels = (self.features[5][3].out_channels, self.features[-1][3].out_channels)
+
+    def shared(self, image: Tensor) -> Tensor:
+        """[B, in_channels, H, W] -> [B, 256, H/8, W/8]."""
+        return self.features[:6](image)
+
+    def low(self, middle: Tensor) -> Tensor:
+        """[B, 256, h, w] -> [B, 1024, h, w]."""
+        return self.features[6:](middle)
+
+
+def _initialise(part: nn.Module) -> None:
+    for module in part.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, Bottleneck):  # each block starts as the identity, so that its depth costs nothing
+            nn.init.zeros_(module.increase.norm.weight)
 
 
 class ConvNorm(nn.Module):

@@ -26,8 +26,7 @@ def test_icnet_has_the_operations_that_are_published() -> None:
     assert shape == [1, 19, 256, 512]
     assert operations == pytest.approx(28.3, rel=0.02)  # what comparisons of real-time networks quote for it
     assert parameters == pytest.approx(6.7, abs=0.02)
-    assert [stage[-1].increase.conv.out_channels for stage in (model.shared, model.low)] == [256, 1024]
-    assert len(model.shared) + len(model.low) == 3 + 4 + 6 + 3
+    assert model.backbone.channels == (256, 1024) and len(model.backbone.blocks) == 3 + 4 + 6 + 3
 
 
 def test_icnet_takes_any_size_and_guides_its_branches() -> None:
@@ -43,8 +42,14 @@ def test_classifying_before_enlarging_is_the_same() -> None:
     torch.testing.assert_close(F.interpolate(classifier(maps), (10, 12), mode="bilinear"), late)
 
 
-@pytest.mark.parametrize("model", [ICNet(num_classes=5, width=0.0625), DeepLabV3Plus(
-    num_classes=5, architecture="mobilenet_v1", width=0.125, channels=8, low_channels=4)])  # fmt: skip
+FOLDED = [
+    ICNet(num_classes=5, width=0.0625),
+    ICNet(num_classes=5, width=0.125, trunk="mobilenet_v1"),
+    DeepLabV3Plus(num_classes=5, architecture="mobilenet_v1", width=0.125, channels=8, low_channels=4),
+]
+
+
+@pytest.mark.parametrize("model", FOLDED)
 def test_folded_norms_change_nothing(model: nn.Module) -> None:
     torch.manual_seed(0)
     image = torch.randn(4, 3, 64, 64)
