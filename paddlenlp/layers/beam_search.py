@@ -107,7 +107,7 @@ def beam_search(
         _force(step, most[where] <= length, eos_id)
         if prefix is not None and length <= prefix.shape[1]:
             _force_tokens(step, prefix[where, length - 1], pad_id)
-        total = (log_probs[:, :, None] + step).flatten(1)  # [B, K V]
+        total = step.add_(log_probs[:, :, None]).flatten(1)  # [B, K V]
         best, place = total.topk(min(2 * beam, total.shape[1]), 1)  # half of them may end
         parent, token = place // step.shape[2], place % step.shape[2]  # [B, C] each
         ends = token == eos_id

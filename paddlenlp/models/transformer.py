@@ -25,7 +25,7 @@ class TransformerState:
 
     memory: list[tuple[Tensor, Tensor]]  # of each layer: keys and values of the source, [B, H, S, d / H] each
     visible: Tensor  # [B, 1, 1, S] bool: source tokens that are no padding
-    keys: list[Tensor]  # of each layer: [N, H, room, d / H], of which the first `length` places are filled
+    keys: list[Tensor]  # of each layer: [room, N, H, d / H] float32, of which the first `length` places are filled
     values: list[Tensor]
     length: int  # tokens decoded so far
     attention: Tensor | None  # [N, S] where the last step looked, mean over the last layer's heads; None = not wanted
@@ -126,17 +126,17 @@ class Transformer(nn.Module):
         """The state of one hypothesis without tokens for each source [B, S]; `attention`: steps say where they look."""
         memory, visible = self.encode(source)
         kept = [layer.cross.memory(memory) for layer in self.decoder]
-        empty = [k.new_empty(len(source), k.shape[1], 0, k.shape[3]) for k, _ in kept]
+        empty = [torch.empty(0, len(source), k.shape[1], k.shape[3], device=k.device) for k, _ in kept]
         looked = memory.new_zeros(source.shape) if attention else None
         return TransformerState(kept, visible, empty, list(empty), 0, looked)
 
     def step(self, tokens: Tensor, state: TransformerState) -> tuple[Tensor, TransformerState]:
         """The last token of each hypothesis [N] -> logits of the next one [N, V]. The state is changed in place."""
         x = self._embed(self.target_embedding, tokens[:, None], state.length)  # [N, 1, d]
-        if state.length == state.keys[0].shape[2]:
-            room = max(16, state.length)
-            state.keys = [F.pad(k, (0, 0, 0, room)) for k in state.keys]
-            state.values = [F.pad(v, (0, 0, 0, room)) for v in state.values]
+        if state.length == len(state.keys[0]):
+            room = (0, 0, 0, 0, 0, 0, 0, max(16, state.length))
+            state.keys = [F.pad(k, room) for k in state.keys]
+            state.values = [F.pad(v, room) for v in state.values]
         for i, layer in enumerate(self.decoder):
             x, looked = layer.step(x, state, i)
             if state.attention is not None and i == len(self.decoder) - 1:
@@ -145,24 +145,18 @@ class Transformer(nn.Module):
         return self.output(self.decoder_norm(x)[:, 0]), state
 
     def reorder(self, state: TransformerState, index: Tensor) -> TransformerState:
-        """Go on with other hypotheses, in place: `index` [B', K'] int64 are rows of the N present ones.
+        """Go on with other hypotheses: `index` [B', K'] int64 are rows of the N present ones.
 
         Hypotheses of one line have one source, and its number is their row's number divided by the present K.
         """
-        sentences, rows = len(state.visible), state.keys[0].shape[0]
+        sentences, rows = len(state.visible), state.keys[0].shape[1]
         chosen, flat = index[:, 0] // (rows // sentences), index.reshape(-1)
         if len(chosen) != sentences:
             state.memory = [(k[chosen], v[chosen]) for k, v in state.memory]
             state.visible = state.visible[chosen]
-        used = slice(0, state.length)
-        if len(flat) != rows:
-            state.keys = [k[flat] for k in state.keys]
-            state.values = [v[flat] for v in state.values]
-        else:
-            moved = (flat != torch.arange(rows, device=flat.device)).nonzero()[:, 0]
-            if len(moved):
-                for cache in (*state.keys, *state.values):
-                    cache[moved, :, used] = cache[flat[moved], :, used]
+        if len(flat) != rows or not torch.equal(flat, torch.arange(rows, device=flat.device)):
+            state.keys = [k.index_select(1, flat) for k in state.keys]
+            state.values = [v.index_select(1, flat) for v in state.values]
         if state.attention is not None:
             state.attention = state.attention[flat]
         return state
@@ -261,11 +255,17 @@ class SelfAttention(nn.Module):
         return self.out(joined(attend(q, k, v, visible, dropout)))
 
     def step(self, x: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:
-        """One token x [N, 1, d] after `length` others, whose keys and values [N, H, room, d / H] it joins."""
-        q, k, v = (parted(y, self.heads) for y in self.qkv(x).chunk(3, -1))
-        keys[:, :, length], values[:, :, length] = k[:, :, 0], v[:, :, 0]
+        """One token x [N, 1, d] after `length` others, whose keys and values [room, N, H, d / H] it joins."""
+        q, k, v = (parted(y, self.heads) for y in self.qkv(x).chunk(3, -1))  # [N, H, 1, d / H]
+        keys[length], values[length] = k[:, :, 0], v[:, :, 0]
         seen = slice(0, length + 1)
-        return self.out(joined(F.scaled_dot_product_attention(q, keys[:, :, seen], values[:, :, seen])))
+        # for one query a CPU is quicker by two batched products, over places first and in float32, than by its fused
+        # kernel or in bf16
+        with torch.autocast(x.device.type, enabled=False):
+            k, v = keys[seen].permute(1, 2, 0, 3), values[seen].permute(1, 2, 0, 3)  # [N, H, length + 1, d / H]
+            shares = ((q.float() / math.sqrt(q.shape[3])) @ k.transpose(2, 3)).softmax(3)
+            looked = shares @ v
+        return self.out(joined(looked))
 
 
 class CrossAttention(nn.Module):

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from paddlecore.errors import ConfigError
 from paddlecore.metric import Metric
 from paddlecore.task import Batch, Prediction, StepOutput, Task
 from paddlenlp.layers.beam_search import alignment, beam_search
+from paddlenlp.layers.int8 import quantised
 from paddlenlp.layers.smoothing import smoothed_cross_entropy
 from paddlenlp.metrics import Bleu, ChrF, Perplexity
 
@@ -47,6 +49,8 @@ class Translation(Task):
         tokenize: sacrebleu's tokeniser for the metric `sacrebleu`: 13a, zh, char, ...
         attention: `render` says where the model looked for each token of the best translation (of a Transformer, the
             mean over the heads of its last layer); it costs going through that translation once more.
+        int8: translations are made with the linear layers in 8-bit integers (weights by output channel, activations by
+            tensor and anew each time); on a CPU only. Losses and perplexity stay as they are.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Translation(Task):
         nbest: int = 1,
         tokenize: str = "13a",
         attention: bool = False,
+        int8: bool = False,
     ) -> None:
         super().__init__(model)
         if not 0 <= label_smoothing < 1:
@@ -78,6 +83,8 @@ class Translation(Task):
         self.vocabulary, self.pad_id, self.eos_id = vocabulary, pad_id, eos_id
         self.target_language, self.lower, self.tokenize = target_language, lower, tokenize
         self.label_smoothing, self.nbest, self.attention = label_smoothing, nbest, attention
+        self.int8 = int8
+        self._small: tuple[nn.Module, list[int]] | None = None  # the model in int8, and the weights it was made of
         self.search = {
             "bos_id": bos_id,
             "eos_id": eos_id,
@@ -106,10 +113,25 @@ class Translation(Task):
     def predict(self, batch: Batch) -> Prediction:
         if "target" in batch and "reference" not in batch:
             return {}
-        found = beam_search(self.model, batch["source"], prefix=batch.get("prefix"), **self.search)  # type: ignore[arg-type]
+        if not self.int8:
+            return self._translate(self.model, batch)
+        if batch["source"].device.type != "cpu":
+            raise ConfigError("task.int8=true is for a CPU; give device=cpu")
+        with torch.autocast("cpu", enabled=False):  # products of integers take float32
+            return self._translate(self._in_int8(), batch)
+
+    def _in_int8(self) -> nn.Module:
+        """A copy of the model with linear layers in int8, made anew when weights have changed."""
+        versions = [p._version for p in self.model.parameters()]
+        if self._small is None or self._small[1] != versions:
+            self._small = quantised(self.model).eval(), versions
+        return self._small[0]
+
+    def _translate(self, model: nn.Module, batch: Batch) -> Prediction:
+        found = beam_search(model, batch["source"], prefix=batch.get("prefix"), **self.search)  # type: ignore[arg-type]
         prediction = {"tokens": found.tokens, "score": found.scores}
         if self.attention:
-            shares = alignment(self.model, batch["source"], found.tokens[:, 0], bos_id=self.search["bos_id"])  # type: ignore[arg-type]
+            shares = alignment(model, batch["source"], found.tokens[:, 0], bos_id=self.search["bos_id"])  # type: ignore[arg-type]
             prediction |= {"source": batch["source"], "attention": shares}
         return prediction
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from paddlecore import cli, testing
-from paddlecore.errors import DataError
+from paddlecore.errors import ConfigError, DataError
 from paddlenlp.layers.smoothing import smoothed_cross_entropy
 from paddlenlp.metrics import Bleu, ChrF, Perplexity
 from paddlenlp.metrics.bleu import moses_tokenize
@@ -130,6 +130,30 @@ def test_attention_is_drawn(recipe: str, tmp_path: Path, capsys: pytest.CaptureF
         assert picture.height > 30 * len(answer["attention"]["target"])
     assert cli.main(words) == DataError.exit_code
     assert "task.attention=true" in capsys.readouterr().err
+
+
+def test_decoding_in_int8_is_nearly_that_of_the_model_and_follows_its_weights() -> None:
+    subject = task(int8=True).eval()
+    batch = {"source": BATCH["source"]}
+    net = subject.model
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # which integers have no part in
+        found = subject.predict(batch)
+    small = subject._in_int8()
+    assert subject._in_int8() is small
+    assert {type(m).__name__ for m in small.modules()} >= {"Linear", "Embedding", "LayerNorm"}
+    assert small.output.weight().dtype == torch.qint8  # type: ignore[operator]
+    assert net.output.weight is net.source_embedding.weight  # the model itself stays as it is
+    assert subject.state_dict().keys() == task().state_dict().keys()
+    given = BATCH["target"][:, :-1]
+    with torch.no_grad():
+        difference = (small(BATCH["source"], given) - net(BATCH["source"], given)).abs().max()
+        assert 0 < difference < 0.05 * net(BATCH["source"], given).abs().max()
+        plain = task().eval().predict(batch)
+        assert found["score"][:, 0].tolist() == pytest.approx(plain["score"][:, 0].tolist(), rel=0.05)
+        net.output.weight.mul_(2.0)
+    assert subject._in_int8() is not small
+    with pytest.raises(ConfigError, match="task.int8=true is for a CPU"):
+        subject.predict({"source": BATCH["source"].to("meta")})
 
 
 def test_pieces_become_text() -> None:
