@@ -11,7 +11,7 @@ from torch import nn
 from paddlecore.errors import ConfigError
 from paddlecore.metric import Metric
 from paddlecore.task import Batch, Prediction, StepOutput, Task
-from paddlenlp.layers.beam_search import alignment, beam_search
+from paddlenlp.layers.beam_search import Hypotheses, alignment, beam_search, sample
 from paddlenlp.layers.int8 import quantised
 from paddlenlp.layers.smoothing import smoothed_cross_entropy
 from paddlenlp.metrics import Bleu, ChrF, Perplexity
@@ -51,6 +51,9 @@ class Translation(Task):
             mean over the heads of its last layer); it costs going through that translation once more.
         int8: translations are made with the linear layers in 8-bit integers (weights by output channel, activations by
             tensor and anew each time); on a CPU only. Losses and perplexity stay as they are.
+        temperature: above 0, no beam is searched, but `nbest` translations of each sentence are drawn; see `sample`.
+        top_k: see `sample`.
+        top_p: see `sample`.
     """
 
     def __init__(
@@ -74,16 +77,22 @@ class Translation(Task):
         tokenize: str = "13a",
         attention: bool = False,
         int8: bool = False,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
     ) -> None:
         super().__init__(model)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"task.label_smoothing must be at least 0 and below 1, got {label_smoothing}")
-        if not 1 <= nbest <= beam:
+        if temperature < 0:
+            raise ValueError(f"task.temperature must be at least 0, got {temperature}")
+        if nbest < 1 or (nbest > beam and not temperature):
             raise ValueError(f"task.nbest must be 1 to task.beam={beam}, got {nbest}")
         self.vocabulary, self.pad_id, self.eos_id = vocabulary, pad_id, eos_id
         self.target_language, self.lower, self.tokenize = target_language, lower, tokenize
         self.label_smoothing, self.nbest, self.attention = label_smoothing, nbest, attention
         self.int8 = int8
+        self.drawn = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         self._small: tuple[nn.Module, list[int]] | None = None  # the model in int8, and the weights it was made of
         self.search = {
             "bos_id": bos_id,
@@ -128,12 +137,27 @@ class Translation(Task):
         return self._small[0]
 
     def _translate(self, model: nn.Module, batch: Batch) -> Prediction:
-        found = beam_search(model, batch["source"], prefix=batch.get("prefix"), **self.search)  # type: ignore[arg-type]
+        source, prefix = batch["source"], batch.get("prefix")
+        if self.drawn["temperature"]:
+            found = self._sample(model, source, prefix)
+        else:
+            found = beam_search(model, source, prefix=prefix, **self.search)  # type: ignore[arg-type]
         prediction = {"tokens": found.tokens, "score": found.scores}
         if self.attention:
-            shares = alignment(model, batch["source"], found.tokens[:, 0], bos_id=self.search["bos_id"])  # type: ignore[arg-type]
-            prediction |= {"source": batch["source"], "attention": shares}
+            shares = alignment(model, source, found.tokens[:, 0], bos_id=self.search["bos_id"])  # type: ignore[arg-type]
+            prediction |= {"source": source, "attention": shares}
         return prediction
+
+    def _sample(self, model: nn.Module, source: torch.Tensor, prefix: torch.Tensor | None) -> Hypotheses:
+        """`nbest` drawn translations of each source, the most probable first."""
+        options = {
+            k: v for k, v in self.search.items() if k not in ("beam", "length_penalty", "gnmt", "coverage_penalty")
+        }
+        many = [None if x is None else x.repeat_interleave(self.nbest, 0) for x in (source, prefix)]
+        found = sample(model, many[0], prefix=many[1], **options, **self.drawn)  # type: ignore[arg-type]
+        scores, order = found.scores.view(-1, self.nbest).sort(1, descending=True)
+        tokens = found.tokens.view(len(source), self.nbest, -1)
+        return Hypotheses(tokens.gather(1, order[:, :, None].expand_as(tokens)), scores, scores)
 
     def metrics(self) -> list[Metric]:
         return [

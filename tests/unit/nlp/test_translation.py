@@ -132,6 +132,26 @@ def test_attention_is_drawn(recipe: str, tmp_path: Path, capsys: pytest.CaptureF
     assert "task.attention=true" in capsys.readouterr().err
 
 
+def test_translations_are_drawn_if_there_is_a_temperature() -> None:
+    subject = task(temperature=1.0, top_k=5, nbest=30).eval()
+    torch.manual_seed(1)
+    prediction = subject.predict({"source": BATCH["source"], "prefix": torch.tensor([[5, 6], [7, 0]])})
+    tokens, scores = prediction["tokens"], prediction["score"]
+    assert tokens.shape[:2] == scores.shape == (2, 30)
+    assert (scores.diff(dim=1) <= 0).all()
+    assert len({tuple(row) for row in tokens[0].tolist()}) > 3
+    assert (tokens[0, :, 0] == 5).all() and (tokens[0, :, 1] == 6).all() and (tokens[1, :, 0] == 7).all()
+    line = [t for t in tokens[1, 7].tolist() if t != 0]
+    with torch.no_grad():
+        steps = subject.model(BATCH["source"][1:, :2], torch.tensor([[2, *line[:-1]]])).log_softmax(2)[0]
+    assert float(scores[1, 7]) == pytest.approx(sum(float(steps[i, t]) for i, t in enumerate(line)), abs=1e-4)
+    assert len(subject.render(prediction)[0]["translations"]) == 30
+    with pytest.raises(ValueError, match="task.temperature"):
+        task(temperature=-1.0)
+    with pytest.raises(ValueError, match="task.nbest"):
+        task(nbest=6)
+
+
 def test_decoding_in_int8_is_nearly_that_of_the_model_and_follows_its_weights() -> None:
     subject = task(int8=True).eval()
     batch = {"source": BATCH["source"]}
