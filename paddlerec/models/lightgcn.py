@@ -30,6 +30,9 @@ class LightGCN(nn.Module):
         layers: K, how far the vectors travel; 0 = matrix factorisation.
         init_std: standard deviation of E0 at the start.
         normalise: score by the cosine.
+        rank_normalised: where `normalise`, rank by the cosine as well; false = train the cosine but rank by the inner
+            product, since the graph makes the vectors of popular items long (Wu et al., 2022, "On the Effectiveness of
+            Sampled Softmax Loss for Item Recommendation"). That goes with `task.log_q=0`.
 
     Shapes: see the methods. Ids are int64, vectors float32.
     """
@@ -38,12 +41,13 @@ class LightGCN(nn.Module):
 
     def __init__(
         self, *, num_users: int, num_items: int, dim: int = 64, layers: int = 3, init_std: float = 0.1,
-        normalise: bool = False,
+        normalise: bool = False, rank_normalised: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
         if layers < 0:
             raise ValueError(f"layers must be at least 0, got {layers}")
-        self.num_users, self.layers, self.normalise = num_users, layers, normalise
+        self.num_users, self.layers = num_users, layers
+        self.normalise, self.rank_normalised = normalise, rank_normalised
         self.table = nn.Parameter(torch.empty(num_users + num_items, dim).normal_(0.0, init_std))  # E0
         self.register_buffer("final", torch.zeros_like(self.table))
         self._graph: tuple[Tensor, Tensor, Tensor] | None = None
@@ -94,7 +98,9 @@ class LightGCN(nn.Module):
         vectors = self.vectors()
         # one gather, so that backward writes one gradient of the table's size
         found = nn.functional.embedding(torch.cat([user, items + self.num_users]), vectors)
-        query, item = self._scaled(found).split([len(user), len(items)])
+        if self.normalise:
+            found = nn.functional.normalize(found, dim=1)
+        query, item = found.split([len(user), len(items)])
         return query, item
 
     def encode(self, user: Tensor, history: Tensor | None = None) -> Tensor:
@@ -103,21 +109,21 @@ class LightGCN(nn.Module):
         found = vectors[user]
         unknown = (user == 0).unsqueeze(1)
         if history is None:
-            return self._scaled(found.masked_fill(unknown, 0.0))
+            return self._ranked(found.masked_fill(unknown, 0.0))
         items = vectors[self.num_users :]
         folded = nn.functional.embedding_bag(history, items, mode="mean", padding_idx=0)
-        return self._scaled(found.where(~unknown, folded))
+        return self._ranked(found.where(~unknown, folded))
 
     def item_vectors(self) -> Tensor:
         """[num_items, dim], row 0 included."""
-        return self._scaled(self.vectors()[self.num_users :])
+        return self._ranked(self.vectors()[self.num_users :])
 
     def penalty(self, user: Tensor, items: Tensor) -> Tensor:
         """[] sum of squares of E0 of these users [B] and items [M] (eq. 15)."""
         return self.table[torch.cat([user, items + self.num_users])].square().sum()
 
-    def _scaled(self, vectors: Tensor) -> Tensor:
-        return nn.functional.normalize(vectors, dim=1) if self.normalise else vectors
+    def _ranked(self, vectors: Tensor) -> Tensor:
+        return nn.functional.normalize(vectors, dim=1) if self.normalise and self.rank_normalised else vectors
 
 
 def propagate(table: Tensor, neighbours: Tensor, starts: Tensor, weights: Tensor, layers: int) -> Tensor:

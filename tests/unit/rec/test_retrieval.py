@@ -54,6 +54,18 @@ def _apply(table: torch.Tensor, model: LightGCN) -> torch.Tensor:
     return _Propagate.apply(table, *model._graph, model.layers)
 
 
+def test_lightgcn_that_trains_a_cosine_may_rank_by_the_product() -> None:
+    torch.manual_seed(0)
+    model = LightGCN(num_users=6, num_items=8, dim=4, normalise=True, rank_normalised=False)
+    model.set_graph(*pairs())
+    user, items = torch.tensor([1, 2]), torch.tensor([1, 3, 5])
+    found, vectors = model(user, items), model.vectors()
+    for trained, ranked in zip(found, (vectors[user], vectors[6 + items]), strict=True):
+        torch.testing.assert_close(trained, ranked / ranked.norm(dim=1, keepdim=True))
+    torch.testing.assert_close(model.encode(user), vectors[user], rtol=0, atol=0)
+    torch.testing.assert_close(model.item_vectors(), vectors[6:], rtol=0, atol=0)
+
+
 def test_lightgcn_without_its_graph_recommends_by_what_was_saved() -> None:
     torch.manual_seed(0)
     model = LightGCN(num_users=6, num_items=8, dim=4)
