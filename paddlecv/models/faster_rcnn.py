@@ -162,7 +162,10 @@ class RegionProposals(nn.Module):
         return torch.cat(self.anchors.grid_anchors(grids, strides))
 
     def _propose(self, scores: Tensor, boxes: Tensor, size: Tensor, per_map: list[int]) -> Proposals:
-        """The best boxes of each map, overlapping ones of one map suppressed; padded to [B, proposals]."""
+        """The best boxes of each map, overlapping ones of one map suppressed.
+
+        R is that of the image with the most.
+        """
         candidates, wanted = self.candidates[not self.training], self.proposals[not self.training]
         best, level, first = [], [], 0
         for i, (found, count) in enumerate(zip(scores.split(per_map, 1), per_map, strict=True)):
@@ -172,17 +175,13 @@ class RegionProposals(nn.Module):
         anchor, levels = torch.cat(best, 1), torch.cat(level, 1)  # [B, K]
         boxes, scores = clip_boxes(_take(boxes, anchor), size), scores.gather(1, anchor)
 
-        out = Proposals(
-            boxes.new_zeros(len(boxes), wanted, 4),
-            torch.zeros(len(boxes), wanted, dtype=torch.bool, device=boxes.device),
-            anchor.new_zeros(len(boxes), wanted),
-        )
+        found = []
         for b in range(len(boxes)):
             keep = remove_small_boxes(boxes[b], 1e-3)
-            keep = keep[batched_nms(boxes[b, keep], scores[b, keep], levels[b, keep], self.nms)][:wanted]
-            n = len(keep)
-            out.boxes[b, :n], out.used[b, :n], out.anchor[b, :n] = boxes[b, keep], True, anchor[b, keep]
-        return out
+            found.append(keep[batched_nms(boxes[b, keep], scores[b, keep], levels[b, keep], self.nms)][:wanted])
+        number = nn.utils.rnn.pad_sequence(found, batch_first=True, padding_value=-1)  # [B, R]
+        used, number = number >= 0, number.clamp(min=0)
+        return Proposals(_take(boxes, number) * used[..., None], used, anchor.gather(1, number))
 
     def _losses(
         self, scores: Tensor, deltas: Tensor, anchors: Tensor, target: Mapping[str, Tensor]
@@ -247,8 +246,8 @@ class BoxHeads(nn.Module):
     def forward(self, maps: list[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
         """boxes [B, R, 4] -> logits [B, R, C + 1], class 0 the background, and box codes [B, R, C + 1, 4]."""
         logits, codes = self.box_predictor(self.box_head(self.align(maps, boxes)))
-        shape = (*boxes.shape[:2], -1)
-        return logits.view(shape).float(), codes.view(*shape, 4).float()
+        shape = boxes.shape[:2]
+        return logits.unflatten(0, shape).float(), codes.unflatten(0, shape).unflatten(2, (-1, 4)).float()
 
     @torch.no_grad()
     def choose(self, proposals: Proposals, target: Mapping[str, Tensor]) -> Samples:
