@@ -19,7 +19,7 @@ from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, cache_folder, fingerprint, locate
 from paddlecore.task import Batch
 from paddlecv.data.image_folder import Classes, agreed, class_images, named, toy_images
-from paddlecv.data.images import ENDINGS, captioned, normalise, picture_of
+from paddlecv.data.images import ENDINGS, as_text, captioned, normalise, picture_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -200,18 +200,23 @@ class CIFAR10Data(DataModule):
         return {"image": normalise(torch.from_numpy(_square(picture_of(raw)))[None])}
 
     def examples(self) -> Sequence[Any]:
-        """Generated images, as rows of pixels: there are no files to name where only weights are."""
-        return _toy(3, 3)[0].transpose(0, 2, 3, 1).tolist()
+        """Generated images as text: there are no files to name where only weights are."""
+        return [as_text(_image(pixels)) for pixels in _toy(3, 3)[0]]
 
     def sample(self, split: str, row: int) -> tuple[Any, dict[str, Any]]:
         rows = self._rows[split]
-        return rows.images[row].transpose(1, 2, 0).tolist(), {"label": self._labels[int(rows.labels[row])]}
+        return as_text(_image(rows.images[row])), {"label": self._labels[int(rows.labels[row])]}
 
     def picture(self, raw: Any, answer: dict[str, Any]) -> Image.Image:
         """The image as the model sees it, enlarged, with its class and, of a prediction, the probability under it."""
-        from PIL import Image
+        return captioned(_image(_square(picture_of(raw))), [named(answer)])
 
-        return captioned(Image.fromarray(_square(picture_of(raw)).transpose(1, 2, 0)), [named(answer)])
+
+def _image(pixels: np.ndarray) -> Image.Image:
+    """A picture of [3, H, W] uint8."""
+    from PIL import Image
+
+    return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
 def _square(image: Image.Image) -> np.ndarray:

@@ -16,7 +16,7 @@ from paddlecore.data import DataModule, Rows, SampleRows, mix, uniform
 from paddlecore.errors import DataError, nearest
 from paddlecore.sources import fingerprint, split_files
 from paddlecore.task import Batch
-from paddlecv.data.images import DEVIATION, ENDINGS, MEAN, captioned, image_size, normalise, picture_of
+from paddlecv.data.images import DEVIATION, ENDINGS, MEAN, as_text, captioned, image_size, normalise, picture_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -374,12 +374,14 @@ class ImageFolderData(DataModule):
         return {"image": normalise(image, self.mean, self.deviation)}
 
     def examples(self) -> Sequence[Any]:
-        """Generated images, as rows of pixels: there are no files to name where only weights are."""
-        return [image[::2, ::2].tolist() for image in toy_images(3, 3)[0]]
+        """Generated images as text: there are no files to name where only weights are."""
+        from PIL import Image
+
+        return [as_text(Image.fromarray(image)) for image in toy_images(3, 3)[0]]
 
     def sample(self, split: str, row: int) -> tuple[Any, dict[str, Any]]:
         raw, label = self._inputs[split][row], int(self._targets[split][row])
-        return str(raw) if isinstance(raw, Path) else raw.tolist(), {"label": self._labels[label]}
+        return str(raw) if isinstance(raw, Path) else as_text(picture_of(raw)), {"label": self._labels[label]}
 
     def picture(self, raw: Any, answer: dict[str, Any]) -> Image.Image:
         """The image with its class and, of a prediction, the probability under it."""
@@ -410,5 +412,5 @@ def toy_images(count: int, stream: int) -> tuple[list[np.ndarray], list[int]]:
         inside = shapes[row % len(_SHAPES)][..., None]
         noise = uniform(mix(stream), row + 1, np.arange(height * width), 3).reshape(height, width, 3)
         pixels = np.where(inside, 140 + 100 * draw[5:8], 60 * draw[7:10]) + 20 * noise
-        images.append(pixels.astype(np.uint8))
+        images.append(pixels.clip(0, 255).astype(np.uint8))
     return images, [row % len(_SHAPES) for row in range(count)]
