@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 import torchvision
@@ -85,6 +87,21 @@ def test_the_default_has_the_weights_of_torchvisions_published_files(kind: str, 
         other = getattr(torchvision.models.detection, f"{kind}_resnet50_fpn")(weights=None, weights_backbone=None)
     theirs = {k: v.shape for k, v in other.state_dict().items() if not k.endswith("num_batches_tracked")}
     assert {k: v.shape for k, v in ours.items()} == theirs
+
+
+def test_files_of_2019_with_the_names_of_then_load() -> None:
+    """torchvision's COCO files have no `.0` of the later blocks in their names."""
+    ours = small(MaskRCNN)
+    renamed = {}
+    for name, value in ours.state_dict().items():
+        name = re.sub(
+            r"((?:inner|layer)_blocks\.\d)\.0\.", r"\1.", name.replace("rpn.head.conv.0.0.", "rpn.head.conv.")
+        )
+        name = re.sub(r"mask_head\.(\d)\.0\.", lambda found: f"mask_head.mask_fcn{int(found[1]) + 1}.", name)
+        renamed[name] = torch.full_like(value, 0.25)
+    assert renamed.keys() != ours.state_dict().keys()
+    ours.load_state_dict(renamed)
+    assert all(bool((value == 0.25).all()) for value in ours.state_dict().values())
 
 
 @pytest.mark.parametrize(("kind", "model"), [("FasterRCNN", FasterRCNN), ("MaskRCNN", MaskRCNN)])
