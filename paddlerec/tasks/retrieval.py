@@ -16,6 +16,7 @@ from paddlerec.layers.topk import top_k
 from paddlerec.metrics import Ranking
 
 _LOSSES = ("bpr", "softmax", "sgns", "linear")
+_SCORES = 1 << 20  # of pairs and candidates at a time: 4 MiB, which stay in the cache from one pass to the next
 
 
 class Retrieval(Task):
@@ -107,7 +108,7 @@ class Retrieval(Task):
             negative = (query.unsqueeze(1) @ rest.view(len(item), -1, rest.shape[1]).transpose(1, 2)).squeeze(1)
             loss = nn.functional.softplus(negative - positive.unsqueeze(1)).mean(1).sum()
         elif self.loss == "softmax":
-            loss = self._softmax(positive, query @ rest.t(), batch)
+            loss = self._softmax(query, positive, rest, batch)
         elif self.loss == "sgns":
             loss = self._sgns(positive, query @ rest.t(), batch)
         else:
@@ -117,14 +118,20 @@ class Retrieval(Task):
             loss = loss + 0.5 * self.l2 * self.model.penalty(user, used)  # type: ignore[operator]
         return StepOutput(loss, torch.tensor(len(item)), {})
 
-    def _softmax(self, positive: Tensor, negative: Tensor, batch: Batch) -> Tensor:
-        """[B], [B, C] -> [] sum."""
+    def _softmax(self, query: Tensor, positive: Tensor, rest: Tensor, batch: Batch) -> Tensor:
+        """Queries [B, d], scores of their own items [B], vectors of the candidates [C, d] -> [] sum."""
         if self.log_q:
             positive = positive - self.log_q * batch["item_log_q"]
-            negative = negative - self.log_q * batch["candidates_log_q"]
-        negative = negative.masked_fill(batch["item"].unsqueeze(1) == batch["candidates"], -torch.inf)
-        # log(e^p + sum e^n) - p, without a [B, 1 + C] copy
-        return nn.functional.softplus(negative.logsumexp(1) - positive).sum()
+        rows = max(_SCORES // len(rest), 1)  # all [B, C] at once take twice the time, and memory
+        loss = positive.new_zeros(())
+        for some, own, item in zip(query.split(rows), positive.split(rows), batch["item"].split(rows), strict=True):
+            score = (some @ rest.t()).float()
+            if self.log_q:
+                score = score - self.log_q * batch["candidates_log_q"]
+            score = score.masked_fill(item.unsqueeze(1) == batch["candidates"], -torch.inf)
+            # log(e^p + sum e^n) - p, without a [B, 1 + C] copy
+            loss = loss + nn.functional.softplus(score.logsumexp(1) - own).sum()
+        return loss
 
     def _sgns(self, positive: Tensor, negative: Tensor, batch: Batch) -> Tensor:
         """[B], [B, C] -> [] sum."""
