@@ -365,8 +365,8 @@ def _plain_overrides(pairs: list[tuple[str, str]]) -> dict[str, Any] | None:
             return None
         node = tree
         for part in parents:
-            if not isinstance(node.get(part), dict):
-                node[part] = {}
+            if not isinstance(node.setdefault(part, {}), dict):
+                return None  # a section that is a value first, and then a section again
             node = node[part]
         node[last] = value
     return tree

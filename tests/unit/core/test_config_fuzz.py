@@ -81,6 +81,7 @@ def test_plain_values_read_as_hydra_reads_them(text: str) -> None:
 
 @few
 @given(st.lists(st.tuples(KEYS, PLAIN), min_size=1, max_size=4))
+@example([("task", "0"), ("task.model", "0")])
 def test_the_quick_merge_is_hydras(root: Path, pairs: list[tuple[str, str]]) -> None:
     pairs = config._pairs([f"{k}={v}" for k, v in pairs if k not in ("recipe", "debug")])[0]
     plain = config._plain_overrides(pairs)
