@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from paddlecore.data import DataModule, Rows, mix, uniform
+from paddlecore.data import mix, uniform
 from paddlecore.errors import DataError
-from paddlecore.sources import File, Source, cache_folder, fingerprint, locate
+from paddlecore.sources import File, Source, cache_folder, locate
 from paddlecore.task import Batch
-from paddlecv.data.image_folder import Classes, agreed, class_images, named, toy_images
-from paddlecv.data.images import ENDINGS, as_text, captioned, normalise, picture_of
+from paddlecv.data.image_folder import agreed, class_images, named, toy_images
+from paddlecv.data.images import as_text, captioned, normalise, picture_of
+from paddlecv.data.labelled import ClassifiedData
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -83,7 +84,7 @@ def cropped(images: np.ndarray, draws: np.ndarray, *, pad: int, flip: bool) -> n
     return padded[image[:, None, None, None], channel[:, None, None], y[:, None, :, None], x[:, None, None, :]]
 
 
-class CIFAR10Data(DataModule):
+class CIFAR10Data(ClassifiedData):
     """60 000 photographs of 32 x 32 pixels in ten classes (Krizhevsky, 2009, "Learning Multiple Layers of Features from
     Tiny Images", chapter 3): the official 10 000 for testing; of the 50 000 for training, every 25th of a class is kept
     for validation, whatever the seed: 48 000 and 2 000.
@@ -107,41 +108,14 @@ class CIFAR10Data(DataModule):
         **common: see `DataModule`.
     """
 
-    input_endings = ENDINGS
-
     def __init__(self, *, pad: int = 4, flip: bool = True, **common: Any) -> None:
         super().__init__(**common)
         if not 0 <= pad < SIZE:
             raise ValueError(f"data.pad must be from 0 to {SIZE - 1}, got {pad}")
         self.pad, self.flip = pad, flip
-        self._labels: list[str] = []
-        self._rows: dict[str, ImageRows] = {}
-        self._paths: list[Path] = []
 
-    @property
-    def spec(self) -> dict[str, Any]:
-        if not self._labels:
-            raise DataError("there are no class names yet: prepare() reads the data, restore() takes a state")
-        return {"num_classes": len(self._labels), "in_channels": 3, "labels": self._labels}
-
-    def rows(self, split: str) -> Rows:
-        return self._rows[split]
-
-    def state(self) -> dict[str, Any]:
-        return {"labels": self._labels}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self._labels = [str(label) for label in state.get("labels", [])]
-
-    def fingerprint(self) -> str:
-        return fingerprint(self._paths) if self._paths else ""
-
-    def describe(self) -> dict[str, Any]:
-        counts = {
-            split: dict(zip(self._labels, np.bincount(rows.labels, minlength=len(self._labels)).tolist(), strict=True))
-            for split, rows in self._rows.items()
-        }
-        return {**super().describe(), "classes": counts, "skipped": self.bad_rows.first}
+    def targets(self, split: str) -> np.ndarray:
+        return self._rows[split].labels
 
     # ------------------------------------------------------------------------------------------------ reading
 
@@ -151,6 +125,7 @@ class CIFAR10Data(DataModule):
             DataError: a file that cannot be used, by name; own images or classes that do not fit.
         """
         names: Sequence[str] = NAMES
+        read: dict[str, Split] = {}
         if self.source == "toy":
             read = {split: _toy(n, number) for number, (split, n) in enumerate({"train": 256, "test": 64}.items())}
             names = ("disc", "ring", "square", "stripes")
@@ -167,7 +142,9 @@ class CIFAR10Data(DataModule):
                 }
             else:
                 self._paths, found = [folder], class_images(folder, holdout=25)
-                read = {split: self._read(classes) for split, classes in found.items()}
+                for split, classes in found.items():
+                    images, labels = self.read_each(classes, lambda path: _square(picture_of(path)))
+                    read[split] = np.array(images, np.uint8).reshape(-1, 3, SIZE, SIZE), np.array(labels, np.int64)
                 names = list(found["train"])
         if "valid" not in read:
             read = {**_held_out(*read["train"]), "test": read["test"]}
@@ -179,18 +156,6 @@ class CIFAR10Data(DataModule):
             split: ImageRows(images, own[labels], seed=mix(self.seed), **(move if split == "train" else {}))
             for split, (images, labels) in read.items()
         }
-
-    def _read(self, classes: Classes) -> Split:
-        images, labels = [], []
-        for label, paths in enumerate(classes.values()):
-            for path in paths:
-                try:
-                    images.append(_square(picture_of(path)))
-                except DataError as error:
-                    self.bad_rows.add(path, 1, str(error).removeprefix(f"{path}: "))
-                else:
-                    labels.append(label)
-        return np.array(images, np.uint8).reshape(-1, 3, SIZE, SIZE), np.array(labels, np.int64)
 
     # ------------------------------------------------------------------------------------------------ one input
 

@@ -16,12 +16,12 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from paddlecore.data import DataModule, Rows, SampleRows, mix
+from paddlecore.data import Rows, SampleRows, mix
 from paddlecore.errors import DataError
-from paddlecore.sources import fingerprint
 from paddlecore.task import Batch
 from paddlecv.data.augment import GROUND, Colours, Scene, crop, kept, mosaic, quarter_turns, scene
-from paddlecv.data.images import ENDINGS, as_text, normalise, open_image, picture_of
+from paddlecv.data.images import as_text, normalise, picture_of, pixels_of, read_image
+from paddlecv.data.labelled import LabelledData
 from paddlecv.data.shapes import Shape, draw
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Record:
         return str(self.path) if self.path else "a generated picture"
 
 
-class DetectionData(DataModule):
+class DetectionData(LabelledData):
     """Base of the detection data sets: a subclass writes `read`.
 
     Three ways to the size a detector wants (`resize`): `stretch` makes each picture a square of `size`; `letterbox`
@@ -107,7 +107,6 @@ class DetectionData(DataModule):
         "square": Shape("square", (60, 140, 70), 0.2, 0.5),
         "triangle": Shape("triangle", (60, 80, 200), 0.25, 0.55),
     }
-    input_endings = ENDINGS
 
     def __init__(
         self,
@@ -161,29 +160,8 @@ class DetectionData(DataModule):
         self._colours = Colours(p=photometric) if photometric else None
         self._room = int(cache * 1e9)  # bytes that the cache may still take
         self._cache: dict[Path, Tensor] = {}
-        self._labels: list[str] = []
         self._records: dict[str, list[Record]] = {}
-        self._rows: dict[str, Rows] = {}
-        self._paths: list[Path] = []  # what `fingerprint` reads
         self.clipped = 0  # boxes that reached out of their picture
-
-    # ------------------------------------------------------------------------------------------------ classes
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """num_classes: C, the background not counted; labels: names of the classes 1..C in order."""
-        if not self._labels:
-            raise DataError("there are no class names yet: prepare() reads the data, restore() takes a state")
-        return {"num_classes": len(self._labels), "labels": self._labels}
-
-    def state(self) -> dict[str, Any]:
-        return {"labels": self._labels}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self._labels = [str(label) for label in state.get("labels", [])]
-
-    def fingerprint(self) -> str:
-        return fingerprint(self._paths) if self._paths else ""
 
     # ------------------------------------------------------------------------------------------------ reading
 
@@ -308,7 +286,7 @@ class DetectionData(DataModule):
             return torch.from_numpy(record.pixels).permute(2, 0, 1)
         if (held := self._cache.get(record.path)) is not None:
             return held
-        image = pixels_of(open_image(record.path))
+        image = read_image(record.path)
         if image.shape[1:] != (record.height, record.width):
             raise DataError(
                 f"{record.path}: the picture is {image.shape[2]} x {image.shape[1]} pixels, its annotation says "
@@ -555,11 +533,6 @@ def drawn(image: Tensor, objects: Sequence[dict[str, Any]], labels: Sequence[str
             fill_labels=True,
         )
     return Image.fromarray(image.permute(1, 2, 0).numpy())
-
-
-def pixels_of(image: Image.Image) -> Tensor:
-    """A picture as [3, H, W] uint8."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def padded(values: list[Tensor]) -> Tensor:

@@ -12,11 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paddlecore.data import DataModule, Rows, SampleRows, mix, uniform
+from paddlecore.data import SampleRows, mix, uniform
 from paddlecore.errors import DataError, nearest
-from paddlecore.sources import fingerprint, split_files
+from paddlecore.sources import split_files
 from paddlecore.task import Batch
-from paddlecv.data.images import DEVIATION, ENDINGS, MEAN, as_text, captioned, image_size, normalise, picture_of
+from paddlecv.data.images import (
+    DEVIATION,
+    ENDINGS,
+    MEAN,
+    as_text,
+    captioned,
+    image_size,
+    normalise,
+    picture_of,
+    pixels_of,
+)
+from paddlecv.data.labelled import ClassifiedData
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -169,7 +180,7 @@ def _table(columns: Mapping[str, Mapping[str, object]], most: int = 20) -> str:
 # ------------------------------------------------------------------------------------------------------ the data
 
 
-class ImageFolderData(DataModule):
+class ImageFolderData(ClassifiedData):
     """Own images of any size, one class each.
 
     `source`: a folder of <split>/<class>/<image> with the splits train, valid (or val) and perhaps test; or of
@@ -199,8 +210,6 @@ class ImageFolderData(DataModule):
         cache: main memory for images that are kept (MB); 0 keeps none.
         **common: see `DataModule`.
     """
-
-    input_endings = ENDINGS
 
     def __init__(
         self,
@@ -235,35 +244,14 @@ class ImageFolderData(DataModule):
         self._labels: list[str] = list(classes or ())
         self._inputs: dict[str, list[Any]] = {}  # of each split: paths, or generated pixels [H, W, 3] uint8
         self._targets: dict[str, Tensor] = {}  # [n] int64
-        self._rows: dict[str, SampleRows] = {}
-        self._paths: list[Path] = []
         self._bytes = 0  # of all images once they are resized
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        if not self._labels:
-            raise DataError("there are no class names yet: prepare() reads the data, restore() takes a state")
-        return {"num_classes": len(self._labels), "in_channels": 3, "labels": self._labels}
-
-    def rows(self, split: str) -> Rows:
-        return self._rows[split]
-
-    def state(self) -> dict[str, Any]:
-        return {"labels": self._labels}
 
     def restore(self, state: dict[str, Any]) -> None:
         if labels := [str(label) for label in state.get("labels", [])]:
             self._labels = agreed(self._labels, labels, self.source)
 
-    def fingerprint(self) -> str:
-        return fingerprint(self._paths) if self._paths else ""
-
-    def describe(self) -> dict[str, Any]:
-        counts = {
-            split: dict(zip(self._labels, torch.bincount(t, minlength=len(self._labels)).tolist(), strict=True))
-            for split, t in self._targets.items()
-        }
-        return {**super().describe(), "classes": counts, "skipped": self.bad_rows.first}
+    def targets(self, split: str) -> np.ndarray:
+        return self._targets[split].numpy()
 
     # ------------------------------------------------------------------------------------------------ reading
 
@@ -282,7 +270,7 @@ class ImageFolderData(DataModule):
         else:
             found = self.find()
             names = list(found["train"])
-            read = {split: self._readable(classes) for split, classes in found.items()}
+            read = {split: self.read_each(classes, self._look) for split, classes in found.items()}
         self._labels = agreed(names, self._labels, self.source)
         own = torch.tensor([self._labels.index(name) for name in names])  # class here -> class of the weights
         self.splits = tuple(read)
@@ -309,18 +297,9 @@ class ImageFolderData(DataModule):
         self._paths = [folder]
         return class_images(folder, self.holdout)
 
-    def _readable(self, classes: Classes) -> tuple[list[Any], list[int]]:
-        inputs, labels = [], []
-        for label, paths in enumerate(classes.values()):
-            for path in paths:
-                try:
-                    self._bytes += self._weight(*image_size(path))
-                except DataError as error:
-                    self.bad_rows.add(path, 1, str(error).removeprefix(f"{path}: "))
-                else:
-                    inputs.append(path)
-                    labels.append(label)
-        return inputs, labels
+    def _look(self, path: Path) -> Path:
+        self._bytes += self._weight(*image_size(path))
+        return path
 
     def _weight(self, width: int, height: int) -> int:
         """Bytes of an image once it is resized."""
@@ -340,8 +319,7 @@ class ImageFolderData(DataModule):
         """[3, h, w] uint8, the shorter side `resize`."""
         from torchvision.transforms.v2 import functional
 
-        image = torch.from_numpy(np.array(picture_of(raw))).permute(2, 0, 1)
-        return functional.resize(image, [self.resize], antialias=True).contiguous()
+        return functional.resize(pixels_of(picture_of(raw)), [self.resize], antialias=True).contiguous()
 
     def _transform(self, split: str) -> Callable[[Tensor], Tensor]:
         """[3, h, w] uint8 -> [3, size, size] uint8."""

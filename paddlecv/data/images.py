@@ -73,9 +73,14 @@ def image_size(path: str | Path) -> tuple[int, int]:
         raise _unreadable(path, error) from None
 
 
+def pixels_of(image: Image.Image) -> Tensor:
+    """An RGB picture as [3, H, W] uint8."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
 def read_image(path: str | Path) -> Tensor:
     """`open_image` as a tensor [3, H, W] uint8."""
-    return torch.from_numpy(np.array(open_image(path))).permute(2, 0, 1).contiguous()
+    return pixels_of(open_image(path))
 
 
 def unwrapped(raw: Any) -> Any:

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from paddlecore.data import DataModule, Rows, mix, uniform
+from paddlecore.data import mix, uniform
 from paddlecore.errors import DataError
-from paddlecore.sources import File, Source, data_root, fingerprint, locate
+from paddlecore.sources import File, Source, data_root, locate
 from paddlecore.task import Batch
-from paddlecv.data.image_folder import Classes, agreed, class_images, named
-from paddlecv.data.images import ENDINGS, captioned, open_image, unwrapped
+from paddlecv.data.image_folder import agreed, class_images, named
+from paddlecv.data.images import captioned, open_image, unwrapped
+from paddlecv.data.labelled import ClassifiedData
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -118,7 +119,7 @@ def moved(image: Tensor, draws: np.ndarray, *, shift: float, rotate: float, scal
     return found[:, 0]
 
 
-class MNISTData(DataModule):
+class MNISTData(ClassifiedData):
     """70 000 handwritten digits (LeCun, Cortes, Burges): the official 10 000 for testing; of the 60 000 for training,
     every twelfth (rows 11, 23, ...) is kept for validation, whatever the seed: 55 000 and 5 000.
 
@@ -143,7 +144,7 @@ class MNISTData(DataModule):
         **common: see `DataModule`.
     """
 
-    input_endings = ENDINGS
+    in_channels = 1
 
     def __init__(self, *, shift: float = 2.0, rotate: float = 10.0, scale: float = 0.1, **common: Any) -> None:
         super().__init__(**common)
@@ -151,34 +152,9 @@ class MNISTData(DataModule):
             if not 0 <= value < high:
                 raise ValueError(f"data.{name} must be at least 0 and below {high:g}, got {value}")
         self.shift, self.rotate, self.scale = shift, rotate, scale
-        self._labels: list[str] = []
-        self._rows: dict[str, ImageRows] = {}
-        self._paths: list[Path] = []
 
-    @property
-    def spec(self) -> dict[str, Any]:
-        if not self._labels:
-            raise DataError("there are no class names yet: prepare() reads the data, restore() takes a state")
-        return {"num_classes": len(self._labels), "in_channels": 1, "labels": self._labels}
-
-    def rows(self, split: str) -> Rows:
-        return self._rows[split]
-
-    def state(self) -> dict[str, Any]:
-        return {"labels": self._labels}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self._labels = [str(label) for label in state.get("labels", [])]
-
-    def fingerprint(self) -> str:
-        return fingerprint(self._paths) if self._paths else ""
-
-    def describe(self) -> dict[str, Any]:
-        counts = {
-            split: {name: int((rows.labels == i).sum()) for i, name in enumerate(self._labels)}
-            for split, rows in self._rows.items()
-        }
-        return {**super().describe(), "classes": counts, "skipped": self.bad_rows.first}
+    def targets(self, split: str) -> np.ndarray:
+        return self._rows[split].labels
 
     # ------------------------------------------------------------------------------------------------ reading
 
@@ -187,6 +163,7 @@ class MNISTData(DataModule):
         Raises:
             DataError: a file that cannot be used, by name and byte; own images or classes that do not fit.
         """
+        read: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         if self.source == "toy":
             counts = {"train": 2000, "valid": 500, "test": 500}
             read = {split: _glyphs(n, number) for number, (split, n) in enumerate(counts.items())}
@@ -202,7 +179,9 @@ class MNISTData(DataModule):
                 read, names = self._idx(folder), _DIGITS
             else:
                 self._paths, found = [folder], class_images(folder)
-                read = {split: self._read_images(classes) for split, classes in found.items()}
+                for split, classes in found.items():
+                    images, labels = self.read_each(classes, grey)
+                    read[split] = np.array(images, np.uint8).reshape(-1, SIZE, SIZE), np.array(labels, np.int64)
                 names = list(found["train"])
         self._labels = agreed(names, self._labels, self.source)
         own = np.array([self._labels.index(name) for name in names])  # class here -> class of the weights
@@ -234,18 +213,6 @@ class MNISTData(DataModule):
         images, labels = read["train"]
         kept = np.arange(len(labels)) % 12 == 11
         return {"train": (images[~kept], labels[~kept]), "valid": (images[kept], labels[kept]), "test": read["t10k"]}
-
-    def _read_images(self, classes: Classes) -> tuple[np.ndarray, np.ndarray]:
-        images, labels = [], []
-        for label, paths in enumerate(classes.values()):
-            for path in paths:
-                try:
-                    images.append(grey(path))
-                except DataError as error:
-                    self.bad_rows.add(path, 1, str(error).removeprefix(f"{path}: "))
-                else:
-                    labels.append(label)
-        return np.array(images, np.uint8).reshape(-1, SIZE, SIZE), np.array(labels, np.int64)
 
     # ------------------------------------------------------------------------------------------------ one input
 

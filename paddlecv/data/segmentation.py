@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,11 +15,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.utils import draw_segmentation_masks
 
-from paddlecore.data import DataModule, Rows, SampleRows, mix, uniform
+from paddlecore.data import SampleRows, mix, uniform
 from paddlecore.errors import DataError
-from paddlecore.sources import fingerprint
 from paddlecore.task import Batch
-from paddlecv.data.images import DEVIATION, ENDINGS, MEAN, image_files, normalise, read_image
+from paddlecv.data.images import DEVIATION, MEAN, image_files, normalise, picture_of, pixels_of, read_image
+from paddlecv.data.labelled import LabelledData
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,7 +32,7 @@ _FILL = {tv_tensors.Image: (124, 116, 104), tv_tensors.Mask: VOID}  # outside of
 Pair = tuple[Path, Path]  # an image and its mask
 
 
-class SegmentationData(DataModule):
+class SegmentationData(LabelledData):
     """Own images with masks. A mask is an image of the same size, one channel of 8 bits, whose values are class ids.
 
     `source`: toy = generated; or a folder with, for each split (train, valid, perhaps test), either
@@ -68,7 +67,6 @@ class SegmentationData(DataModule):
         **common: see `DataModule`.
     """
 
-    input_endings = ENDINGS
     toy_classes: tuple[str, ...] = ("ground", "disc", "square", "stripe")
     toy_size = (64, 64)
 
@@ -99,39 +97,25 @@ class SegmentationData(DataModule):
         self.crop, self.scale, self.flip, self.jitter = crop, tuple(scale), flip, jitter
         self.mean, self.deviation = tuple(mean), tuple(deviation)
         self.classes, self.void, self.count, self.cache = classes, tuple(void), count, cache
-        self._labels: list[str] = []
         self._pixels: dict[str, np.ndarray] = {}  # split -> pixels of each class [C]
         self._frequency: list[float] | None = None
         self._pairs: dict[str, list[Pair]] = {}
         self._toy: dict[str, list[tuple[Tensor, Tensor]]] = {}
         self._ids = np.empty(0, np.uint8)  # [256] id in a file -> class
-        self._rows: dict[str, SampleRows] = {}
+        self._usable: dict[str, list[int]] = {}  # of each split: rows of `_pairs` or `_toy` that can be read
         self._cached: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
 
     @property
     def spec(self) -> dict[str, Any]:
         """num_classes, labels, in_channels; class_frequency [C]: shares of the training pixels, None = not counted."""
-        if not self._labels:
-            raise DataError("there are no class names yet: prepare() reads the data, restore() takes a state")
-        return {
-            "num_classes": len(self._labels),
-            "labels": self._labels,
-            "in_channels": 3,
-            "class_frequency": self._frequency,
-        }
-
-    def rows(self, split: str) -> Rows:
-        return self._rows[split]
+        return {**super().spec, "in_channels": 3, "class_frequency": self._frequency}
 
     def state(self) -> dict[str, Any]:
-        return {"labels": self._labels, "class_frequency": self._frequency}
+        return {**super().state(), "class_frequency": self._frequency}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._labels = [str(label) for label in state.get("labels", [])]
+        super().restore(state)
         self._frequency = state.get("class_frequency") if self._labels else None
-
-    def fingerprint(self) -> str:
-        return fingerprint([path for pairs in self._pairs.values() for pair in pairs for path in pair])
 
     def describe(self) -> dict[str, Any]:
         shares = {
@@ -158,10 +142,11 @@ class SegmentationData(DataModule):
         else:
             self._pairs, names, ids = self.find()
             found = {split: list(range(len(pairs))) for split, pairs in self._pairs.items()}
+            self._paths = [path for pairs in self._pairs.values() for pair in pairs for path in pair]
         self._take_names(names, ids)
         if self.count or self.bad_rows.on_bad_row == "skip":
             found = self._count(found)
-        self.splits = tuple(found)
+        self.splits, self._usable = tuple(found), found
         for split, rows in found.items():
             sample = partial(self._sample, split, rows, split == "train")
             self._rows[split] = SampleRows(len(rows), sample, collate, mix(self.seed))
@@ -320,8 +305,8 @@ class SegmentationData(DataModule):
     # ------------------------------------------------------------------------------------------------ one input
 
     def encode(self, raw: Any) -> Batch:
-        """The path of an image, or rows of [R, G, B] pixels, perhaps as JSON text or in a dict as {"image": ...}."""
-        pixels = _pixels(raw)
+        """What `picture_of` takes: the path of an image, an image as text, or pixels; perhaps as {"image": ...}."""
+        pixels = pixels_of(picture_of(raw))
         return {"image": normalise(pixels, self.mean, self.deviation)[None], "size": torch.tensor([pixels.shape[1:]])}
 
     def examples(self) -> Sequence[Any]:
@@ -333,7 +318,7 @@ class SegmentationData(DataModule):
 
     def sample(self, split: str, row: int) -> tuple[Any, dict[str, Any]]:
         """The raw input of a row, and its true mask in the form of a rendered prediction."""
-        number = self._rows[split].sample.args[1][row]  # type: ignore[attr-defined]
+        number = self._usable[split][row]
         image, mask = self._load(split, number)
         values, lengths = torch.unique_consecutive(mask.flatten(), return_counts=True)
         code = {"size": list(mask.shape), "values": values.tolist(), "lengths": lengths.tolist()}
@@ -344,7 +329,7 @@ class SegmentationData(DataModule):
         """The image under the colours of its classes; what is void keeps its own."""
         from torchvision.transforms.functional import to_pil_image
 
-        image, mask = _pixels(raw), decode_runs(answer["mask"])
+        image, mask = pixels_of(picture_of(raw)), decode_runs(answer["mask"])
         one_hot = mask == torch.arange(len(self._labels))[:, None, None]  # [C, H, W]
         return to_pil_image(draw_segmentation_masks(image, one_hot, alpha=0.6, colors=palette(len(self._labels))))
 
@@ -362,28 +347,6 @@ def palette(classes: int) -> list[tuple[int, int, int]]:
         tuple(sum(((number >> (3 * j + channel)) & 1) << (7 - j) for j in range(3)) for channel in range(3))
         for number in range(1, classes + 1)
     ]  # type: ignore[misc]
-
-
-def _pixels(raw: Any) -> Tensor:
-    """What `encode` takes -> [3, H, W] uint8."""
-    if isinstance(raw, str) and raw.lstrip()[:1] in ("{", "["):
-        try:
-            raw = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"the input is neither a path nor JSON: {error}") from None
-    if isinstance(raw, dict):
-        if "image" not in raw:
-            raise DataError(f'expected {{"image": path or pixels}}, got the keys {sorted(map(str, raw))}')
-        raw = raw["image"]
-    if isinstance(raw, (str, Path)):
-        return read_image(raw)
-    try:
-        pixels = torch.tensor(raw)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        pixels = torch.empty(0)
-    if pixels.dim() != 3 or pixels.shape[2] != 3 or not ((pixels >= 0) & (pixels <= 255)).all():
-        raise DataError("expected the path of an image, or rows of [R, G, B] pixels 0..255")
-    return pixels.to(torch.uint8).permute(2, 0, 1)
 
 
 def collate(samples: list[dict[str, Tensor]]) -> Batch:

@@ -1,0 +1,92 @@
+"""What data sets with named classes have in common: the names, which travel with the weights, and what is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from paddlecore.data import DataModule, Rows
+from paddlecore.errors import DataError
+from paddlecore.sources import fingerprint
+from paddlecv.data.images import ENDINGS
+
+
+class LabelledData(DataModule):
+    """Pictures with classes that have names.
+
+    Args:
+        **common: see `DataModule`.
+    """
+
+    input_endings = ENDINGS
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        self._labels: list[str] = []
+        self._rows: dict[str, Any] = {}  # each a `Rows`
+        self._paths: list[Path] = []  # files that decide the data, or the folder that holds them; none if generated
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """num_classes: C, a background not counted; labels: their names in order."""
+        if not self._labels:
+            raise DataError("there are no class names yet: prepare() reads the data, restore() takes a state")
+        return {"num_classes": len(self._labels), "labels": self._labels}
+
+    def rows(self, split: str) -> Rows:
+        return self._rows[split]
+
+    def state(self) -> dict[str, Any]:
+        return {"labels": self._labels}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._labels = [str(label) for label in state.get("labels", [])]
+
+    def fingerprint(self) -> str:
+        return fingerprint(self._paths) if self._paths else ""
+
+
+class ClassifiedData(LabelledData):
+    """Pictures with one class each. Subclasses say in `targets` which class each row has.
+
+    Args:
+        **common: see `DataModule`.
+    """
+
+    in_channels: ClassVar[int] = 3
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """num_classes: C; labels: their names in order; in_channels: of the images."""
+        return {**super().spec, "in_channels": self.in_channels}
+
+    def targets(self, split: str) -> np.ndarray:
+        """[n] int64, the class of each row of `split`."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        counts = {
+            split: dict(zip(self._labels, np.bincount(self.targets(split), minlength=len(self._labels)).tolist(),
+                            strict=True))
+            for split in self._rows
+        }  # fmt: skip
+        return {**super().describe(), "classes": counts, "skipped": self.bad_rows.first}
+
+    def read_each(
+        self, classes: Mapping[str, Iterable[Path]], read: Callable[[Path], Any]
+    ) -> tuple[list[Any], list[int]]:
+        """What `read` makes of each image of each class, and the number of the class. An image that it refuses with a
+        `DataError` is a bad row."""
+        found, labels = [], []
+        for label, paths in enumerate(classes.values()):
+            for path in paths:
+                try:
+                    found.append(read(path))
+                except DataError as error:
+                    self.bad_rows.add(path, 1, str(error).removeprefix(f"{path}: "))
+                else:
+                    labels.append(label)
+        return found, labels
