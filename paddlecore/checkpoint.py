@@ -183,16 +183,25 @@ def load_plain(path: Path) -> Any:
         raise CheckpointError(f"{path} is not a readable state of plain tensors: {reason}") from None
 
 
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "params")  # names under which programs save a state dict
+
+
 def load_foreign(path: Path) -> dict[str, Tensor]:
-    """The tensors by name in a file of another program: safetensors, or a state dict that torch.save wrote.
+    """The tensors by name in a file of another program: safetensors, or a state dict that torch.save wrote, alone or
+    under one of `WRAPPERS` beside other things.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or holds anything but named tensors.
+        CheckpointError: the file is missing, damaged, or holds no named tensors.
     """
     state = load_tensors(path) if path.suffix == ".safetensors" else load_plain(path)
+    inner = [state[w] for w in WRAPPERS if isinstance(state, dict) and isinstance(state.get(w), dict)]
+    state = inner[0] if inner else state
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         keys = f" but {', '.join(sorted(map(str, state))[:5])}" if isinstance(state, dict) and state else ""
-        raise CheckpointError(f"{path} does not hold tensors by name{keys}; save a module's state_dict() alone")
+        raise CheckpointError(
+            f"{path} does not hold tensors by name{keys}, neither at the top nor as {', '.join(WRAPPERS)}; "
+            "save a module's state_dict() alone"
+        )
     return {str(name): value for name, value in state.items()}
 
 

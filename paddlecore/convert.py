@@ -23,7 +23,6 @@ from paddlecore.errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     Rules = Iterable[tuple[str, str, Sequence[int] | None]]
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "params")  # names under which programs save a state dict
 TOLERANCE = 1e-4  # of the largest output
 _COUNTS = "num_batches_tracked"  # plays no part in what a network gives
 _SHOWN = 8  # names in an error
@@ -97,14 +96,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], bool]:
                 return {name: torch.from_numpy(arrays[name]) for name in arrays.files}, False
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is not a readable file of arrays: {error}") from None
-    if path.suffix == ".safetensors":
-        return _without_prefix(checkpoint.load_tensors(path)), False  # sorted by name
-    state = checkpoint.load_plain(path)
-    inner = [state[w] for w in WRAPPERS if isinstance(state, dict) and isinstance(state.get(w), dict)]
-    state = inner[0] if inner else state
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} does not hold tensors by name, neither at the top nor as {', '.join(WRAPPERS)}")
-    return _without_prefix({str(name): value for name, value in state.items()}), True
+    # safetensors are sorted by name
+    return _without_prefix(checkpoint.load_foreign(path)), path.suffix != ".safetensors"
 
 
 def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:

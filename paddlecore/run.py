@@ -19,6 +19,7 @@ from paddlecore import checkpoint, config, distributed, hub, optim, pictures
 from paddlecore.data import DataModule, FirstBatches, Loader, Subset, to_device
 from paddlecore.errors import CheckpointError, ConfigError, nearest
 from paddlecore.journal import Journal, environment
+from paddlecore.metric import Metric
 from paddlecore.optim import LRSchedule
 from paddlecore.schema import RunConfig
 from paddlecore.task import Task
@@ -61,8 +62,9 @@ def evaluate(cfg: RunConfig, split: str | None = None, report: Path | None = Non
             raise ConfigError(f"split={split}: these data have {', '.join(data.splits)}{nearest(split, data.splits)}")
         rows = data.rows(split)
         metrics = task.metrics()
-        drawn = report is not None and type(data).sample is not DataModule.sample
-        wrong = pictures.Worst(task, data.eval_batch_size) if drawn else None
+        wrong = pictures.Worst(task, data.eval_batch_size) if report and pictures.drawable(data) else None
+        if report and not wrong and all(type(m).figure is Metric.figure for m in metrics):
+            raise ConfigError(f"report={report}: {cfg.recipe} has neither figures nor pictures")
         started = time.perf_counter()
         scores = evaluate_task(
             task,
@@ -104,6 +106,8 @@ def predict(cfg: RunConfig, inputs: Iterable[Any] | None = None, draw: Path | No
     """
     with _job(cfg) as device:
         task, data, _ = _trained(cfg, device, read=False)
+        if draw is not None and type(data).picture is DataModule.picture:
+            raise ConfigError(f"draw={draw}: {type(data).__name__} has no pictures to draw")
         raws = data.examples() if inputs is None else (raw for given in inputs for raw in _files(data, given))
         for number, raw in enumerate(raws):
             answer = _answer(task, data, raw, device)
@@ -160,6 +164,8 @@ def check_data(cfg: RunConfig, draw: Path | None = None, samples: int = 16) -> d
     `draw` is a folder for a sheet of `samples` annotated rows of each split.
     """
     data = _data(cfg)
+    if draw is not None and not pictures.drawable(data):
+        raise ConfigError(f"draw={draw}: {type(data).__name__} has no samples to draw")
     data.prepare()
     drawn = [str(path) for path in pictures.write_samples(data, draw, samples)] if draw is not None else []
     return {"recipe": cfg.recipe, **data.describe(), **({"drawn": drawn} if drawn else {})}

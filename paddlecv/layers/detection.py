@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import batched_nms, box_iou
 
 BACKGROUND, BETWEEN = -1, -2  # what `match_anchors` says of anchors that have no box
@@ -85,6 +87,31 @@ def clip_boxes(boxes: Tensor, size: Tensor) -> Tensor:
     """Boxes [B, N, 4] cut to their images, which are `size` [B, 2] (height, width) large."""
     limit = size.flip(1).repeat(1, 2)[:, None].to(boxes)  # [B, 1, 4] width, height, width, height
     return torch.minimum(boxes.clamp(min=0), limit)
+
+
+@lru_cache(maxsize=64)
+def pyramid_anchors(
+    grids: tuple[tuple[int, int], ...],
+    size: tuple[int, ...],
+    sizes: tuple[tuple[int, ...], ...],
+    ratios: tuple[float, ...],
+    device: torch.device,
+) -> Tensor:
+    """Anchors at each place of each map, torchvision's, made once for each size of images.
+
+    A map that was rounded up to whole pixels has closer anchors: torchvision's weights are trained like this.
+
+    Args:
+        grids: rows and columns of each map.
+        size: height and width of the images (pixels).
+        sizes: sides of the square anchors, for each map (pixels).
+        ratios: height / width of the anchors, at each size.
+
+    Shapes: -> [N, 4] float32, in the order map, row, column, ratio, size.
+    """
+    made = AnchorGenerator(sizes, (ratios,) * len(sizes))
+    strides = [[torch.tensor(size[0] // rows), torch.tensor(size[1] // columns)] for rows, columns in grids]
+    return torch.cat(made.grid_anchors([list(g) for g in grids], strides)).to(device)
 
 
 # ---------------------------------------------------------------------------------------------------- matching

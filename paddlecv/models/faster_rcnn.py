@@ -12,7 +12,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.rpn import RPNHead, concat_box_prediction_layers
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, batched_nms
@@ -29,6 +28,7 @@ from paddlecv.layers.detection import (
     encode_boxes,
     match_anchors,
     matched_targets,
+    pyramid_anchors,
     suppress,
 )
 from paddlecv.layers.roi_align import RoIAlign
@@ -133,9 +133,8 @@ class RegionProposals(nn.Module):
         super().__init__()
         self.candidates, self.proposals, self.nms = tuple(candidates), tuple(proposals), nms
         self.high, self.low, self.samples = high, low, samples
-        sizes = tuple(tuple(s) for s in anchor_sizes)
-        self.anchors = AnchorGenerator(sizes, (tuple(aspect_ratios),) * len(sizes))
-        self.head = RPNHead(channels, self.anchors.num_anchors_per_location()[0])
+        self.anchor_sizes, self.aspect_ratios = tuple(tuple(s) for s in anchor_sizes), tuple(aspect_ratios)
+        self.head = RPNHead(channels, len(self.anchor_sizes[0]) * len(self.aspect_ratios))
 
     def forward(
         self, maps: list[Tensor], image: Tensor, size: Tensor, target: Mapping[str, Tensor] | None
@@ -147,19 +146,14 @@ class RegionProposals(nn.Module):
             scores.view(len(image), -1).float(),
             deltas.view(len(image), -1, 4).float(),
         )  # [B, N], [B, N, 4]
-        anchors = self._all_anchors(maps, image)  # [N, 4]
+        grids = tuple((m.shape[2], m.shape[3]) for m in maps)
+        anchors = pyramid_anchors(
+            grids, (*image.shape[2:],), self.anchor_sizes, self.aspect_ratios, image.device
+        )  # [N, 4]
         with torch.no_grad():
             proposals = self._propose(scores, decode_boxes(deltas, anchors), size, [m[0].numel() for m in score_maps])
         losses = {} if target is None else self._losses(scores, deltas, anchors, target)
         return proposals, losses
-
-    def _all_anchors(self, maps: list[Tensor], image: Tensor) -> Tensor:
-        """[N, 4] float32 whatever the maps' type; the same on every image of the batch."""
-        grids = [list(m.shape[2:]) for m in maps]
-        # a map that was rounded up to whole pixels has closer anchors: torchvision's weights are trained like this
-        strides = [[torch.tensor(image.shape[d + 2] // g[d], device=image.device) for d in (0, 1)] for g in grids]
-        self.anchors.set_cell_anchors(torch.float32, image.device)
-        return torch.cat(self.anchors.grid_anchors(grids, strides))
 
     def _propose(self, scores: Tensor, boxes: Tensor, size: Tensor, per_map: list[int]) -> Proposals:
         """The best boxes of each map, overlapping ones of one map suppressed.

@@ -6,12 +6,10 @@ Lin, Goyal, Girshick, He, Dollár, 2017, "Focal Loss for Dense Object Detection"
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import sigmoid_focal_loss
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
@@ -25,6 +23,7 @@ from paddlecv.layers.detection import (
     encode_boxes,
     match_anchors,
     matched_targets,
+    pyramid_anchors,
     suppress,
 )
 from paddlecv.models.faster_rcnn import PyramidBackbone
@@ -103,7 +102,9 @@ class RetinaNet(nn.Module):
         found = self.head(maps)
         scores, codes = found["cls_logits"].float(), found["bbox_regression"].float()  # [B, N, C + 1], [B, N, 4]
         grids = tuple((m.shape[2], m.shape[3]) for m in maps)
-        anchors = _anchors(grids, (*image.shape[2:],), self.anchor_sizes, self.aspect_ratios, image.device)  # [N, 4]
+        anchors = pyramid_anchors(
+            grids, (*image.shape[2:],), self.anchor_sizes, self.aspect_ratios, image.device
+        )  # [N, 4]
         if target is not None:
             return self._losses(scores, codes, anchors, target["boxes"], target["labels"])
         return self._detections(scores, codes, anchors, grids, size)
@@ -135,17 +136,3 @@ class RetinaNet(nn.Module):
         boxes = decode_boxes(codes.gather(1, anchor[..., None].expand(-1, -1, 4)), anchors[anchor])
         boxes = clip_boxes(boxes, size)
         return suppress(boxes, score, label, min_score=self.min_score, max_iou=self.max_iou, keep=self.keep)
-
-
-@lru_cache(maxsize=64)
-def _anchors(
-    grids: tuple[tuple[int, int], ...],
-    size: tuple[int, ...],
-    sizes: tuple[tuple[int, ...], ...],
-    ratios: tuple[float, ...],
-    device: torch.device,
-) -> Tensor:
-    """[N, 4] float32: map, row, column, ratio, size."""
-    made = AnchorGenerator(sizes, (ratios,) * len(sizes))
-    strides = [[torch.tensor(size[0] // rows), torch.tensor(size[1] // columns)] for rows, columns in grids]
-    return torch.cat(made.grid_anchors([list(g) for g in grids], strides)).to(device)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from paddlecore import cli, pictures, testing
-from paddlecore.errors import ConfigError, DataError
+from paddlecore.errors import ConfigError
 
 LENET = ["recipe=cv/lenet_mnist", "data.source=toy", "device=cpu"]
 
@@ -77,7 +77,11 @@ def test_the_worst_are_the_worst() -> None:
     assert [row for row, _ in worst.rows(4)] == [3, 1, 4, 6]
 
 
-def test_recipes_without_pictures_say_so(tmp_path: Path) -> None:
-    data = testing.tiny_trainer("rec/deepfm_toy")[1]
-    with pytest.raises(DataError, match="no pictures"):
-        pictures.write_samples(data, tmp_path, 2)
+@pytest.mark.parametrize("words", [["check-data"], ["predict"], ["eval"]])
+def test_recipes_without_pictures_say_so_at_once(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    option = "report" if words == ["eval"] else "draw"
+    code = cli.main([*words, "recipe=rec/deepfm_toy", "init.weights=rec/deepfm_toy", f"{option}={tmp_path / 'out'}"])
+    assert code == ConfigError.exit_code and f"{option}={tmp_path}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
