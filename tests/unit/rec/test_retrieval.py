@@ -249,7 +249,6 @@ def test_faiss_is_asked_for_where_it_is_missing(monkeypatch) -> None:
 
 
 def test_the_approximate_index_says_what_it_finds() -> None:
-    pytest.importorskip("faiss")
     torch.manual_seed(0)
     items, queries = torch.randn(8000, 16), torch.randn(50, 16)
     seen = torch.randint(0, 8000, (50, 30))
