@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import importlib.util
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -32,9 +31,10 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from windows import Contender, Gate, our_trainer  # noqa: E402  the folder of this script is on the path
+
 FIELDS, DENSE, DIM, HIDDEN, BATCH = 26, 13, 16, (400, 400, 400), 4096
 SAMPLES = 60 * BATCH
-SETTLE = 2  # steps before each window that are not timed
 OURS = {  # name: (optim.tables, optim.tables_rule, train.precision)
     "ours-rows-fp32": ("rows", "adam", "fp32"),
     "ours-rows-bf16": ("rows", "adam", "bf16"),
@@ -84,78 +84,21 @@ def columns(rows: int) -> dict[str, np.ndarray]:
     return {"ids": ids, "dense": dense, "label": (random.random(SAMPLES) < 0.25).astype(np.float32)}
 
 
-class Gate:
-    """Called once a step. After the warm-up it answers each line of stdin with the seconds of one window: time passed
-    and processor time.
-    """
-
-    def __init__(self, warm_up: int, seconds: float) -> None:
-        self.warm_up, self.seconds = warm_up, seconds
-        self.left, self.steps = warm_up, 0
-        self._start()
-
-    def _start(self) -> None:
-        self.started, self.cpu = time.perf_counter(), time.process_time()
-
-    def __call__(self) -> None:
-        self.left -= 1
-        # the first steps of the warm-up touch fresh memory, and those of a window memory and caches that the others
-        # had in the meantime: they count for nothing
-        if self.left == (self.steps - 1 if self.steps else self.warm_up // 2):
-            self._start()
-        if self.left >= 0:
-            return
-        spent = time.perf_counter() - self.started
-        if not self.steps:
-            done = self.warm_up - self.warm_up // 2
-            self.steps = max(2, round(self.seconds * done / spent))
-            _say("ready", self.steps)
-        else:
-            _say("window", spent, time.process_time() - self.cpu)
-        if not sys.stdin.readline():
-            sys.stdout.flush()
-            os._exit(0)
-        self.left = self.steps - 1 + SETTLE
-
-
-def _say(*words: Any) -> None:
-    """To the process that measures, also where a peer's own prints are sent elsewhere."""
-    print(*words, file=sys.__stdout__, flush=True)
-
-
 # --------------------------------------------------------------------------------------------------------- contenders
 
 
 def make_trainer(name: str, rows: int, gate: Callable[[], None]) -> Any:
     """The project's own trainer; `gate` is called before each step."""
-    from paddlecore import optim
-    from paddlecore.data import ArrayRows, Loader, Plan
-    from paddlecore.optim import LRSchedule
-    from paddlecore.schema import Train
-    from paddlecore.trainer import Trainer
+    from paddlecore.data import ArrayRows, Plan
     from paddlerec.models import DeepFM
     from paddlerec.tasks import CTR
-
-    class Gated(Loader):
-        def stream(self, epoch: int, step: int) -> Any:
-            for batches in super().stream(epoch, step):
-                gate()
-                yield batches
 
     tables, rule, precision = OURS[name]
     torch.manual_seed(1)
     task = CTR(DeepFM(vocab_sizes=vocab_sizes(rows), num_dense=DENSE, dim=DIM, hidden=HIDDEN))
     section = {"_target_": "torch.optim.Adam", "lr": 1e-3, "tables": tables, "tables_rule": rule}
     data = ArrayRows(columns(rows))
-    plan = Plan(len(data), BATCH, seed=1)
-    return Trainer(
-        task,
-        {"main": optim.build(task, section, "main", ("*",))},
-        {"main": LRSchedule({}, None, plan.steps(0))},
-        Gated(data, plan),
-        Train(max_epochs=None, max_steps=2**31, precision=precision),
-        device=torch.device("cpu"),
-    )
+    return our_trainer(task, section, data, Plan(len(data), BATCH, seed=1), gate, precision)
 
 
 def ours(name: str, rows: int, gate: Gate) -> None:
@@ -324,39 +267,6 @@ def run_contender(name: str, rows: int, gate: Gate) -> None:
 # ------------------------------------------------------------------------------------------------------------- the run
 
 
-class Contender:
-    def __init__(self, name: str, rows: int, python: str, arguments: argparse.Namespace) -> None:
-        self.name, self.steps, self.by_cpu = name, 0, arguments.cpu_time
-        threads = str(arguments.threads)
-        self.windows: list[float] = []  # samples/s
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        command = [python, __file__, "--worker", name, "--rows", str(rows), "--seconds", str(arguments.seconds)]
-        self.process = subprocess.Popen(
-            [*command, "--threads", threads],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        )  # fmt: skip
-        word, value = self._read()
-        assert word == "ready", word
-        self.steps = int(value)
-
-    def _read(self) -> list[str]:
-        assert self.process.stdout is not None and self.process.stderr is not None
-        for line in self.process.stdout:
-            if line.startswith(("ready", "window")):
-                return line.split()
-        raise RuntimeError(self.process.stderr.read()[-2000:])
-
-    def window(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        _, passed, processor = self._read()
-        self.windows.append(self.steps * BATCH / float(processor if self.by_cpu else passed))
-
-    def close(self) -> None:
-        self.process.communicate()  # closes stdin, which ends it
-
-
 def measure(names: list[str], arguments: argparse.Namespace, rows: int) -> dict[str, list[float]]:
     """Samples a second of each window of each contender, taken in turns."""
     running: list[Contender] = []
@@ -365,7 +275,9 @@ def measure(names: list[str], arguments: argparse.Namespace, rows: int) -> dict[
             python = sys.executable if name in OURS or name == "tutorial" else arguments.python
             print(f"  starting {name}", file=sys.stderr, flush=True)
             try:
-                running.append(Contender(name, rows, python, arguments))
+                command = [python, __file__, "--worker", name, "--rows", str(rows), "--seconds", str(arguments.seconds)]
+                command += ["--threads", str(arguments.threads)]
+                running.append(Contender(name, command, threads=arguments.threads, units=BATCH, cpu=arguments.cpu_time))
             except RuntimeError as error:
                 print(f"  {name} does not run here:\n{error}", file=sys.stderr)
         for _ in range(arguments.windows):

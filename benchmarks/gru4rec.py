@@ -15,9 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from deepfm_criteo_shape import Gate  # noqa: E402  the folder of this script is on the path
+from windows import Contender, Gate, our_trainer  # noqa: E402  the folder of this script is on the path
 
 ITEMS, UNITS, SAMPLES, ALPHA, EVENTS, RATE = 30_000, 100, 2048, 0.5, 600_000, 0.05
 # least events a second, as a multiple of the official code's
@@ -47,34 +45,16 @@ def sessions() -> tuple[np.ndarray, np.ndarray]:
 
 def make_trainer(loss: str, batch: int, gate: Callable[[], None]) -> Any:
     """The project's own trainer; `gate` is called before each step."""
-    from paddlecore import optim
-    from paddlecore.data import Loader
-    from paddlecore.optim import LRSchedule
-    from paddlecore.schema import Train
-    from paddlecore.trainer import Trainer
     from paddlerec.data.session_parallel import SessionPlan, SessionStreams
     from paddlerec.models import GRU4Rec
     from paddlerec.tasks import SessionParallel
-
-    class Gated(Loader):
-        def stream(self, epoch: int, step: int) -> Any:
-            for batches in super().stream(epoch, step):
-                gate()
-                yield batches
 
     torch.manual_seed(1)
     model = GRU4Rec(num_items=ITEMS + 1, layers=[UNITS])
     task = SessionParallel(model, slots=batch, loss=loss, regularisation=1.0, elu=0.5)
     section = {"_target_": "torch.optim.Adagrad", "lr": RATE, "tables": "rows", "tables_rule": "adagrad"}
     data = SessionStreams(*sessions(), num_items=ITEMS + 1, slots=batch, samples=SAMPLES, alpha=ALPHA, seed=1)
-    return Trainer(
-        task,
-        {"main": optim.build(task, section, "main", ("*",))},
-        {"main": LRSchedule({}, None, data.steps)},
-        Gated(data, SessionPlan(data)),
-        Train(max_epochs=None, max_steps=2**31),
-        device=torch.device("cpu"),
-    )
+    return our_trainer(task, section, data, SessionPlan(data), gate)
 
 
 def official(loss: str, batch: int, gate: Gate, clone: Path) -> None:
@@ -101,46 +81,16 @@ def official(loss: str, batch: int, gate: Gate, clone: Path) -> None:
     model.fit(data, compatibility_mode=False)  # its lines on stdout are passed over by the other side
 
 
-class Contender:
-    """A process of one side of one case."""
-
-    def __init__(self, name: str, case: str, arguments: argparse.Namespace) -> None:
-        self.name, self.by_cpu, self.batch = name, arguments.cpu_time, int(case.split(":")[1])
-        self.windows: list[float] = []  # events/s
-        threads = str(arguments.threads)
-        command = [sys.executable, __file__, "--worker", name, "--cases", case, "--seconds", str(arguments.seconds)]
-        command += ["--threads", threads, *(["--official", str(arguments.official)] if arguments.official else [])]
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            env=environment,
-        )  # fmt: skip
-        self.steps = int(self._read("ready")[1])
-
-    def _read(self, word: str) -> list[str]:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith(word):
-                return line.split()
-        raise RuntimeError(f"{self.name} ended: run it with --worker {self.name} to see why")
-
-    def window(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        _, passed, processor = self._read("window")
-        self.windows.append(self.steps * self.batch / float(processor if self.by_cpu else passed))
-
-    def close(self) -> None:
-        self.process.communicate()  # closes stdin, which ends it
-
-
 def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One case: windows of both in turns, the table's lines, and the figures."""
     running: list[Contender] = []
     try:
         for name in ("ours", "official") if arguments.official else ("ours",):
-            running.append(Contender(name, case, arguments))
+            command = [sys.executable, __file__, "--worker", name, "--cases", case, "--threads", str(arguments.threads)]
+            command += ["--seconds", str(arguments.seconds)]
+            command += ["--official", str(arguments.official)] if arguments.official else []
+            units = int(case.split(":")[1])
+            running.append(Contender(name, command, threads=arguments.threads, units=units, cpu=arguments.cpu_time))
         for _ in range(arguments.windows):
             for contender in running:
                 contender.window()
