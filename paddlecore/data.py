@@ -6,6 +6,7 @@ epoch 5 is computed. The rows of a step are split over micro-batches and ranks, 
 
 from __future__ import annotations
 
+import atexit
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
@@ -205,8 +206,11 @@ def _batches(rows: Rows, keys: Iterator[tuple[int, np.ndarray]], workers: int, p
             prefetch_factor=4,
             timeout=_PATIENCE,
         )
+        batches: Any = iter(loader)
+        # Where a stream is still open at exit, multiprocessing would send SIGTERM, which workers ignore, and then wait.
+        atexit.register(batches._shutdown_workers)
         try:
-            yield from loader
+            yield from batches
         except RuntimeError as error:
             if "timed out" not in str(error):
                 raise
@@ -214,6 +218,8 @@ def _batches(rows: Rows, keys: Iterator[tuple[int, np.ndarray]], workers: int, p
                 f"no data worker gave a batch for {_PATIENCE} s. If stderr shows a worker failing, it may lack shared "
                 "memory (in a container: --shm-size); data.workers=0 loads in the training process"
             ) from None
+        finally:
+            atexit.unregister(batches._shutdown_workers)
 
 
 class Loader:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -152,3 +155,18 @@ def test_seed_torch_draws_what_manual_seed_draws() -> None:
     expected = torch.rand(4)
     D.seed_torch(2**62 + 5)
     assert torch.equal(torch.rand(4), expected)
+
+
+def test_a_stream_that_nobody_closed_does_not_keep_the_interpreter() -> None:
+    code = """
+import subprocess
+import sys
+
+import numpy as np
+from paddlecore import data as D
+
+stream = D.Loader(D.ArrayRows({"i": np.arange(64)}), D.Plan(64, 4), workers=2).stream(0, 0)
+print(len(next(stream)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
