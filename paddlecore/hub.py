@@ -7,6 +7,7 @@ use, its weights are compared with their sha256, and nothing in it can run code.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import logging
@@ -391,7 +392,25 @@ def read_artefact(path: str | Path) -> Artefact:
     state = _mapping(path / "data.json").get("state")
     if not isinstance(state, dict):
         raise CheckpointError(f"{path / 'data.json'} has no 'state'")
-    return Artefact(path, card, record, state, checkpoint.load_tensors(*weights))
+    tensors = checkpoint.load_tensors(*weights)
+    for name, other in card.get("tied", {}).items():
+        if other not in tensors:
+            raise CheckpointError(f"{where}: {name} is to be {other} (`tied`), which is not in the file")
+        tensors[name] = tensors[other]
+    return Artefact(path, card, record, state, tensors)
+
+
+def _tied(weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names of matrices that an earlier one equals, with its name: an output layer that shares the embedding."""
+    first: dict[tuple[tuple[int, ...], bytes], str] = {}
+    found = {}
+    for name, tensor in weights.items():
+        if tensor.dim() > 1:
+            content = hashlib.sha256(tensor.contiguous().numpy().tobytes()).digest()
+            other = first.setdefault((tuple(tensor.shape), content), name)
+            if other != name:
+                found[name] = other
+    return found
 
 
 def read_weights(where: str | Path, average: int = 1) -> Artefact:
@@ -535,12 +554,13 @@ def write_artefact(
 
     carried = config.load_class(first.recipe["task"]["_target_"], "task").run_state
     weights = {name: stored(tensor) for name, tensor in first.state_dict.items() if name not in carried}
+    tied = _tied(weights)
 
     out = Path(out)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    checkpoint.save_tensors(part / "model.safetensors", weights)
+    checkpoint.save_tensors(part / "model.safetensors", {n: t for n, t in weights.items() if n not in tied})
     _cut(part / "model.safetensors")
     checkpoint.write_json(part / "data.json", {"_target_": first.recipe["data"]["_target_"], "state": first.data_state})
     labels = first.data_state.get("labels")
@@ -563,6 +583,7 @@ def write_artefact(
         "weights_run": {over: values[0], **({"average": average} if average > 1 else {})},
         "files": {file.name: sha256_of(file) for file in sorted(part.iterdir())},
         "weights_dtype": "float16" if fp16 else "float32",
+        **({"tied": tied} if tied else {}),
         "data_sha256": fingerprint,
         "labels": list(labels) if labels else None,
         "parameters": results[0]["parameters"],

@@ -137,6 +137,25 @@ def test_half_precision_weights_take_the_modules_dtype(zoo: Path, tmp_path: Path
     assert torch.equal(target[0].weight, exact[0].weight.half().float())
 
 
+def test_a_shared_matrix_is_stored_once(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run2")
+    best = checkpoint.load_tensors(run / "checkpoints" / "step_00000001" / "model.safetensors")
+    tied = {**best, "model.output.weight": best["model.0.weight"].clone()}
+    whole = hub.read_weights(run)
+    whole.state_dict.update(tied)
+    monkeypatch.setattr(hub, "read_weights", lambda *given: whole)
+    out = hub.write_artefact([run], tmp_path / "tied", fp16=True)
+    assert "model.output.weight" not in checkpoint.load_tensors(out / "model.safetensors")
+    found = hub.read_artefact(out)
+    assert found.card["tied"] == {"model.output.weight": "model.0.weight"}
+    assert same(found.state_dict, {name: tensor.half() for name, tensor in tied.items()})
+    card = json.loads((out / "card.json").read_text())
+    card["tied"]["model.output.weight"] = "model.9.weight"
+    (out / "card.json").write_text(json.dumps(card))
+    with pytest.raises(CheckpointError, match="model.9.weight.*not in the file"):
+        hub.read_artefact(out)
+
+
 def test_strict_refuses_and_changes_nothing(zoo: Path) -> None:
     target = mlp(5, seed=3)
     before = {k: v.clone() for k, v in target.state_dict().items()}
