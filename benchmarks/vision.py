@@ -7,9 +7,10 @@
 
 A group is one kind of model at one size, ours and torchvision's with random weights, each in several modes: `eager` is
 fp32 in torch's own memory order, `nhwc` fp32 with channels last, `bf16` in bf16, `nhwc+bf16` both; `folded` ones answer
-with batch norms folded into the convolutions before them. Each group is a process of its own, where all contenders
-stand in memory, warm up once and then take turns: a window each, again and again. What is shown is the median of a
-contender's windows, the slowest and the fastest, and its ratio to torchvision's eager form and to its fastest one.
+with batch norms folded into the convolutions before them. Classifiers stand beside timm's too, and answer beside ONNX
+Runtime, where these are installed. Each group is a process of its own, where all contenders stand in memory, warm up
+once and then take turns: a window each, again and again. What is shown is the median of a contender's windows, the
+slowest and the fastest, and its ratio to torchvision's eager form and to the fastest of all that are not ours.
 
 Training is forward, loss, backward and a step of SGD with momentum, on images that are in memory; ours through the task
 that the trainer calls (what the trainer adds: overhead.py). Detectors with random weights keep as many boxes as they
@@ -28,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 MODES = ("eager", "nhwc", "bf16", "nhwc+bf16")
 CLASSES = 20
+TIMM = {"mobilenet_v3_large": "mobilenetv3_large_100"}  # names that differ from torchvision's
 Make = Callable[[], nn.Module]
 Loss = Callable[[nn.Module], Tensor]  # of a model in training mode, on the group's images
 Answer = Callable[[nn.Module], Any]  # of a model in evaluation mode
@@ -56,6 +59,7 @@ class Group:
         torch.manual_seed(1)
         self.batch, self.image = batch, torch.rand(batch, 3, height, width)
         self.makers: dict[str, tuple[Make, Loss, Answer]] = {}
+        self.exported: Make | None = None  # what ONNX Runtime is given
 
     def ordered(self, nhwc: bool) -> None:
         order = torch.channels_last if nhwc else torch.contiguous_format
@@ -70,19 +74,42 @@ def classification(architecture: str, batch: int = 16, size: int = 224) -> Group
 
     group = Group(batch, size, size)
     label = torch.randint(0, 1000, (batch,))
+
+    def theirs(make: Make) -> tuple[Make, Loss, Answer]:
+        return (
+            make,
+            lambda model: nn.functional.cross_entropy(model(group.image).float(), label),
+            lambda model: model(group.image),
+        )
+
     group.makers = {
         "ours": (
             lambda: ImageClassification(Backbone(architecture=architecture, num_classes=1000)),
             lambda task: task({"image": group.image, "label": label}).loss_sum / batch,
             lambda task: task.predict({"image": group.image}),
         ),
-        "torchvision": (
-            lambda: torchvision.models.get_model(architecture, weights=None),
-            lambda model: nn.functional.cross_entropy(model(group.image).float(), label),
-            lambda model: model(group.image),
-        ),
+        "torchvision": theirs(lambda: torchvision.models.get_model(architecture, weights=None)),
     }
+    if find_spec("timm"):
+        import timm
+
+        group.makers["timm"] = theirs(lambda: timm.create_model(TIMM.get(architecture, architecture)))
+    group.exported = group.makers["torchvision"][0]
     return group
+
+
+def onnx_runtime(make: Make, image: Tensor) -> Callable[[], None]:
+    """The model as ONNX Runtime answers it, in fp32 and with as many threads as torch has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        file = f"{folder}/model.onnx"
+        torch.onnx.export(make().eval(), (image,), file, dynamo=True, verbose=False)
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    given = {session.get_inputs()[0].name: image.numpy()}
+    return lambda: session.run(None, given)
 
 
 def detection(ours: Make, theirs: Make, height: int, width: int, batch: int = 2, boxes: int = 8) -> Group:
@@ -212,6 +239,8 @@ def contenders(group: Group, what: str, compiled: bool) -> dict[str, Callable[[]
         for mode in modes:
             model, call = copy.deepcopy(first), loss if what == "train" else answer
             found[f"{who}, {mode}"] = contender(group, model, mode, call, training=what == "train")
+    if what == "infer" and group.exported is not None and find_spec("onnxruntime") and find_spec("onnxscript"):
+        found["ONNX Runtime"] = onnx_runtime(group.exported, group.image)
     return found
 
 
@@ -303,9 +332,9 @@ def measure(name: str, what: str, given: argparse.Namespace) -> dict[str, list[f
 def shown(name: str, what: str, rates: dict[str, list[float]]) -> None:
     """A table of one group; ratios are those of medians."""
     middle = {who: statistics.median(values) for who, values in rates.items()}
-    theirs = {who: value for who, value in middle.items() if who.startswith("torchvision")}
-    eager = {who: value for who, value in theirs.items() if who.endswith("eager")}
-    print(f"\n{name}, {what}\n\n| contender | images/s | slowest to fastest | x torchvision eager | x its fastest |")
+    theirs = {who: value for who, value in middle.items() if not who.startswith("ours") and name != "loading"}
+    eager = {who: value for who, value in theirs.items() if who.startswith("torchvision") and who.endswith("eager")}
+    print(f"\n{name}, {what}\n\n| contender | images/s | slowest to fastest | x torchvision eager | x fastest peer |")
     print("|---|--:|---|--:|--:|")
     for who, values in rates.items():
         cells = [who, f"{middle[who]:,.2f}", f"{min(values):,.2f} to {max(values):,.2f}"]
