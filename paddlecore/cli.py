@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def _dispatch(words: list[str]) -> int:
         if verb in _MORE_HELP:
             print(_MORE_HELP[verb])
         return 0
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # whose line it is from says nothing here
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     _keep_freed_memory()
     return action(rest)
@@ -176,7 +178,8 @@ def _predict(words: list[str]) -> int:
 def read_inputs(values: Sequence[str]) -> list[Any]:
     """Raw inputs from the values of `input=`: text as it stands, `-` the lines of stdin, `@<file>` the lines of a file.
 
-    Empty lines are left out. What is a JSON object or list is given to the data module as such.
+    Empty lines are left out, but not an empty `input=`. What is a JSON object or list is given to the data module as
+    such.
     """
     inputs: list[Any] = []
     for value in values:
@@ -188,7 +191,8 @@ def read_inputs(values: Sequence[str]) -> list[Any]:
             except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError(f"input={value}: cannot read {value[1:]} as UTF-8 text: {error}") from None
         else:
-            texts = [value]
+            inputs.append(_as_json(value))
+            continue
         inputs += [_as_json(text) for text in texts if text.strip()]
     if not inputs:
         raise ConfigError(f"there is no input in {', '.join(f'input={v}' for v in values)}")
@@ -309,11 +313,17 @@ def _zoo(words: list[str]) -> int:
         raise ConfigError(f"zoo: {rest[0]!r} is not an option{nearest(rest[0], options)} (it has {', '.join(options)})")
     if own["recipe"]:
         return _zoo_one(own["recipe"][-1], as_json)
-    rows = zoo_rows(*(own[name][-1] if own[name] else None for name in ("suite", "task", "data")))
+    wanted = {name: own[name][-1] if own[name] else None for name in ("suite", "task", "data")}
+    rows = zoo_rows(**wanted)
+    for name, value in wanted.items() if not rows else ():
+        if value is not None and not zoo_rows(**{name: value}):
+            known = sorted({row["recipe"].split("/")[0] if name == "suite" else row[name] for row in zoo_rows()})
+            there = f"{nearest(value, known)} (there are {', '.join(known)})"
+            raise ConfigError(f"zoo: no recipe has {name}={value}{there}")
     if as_json:
         _print_json(rows, indent=1)
     elif not rows:
-        print("no recipe matches; `paddlesuite zoo` lists all")
+        print("no recipe matches all of these; `paddlesuite zoo` lists all")
     else:
         print(_table(rows))
     return 0

@@ -712,12 +712,16 @@ def build(section: Mapping[str, Any], where: str, /, **extra: Any) -> Any:
         for name, value in complete.items()
         if name != "_target_"
     }
+    unknown = [] if signature.open else [name for name in arguments if name not in signature]
+    if unknown:
+        close = nearest(unknown[0], signature.names) or f" (it takes {', '.join(signature.names)})"
+        raise ConfigError(f"{where}: {signature.target} refuses its arguments: there is no {unknown[0]!r}{close}")
     missing = [p.name for p in signature.parameters if p.required and p.name not in arguments]
     if missing:
         given = f"the engine gives {', '.join(extra)}; " if extra else ""
         raise ConfigError(
             f"{where}: {signature.target} also requires {', '.join(missing)}; {given}"
-            f"set {_or(f'{where}.{m}=...' for m in missing)}, or choose data whose spec has it"
+            f"set {', '.join(f'{where}.{m}=...' for m in missing)} (in code: as keywords), or choose data that have it"
         )
     try:
         return made(**arguments)

@@ -97,7 +97,7 @@ def create_model(
     if pretrained:
         if pretrained is True and recipe is None:
             raise ConfigError(
-                f"{name} is a class and has no weights of its own; give pretrained=<folder>, or name a recipe "
+                f"{name} has no weights of its own; give pretrained=<folder or file of weights>, or name a recipe "
                 f"({_some(list_models(pretrained=True))})"
             )
         artefact = read_artefact(resolve(str(recipe) if pretrained is True else pretrained))
@@ -120,8 +120,9 @@ def create_model(
 def _find(name: str, suite: str | None) -> tuple[str | None, dict[str, Any]]:
     """The recipe, if `name` is one, and the section that says what to build."""
     short, _, last = name.rpartition("/")
-    if suite is None and short:
-        suite = short
+    if short and suite is not None and short != suite:
+        raise ConfigError(f"{name} is not of the suite {suite}; paddlecore.hub.create_model looks in all")
+    suite = suite or short or None
     recipe = f"{suite}/{last}" if suite else name
     known = config.list_recipes()
     if not short and suite is None and len(found := [r for r in known if r.endswith("/" + name)]) == 1:

@@ -311,7 +311,10 @@ def build_trainer(
     }
     journal = None
     if folder is not None and distributed.rank() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"output_dir={folder} cannot be made: {error.strerror}") from None
         if last is None:
             (folder / "run_config.yaml").write_text(config.dump(cfg), encoding="utf-8")
             checkpoint.write_json(folder / "environment.json", environment())

@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -145,12 +146,21 @@ def test_predict_takes_text_json_files_and_stdin(
 ) -> None:
     (root / "lines.txt").write_text("aus einer Datei\n\nzwei\n", encoding="utf-8")
     monkeypatch.setattr(sys, "stdin", io.StringIO("from stdin\n"))
-    words = ["a=b, c", '{"user": 3, "item": "x"}', f"@{root / 'lines.txt'}", "-", "{not json"]
+    words = ["a=b, c", '{"user": 3, "item": "x"}', "", f"@{root / 'lines.txt'}", "-", "{not json"]
     assert cli.main(["predict", "recipe=rec/one", *(f"input={w}" for w in words)]) == 0
-    wanted = ["a=b, c", {"user": 3, "item": "x"}, "aus einer Datei", "zwei", "from stdin", "{not json"]
+    wanted = ["a=b, c", {"user": 3, "item": "x"}, "", "aus einer Datei", "zwei", "from stdin", "{not json"]
     assert run.calls == [wanted]
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["input"] for line in lines] == wanted
+
+
+def test_a_warning_is_one_line_that_a_user_can_read(
+    run: SimpleNamespace, root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    assert cli.main(["eval", "recipe=rec/one"]) == 0
+    shown = warnings.formatwarning("auc is not defined", RuntimeWarning, "metric.py", 7)
+    assert shown == "warning: auc is not defined\n"
 
 
 def test_predict_without_input_uses_the_examples(
@@ -186,11 +196,13 @@ def test_zoo_lists_filters_and_shows(root: Path, capsys: pytest.CaptureFixture[s
 
     for words, wanted in (
         (["suite=cv"], ["cv/two"]), (["task=ctr"], ["rec/one"]), (["data=nothing"], ["cv/two", "rec/one"]),
-        (["data=nothing", "suite=rec"], ["rec/one"]), (["task=nothing"], []),
+        (["data=nothing", "suite=rec"], ["rec/one"]), (["suite=cv", "task=ctr"], []),
     ):  # fmt: skip
         assert cli.main(["zoo", "--json", *words]) == 0
         assert [row["recipe"] for row in json.loads(capsys.readouterr().out)] == wanted
 
+    assert cli.main(["zoo", "task=crt"]) == 2
+    assert "no recipe has task=crt; did you mean 'ctr'? (there are ctr, image-classif" in capsys.readouterr().err
     assert cli.main(["zoo", "recipe=rec/one"]) == 0
     shown = capsys.readouterr().out
     assert "| test | auc | 0.9877 |" in shown and "`x y`" in shown and "MLP on nothing" in shown

@@ -350,6 +350,8 @@ def test_build_says_what_is_missing_or_refused() -> None:
     plan = {"_target_": "paddlecore.data.Plan", "batch_size": 0}
     with pytest.raises(ConfigError, match="Plan also requires size; .* gives classes; set data.size=..."):
         build(plan, "data", classes=3)
+    with pytest.raises(ConfigError, match="data: .*Plan refuses its arguments: there is no 'siz'; did you mean 'size'"):
+        build({**plan, "siz": 3}, "data")
     with pytest.raises(ConfigError, match="data: .*Plan refuses its arguments: batch_size must be at least"):
         build(plan, "data", size=3)
     with pytest.raises(ConfigError, match="model: .*refuses its arguments: .*depht"):

@@ -390,6 +390,8 @@ def test_a_model_that_is_not_there(zoo: Path) -> None:
         hub.create_model("rec/two", pretrained=True)
     with pytest.raises(ConfigError, match="hidden_channel"):
         hub.create_model("rec/one", hidden_channel=[4, 2])
+    with pytest.raises(ConfigError, match="rec/one is not of the suite nlp"):
+        hub.create_model("rec/one", suite="nlp")
 
 
 @pytest.mark.parametrize("suite", ["paddlerec", "paddlecv", "paddlenlp"])

@@ -68,6 +68,9 @@ def test_never_starts_afresh_beside_the_old_run() -> None:
 
 
 def test_a_folder_of_another_run_is_refused_with_the_options_that_differ() -> None:
+    Path("file").touch()
+    with pytest.raises(ConfigError, match="output_dir=file/out cannot be made: Not a directory"):
+        run.train(compose("output_dir=file/out"))
     run.train(compose("output_dir=out"))
     with pytest.raises(ConfigError, match=r"(?s)optim\.lr: there 0\.01, here 0\.5.*output_dir"):
         run.train(compose("output_dir=out", "optim.lr=0.5"))
