@@ -11,6 +11,9 @@ import hashlib
 import importlib
 import json
 import logging
+import math
+import shutil
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -500,11 +503,6 @@ def write_artefact(
         ConfigError: a run is not finished, the runs are of different recipes or options, or `average` cannot be had.
         CheckpointError: a checkpoint is damaged.
     """
-    import math
-    import os
-    import shutil
-    import statistics
-
     from paddlecore import checkpoint
     from paddlecore.sources import sha256_of
 
@@ -513,6 +511,61 @@ def write_artefact(
         raise ConfigError("which runs? Give at least one run folder")
     if average > 1 and len(folders) > 1:
         raise ConfigError(f"init.average={average}: give one run; the scores of {len(folders)} are not of averages")
+    results, identities = _finished(folders, over)
+    first = read_weights(folders[0], average)
+    metrics, spread = _scores(results, over)
+    if average > 1:  # the split that is scored again; the run's own scores are not those of its averaged weights
+        main = "test" if "test" in metrics else "valid"
+        metrics = {name: scores for name, scores in metrics.items() if name == main}
+
+    def stored(tensor: Tensor) -> Tensor:
+        return tensor.half() if fp16 and tensor.is_floating_point() else tensor
+
+    carried = config.load_class(first.recipe["task"]["_target_"], "task").run_state
+    weights = {name: stored(tensor) for name, tensor in first.state_dict.items() if name not in carried}
+    tied = _tied(weights)
+
+    out = Path(out)
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    checkpoint.save_tensors(part / "model.safetensors", {n: t for n, t in weights.items() if n not in tied})
+    _cut(part / "model.safetensors")
+    checkpoint.write_json(part / "data.json", {"_target_": first.recipe["data"]["_target_"], "state": first.data_state})
+    recipe, value = str(results[0]["recipe"]), identities[0].get(over)
+    card = {
+        "recipe": recipe,
+        **_described(recipe, first),
+        "metrics": metrics,
+        "best_possible": results[0].get("best_possible"),
+        "signatures": None,  # with the scores of what was stored
+        "seeds": spread,
+        "weights_run": {over: value, **({"average": average} if average > 1 else {})},
+        "files": {file.name: sha256_of(file) for file in sorted(part.iterdir())},
+        "weights_dtype": "float16" if fp16 else "float32",
+        **({"tied": tied} if tied else {}),
+        "data_sha256": _mapping(first.path / "trainer.json").get("data", {}).get("fingerprint", ""),
+        "labels": list(first.data_state.get("labels") or ()) or None,
+        "parameters": results[0]["parameters"],
+        "command": _command(recipe, identities[0]),
+        "eval_command": f"paddlesuite eval recipe={recipe} init.weights={recipe}",
+        "train_seconds": results[0]["seconds"],
+        **_made_on(_mapping(folders[0] / "environment.json")),
+        "notes": notes,
+    }
+    checkpoint.write_json(part / "card.json", card)
+    if out.exists():
+        shutil.rmtree(out)
+    part.rename(out)
+    return out
+
+
+def _finished(folders: Sequence[Path], over: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """result.json and the options of each run.
+
+    Raises:
+        ConfigError: one is not finished, or they do not differ in `over` and in nothing else.
+    """
     results, identities = [], []
     for folder in folders:
         if not (folder / "result.json").is_file():
@@ -530,77 +583,49 @@ def write_artefact(
     values = [identity.get(over) for identity in identities]
     if len(set(map(str, values))) != len(values):
         raise ConfigError(f"two of the runs have the same {over}: {values}")
+    return results, identities
 
-    first = read_weights(folders[0], average)
-    recipe = str(results[0]["recipe"])
-    about = config.read_recipe(recipe).get("about") or {} if recipe in config.list_recipes() else {}
-    environment = _mapping(folders[0] / "environment.json")
+
+def _scores(results: Sequence[dict[str, Any]], over: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The first run's metrics by split, and mean and deviation over all of them on the last split."""
     splits: list[dict[str, dict[str, float]]] = []
     for result in results:
         best = (result.get("best") or {}).get("metrics") or result.get("final") or {}
         splits.append({name: values for name, values in (("valid", best), ("test", result.get("test"))) if values})
+    if len(results) == 1:
+        return splits[0], None
     main = "test" if "test" in splits[0] else "valid"
-    if average > 1:
-        splits[0] = {name: scores for name, scores in splits[0].items() if name == main}  # which is scored again
-    spread = None
-    if len(folders) > 1:
-        by_name = {name: [s[main][name] for s in splits] for name in splits[0].get(main, {})}
-        spread = {"n": len(folders), "over": over, "split": main, "metrics": {
-            name: {"mean": statistics.fmean(scores), "sd": statistics.stdev(scores)}
-            for name, scores in by_name.items() if all(v is not None and math.isfinite(v) for v in scores)
-        }}  # fmt: skip
+    spread = {}
+    for name in splits[0].get(main, {}):
+        scores = [split[main][name] for split in splits]
+        if all(score is not None and math.isfinite(score) for score in scores):
+            spread[name] = {"mean": statistics.fmean(scores), "sd": statistics.stdev(scores)}
+    return splits[0], {"n": len(results), "over": over, "split": main, "metrics": spread}
 
-    def stored(tensor: Tensor) -> Tensor:
-        return tensor.half() if fp16 and tensor.is_floating_point() else tensor
 
-    carried = config.load_class(first.recipe["task"]["_target_"], "task").run_state
-    weights = {name: stored(tensor) for name, tensor in first.state_dict.items() if name not in carried}
-    tied = _tied(weights)
-
-    out = Path(out)
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    checkpoint.save_tensors(part / "model.safetensors", {n: t for n, t in weights.items() if n not in tied})
-    _cut(part / "model.safetensors")
-    checkpoint.write_json(part / "data.json", {"_target_": first.recipe["data"]["_target_"], "state": first.data_state})
-    labels = first.data_state.get("labels")
-    data = first.recipe["data"]
+def _described(recipe: str, weights: Artefact) -> dict[str, Any]:
+    """What a card says of the recipe, and the arguments that its parts were built with."""
+    about = config.read_recipe(recipe).get("about") or {} if recipe in config.list_recipes() else {}
+    data = weights.recipe["data"]
     if "source" in data:
         data = {**data, "source": "auto"}  # the place of the data on one machine does not belong on a card
-    fingerprint = _mapping(first.path / "trainer.json").get("data", {}).get("fingerprint", "")
-    threads = f"{environment.get('threads')} threads"
-    card = {
-        "recipe": recipe,
+    return {
         **{name: about.get(name, "") for name in ("title", "paper", "task", "dataset", "licence")},
         "target": about.get("expected", ""),
-        "model": first.recipe["model"],
-        "task_config": first.recipe["task"],
+        "model": weights.recipe["model"],
+        "task_config": weights.recipe["task"],
         "data": data,
-        "metrics": splits[0],
-        "best_possible": results[0].get("best_possible"),
-        "signatures": None,  # with the scores of what was stored
-        "seeds": spread,
-        "weights_run": {over: values[0], **({"average": average} if average > 1 else {})},
-        "files": {file.name: sha256_of(file) for file in sorted(part.iterdir())},
-        "weights_dtype": "float16" if fp16 else "float32",
-        **({"tied": tied} if tied else {}),
-        "data_sha256": fingerprint,
-        "labels": list(labels) if labels else None,
-        "parameters": results[0]["parameters"],
-        "command": _command(recipe, identities[0]),
-        "eval_command": f"paddlesuite eval recipe={recipe} init.weights={recipe}",
+    }
+
+
+def _made_on(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Commit, machine and versions of a run, from its environment.json."""
+    threads = f"{environment.get('threads')} threads"
+    return {
         "commit": environment.get("commit"),
-        "train_seconds": results[0]["seconds"],
         "hardware": ", ".join([*environment.get("gpus", []), str(environment.get("cpu")), threads]),
         "versions": environment.get("versions", {}),
-        "notes": notes,
     }
-    checkpoint.write_json(part / "card.json", card)
-    if out.exists():
-        shutil.rmtree(out)
-    os.rename(part, out)
-    return out
 
 
 def _cut(file: Path) -> None:

@@ -331,7 +331,7 @@ def build(task: nn.Module, section: Mapping[str, Any], phase: str, globs: Iterab
         ConfigError: a glob that matches nothing, a class that is not allowed or refuses its options, a combination
             that cannot be.
     """
-    options = _laid_over(section, phase)
+    options = laid_over(section, phase)
     config.check_target(options["_target_"], "optim._target_")
     named = dict(task.named_parameters())
     own = {n: p for n, p in named.items() if any(_matches(n, g) for g in globs)}
@@ -367,7 +367,7 @@ def build(task: nn.Module, section: Mapping[str, Any], phase: str, globs: Iterab
     return PhaseOptimizer(optimizer, own, tables, options["lr"])
 
 
-def _laid_over(section: Mapping[str, Any], phase: str) -> dict[str, Any]:
+def laid_over(section: Mapping[str, Any], phase: str) -> dict[str, Any]:
     """All options of a phase. One with an optimiser class of its own does not inherit the arguments of the other."""
     over = section.get("phases", {}).get(phase, {})
     base = dict(section)

@@ -297,35 +297,8 @@ def build_trainer(
     ends = [cfg.train.max_steps, cfg.train.max_epochs and cfg.train.max_epochs * per_epoch]
     total = min((e for e in ends if e is not None), default=None)
     schedules = {
-        phase: LRSchedule(_laid_over(cfg.optim, phase).get("schedule", {}), total, per_epoch) for phase in task.phases
+        phase: LRSchedule(optim.laid_over(cfg.optim, phase)["schedule"], total, per_epoch) for phase in task.phases
     }
-    records = {
-        "data": {"_target_": cfg.data["_target_"], "state": data.state()},
-        "recipe": {
-            "recipe": cfg.recipe,
-            "model": config.resolved(cfg.model, "model", **data.spec),
-            "task": config.resolved(cfg.task, "task", **data.spec),
-            "data": cfg.data,
-            "identity": config.identity(cfg),
-        },
-    }
-    journal = None
-    if folder is not None and distributed.rank() == 0:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"output_dir={folder} cannot be made: {error.strerror}") from None
-        if last is None:
-            (folder / "run_config.yaml").write_text(config.dump(cfg), encoding="utf-8")
-            checkpoint.write_json(folder / "environment.json", environment())
-        journal = Journal(
-            folder,
-            resume_step=int(last.name[5:]) if last is not None else 0,
-            trackers=cfg.train.trackers,
-            run_name=folder.name,
-            total_steps=total,
-            config=config.flatten(cfg),
-        )
     trainer = Trainer(
         task,
         optimizers,
@@ -338,15 +311,44 @@ def build_trainer(
         resume_from=last,
         valid=valid,
         eval_batch_size=data.eval_batch_size,
-        journal=journal,
-        records=records,
+        journal=_journal(cfg, folder, last, total) if folder is not None and distributed.rank() == 0 else None,
+        records=_records(cfg, data),
         fingerprint=data.fingerprint(),
     )
     return trainer, data
 
 
-def _laid_over(section: dict[str, Any], phase: str) -> dict[str, Any]:
-    return {**section, **section.get("phases", {}).get(phase, {})}
+def _records(cfg: RunConfig, data: DataModule) -> dict[str, Any]:
+    """What a checkpoint holds beside weights: the data's state, and the recipe with the sizes it was built with."""
+    return {
+        "data": {"_target_": cfg.data["_target_"], "state": data.state()},
+        "recipe": {
+            "recipe": cfg.recipe,
+            "model": config.resolved(cfg.model, "model", **data.spec),
+            "task": config.resolved(cfg.task, "task", **data.spec),
+            "data": cfg.data,
+            "identity": config.identity(cfg),
+        },
+    }
+
+
+def _journal(cfg: RunConfig, folder: Path, last: Path | None, total: int | None) -> Journal:
+    """The run folder with its journal, from the checkpoint `last` on; a new one also says how it was made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output_dir={folder} cannot be made: {error.strerror}") from None
+    if last is None:
+        (folder / "run_config.yaml").write_text(config.dump(cfg), encoding="utf-8")
+        checkpoint.write_json(folder / "environment.json", environment())
+    return Journal(
+        folder,
+        resume_step=int(last.name[5:]) if last is not None else 0,
+        trackers=cfg.train.trackers,
+        run_name=folder.name,
+        total_steps=total,
+        config=config.flatten(cfg),
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- the folder
@@ -457,16 +459,8 @@ def _result(
             chosen = folder / "checkpoints" / f"step_{best['step']:08d}"
             stem = "ema" if trainer.ema is not None else "model"
             trainer.task.load_state_dict(checkpoint.load_tensors(chosen / f"{stem}.safetensors"))
-        test = evaluate_task(
-            trainer.task,
-            data.rows("test"),
-            data.eval_batch_size,
-            device=trainer.device,
-            precision=cfg.train.precision,
-            workers=data.workers,
-            limit=cfg.train.max_eval_batches,
-            channels_last=cfg.train.channels_last,
-        )
+            trainer.ema = None  # at the end it is another average than the one that was loaded
+        test = trainer.evaluate(data.rows("test"))
         if trainer.journal is not None:
             trainer.journal.log(outcome["step"], trainer.epochs_done(), "test", test)
     result = {

@@ -36,6 +36,10 @@ from paddlecore.sparse import RowTable
 from paddlecore.task import Batch, Task
 
 _NEVER = 2**62  # "no step was bad" in a tensor
+_STATE = (  # attributes of a trainer that go into trainer.json as they are
+    "step", "epoch", "epoch_step", "rows_seen", "seconds", "best", "last_metrics", "evaluations_without_gain",
+    "evaluated_at", "log_names",
+)  # fmt: skip
 
 
 class Trainer:
@@ -414,17 +418,8 @@ class Trainer:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "step": self.step,
-            "epoch": self.epoch,
-            "epoch_step": self.epoch_step,
-            "rows_seen": self.rows_seen,
-            "seconds": self.seconds,
-            "best": self.best,
-            "last_metrics": self.last_metrics,
-            "evaluations_without_gain": self.evaluations_without_gain,
-            "evaluated_at": self.evaluated_at,
+            **{name: getattr(self, name) for name in _STATE},
             "totals": None if self.totals is None else self.totals.tolist(),
-            "log_names": self.log_names,
             "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "data": self.data_record,
@@ -454,18 +449,7 @@ class Trainer:
             optimizer.load_state_dict(optimizer_state[name])
         if self.ema is not None:
             self.ema.load_state_dict(checkpoint.load_tensors(folder / "ema.safetensors"))
-        for name in (
-            "step",
-            "epoch",
-            "epoch_step",
-            "rows_seen",
-            "seconds",
-            "best",
-            "last_metrics",
-            "evaluations_without_gain",
-            "evaluated_at",
-            "log_names",
-        ):
+        for name in _STATE:
             setattr(self, name, state[name])
         if state["totals"] is not None:
             self.totals = torch.tensor(state["totals"], dtype=torch.float64, device=self.device)
