@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,8 +162,8 @@ def test_decoding_in_int8_is_nearly_that_of_the_model_and_follows_its_weights() 
         found = subject.predict(batch)
     small = subject._in_int8()
     assert subject._in_int8() is small
-    assert {type(m).__name__ for m in small.modules()} >= {"Linear", "Embedding", "LayerNorm"}
-    assert small.output.weight().dtype == torch.qint8  # type: ignore[operator]
+    assert {type(m).__name__ for m in small.modules()} >= {"Int8Linear", "Embedding", "LayerNorm"}
+    assert not any(isinstance(m, torch.nn.Linear) for m in small.modules())
     assert net.output.weight is net.source_embedding.weight  # the model itself stays as it is
     assert subject.state_dict().keys() == task().state_dict().keys()
     given = BATCH["target"][:, :-1]
@@ -196,6 +198,19 @@ def test_bleu_is_sacrebleus_however_it_is_cut_into_batches(tokenize: str, lowerc
     library = sacrebleu.BLEU(tokenize=tokenize, lowercase=lowercase)
     assert metric.compute()["sacrebleu"] == pytest.approx(library.corpus_score(OURS, [THEIRS]).score, rel=1e-9)
     assert str(library.get_signature()) in metric.signature
+
+
+@pytest.mark.parametrize(("options", "lowercase"), [((), False), (("--lowercase",), True)])
+def test_bleu_is_that_of_sacrebleus_command_line(options: tuple[str, ...], lowercase: bool, tmp_path: Path) -> None:
+    files = tmp_path / "theirs.txt", tmp_path / "ours.txt"
+    for file, texts in zip(files, (THEIRS, OURS), strict=True):
+        file.write_text("".join(f"{text}\n" for text in texts))
+    command = [sys.executable, "-m", "sacrebleu", str(files[0]), "-i", str(files[1]), "-w", "9", *options]
+    said = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    metric = Bleu(lowercase=lowercase)
+    metric.update(OURS, THEIRS)
+    assert metric.compute()["sacrebleu"] == pytest.approx(said["score"], abs=1e-8)
+    assert metric.signature == f"sacrebleu|{said['signature']}"
 
 
 def test_chrf_is_sacrebleus() -> None:
