@@ -108,7 +108,7 @@ def beam_search(
         if prefix is not None and length <= prefix.shape[1]:
             _force_tokens(step, prefix[where, length - 1], pad_id)
         total = step.add_(log_probs[:, :, None]).flatten(1)  # [B, K V]
-        best, place = total.topk(min(2 * beam, total.shape[1]), 1)  # half of them may end
+        best, place = _largest(total, min(2 * beam, total.shape[1]))  # half of them may end
         parent, token = place // step.shape[2], place % step.shape[2]  # [B, C] each
         ends = token == eos_id
 
@@ -166,6 +166,20 @@ def alignment(model: Stepwise, source: Tensor, tokens: Tensor, *, bos_id: int) -
         _, state = model.step(last, state)
         shares.append(state.attention.float())
     return torch.stack(shares, 1)
+
+
+def _largest(scores: Tensor, count: int, width: int = 64) -> tuple[Tensor, Tensor]:
+    """`scores.topk(count, 1)` of [B, n], n large: only the `count` stretches of `width` with the highest peaks have to
+    be looked through."""
+    whole = scores.shape[1] // width * width
+    if whole <= count * width:
+        return scores.topk(count, 1)
+    peaks = scores[:, :whole].unflatten(1, (-1, width)).amax(2)
+    places = torch.arange(scores.shape[1], device=scores.device)
+    stretches = places[:whole].view(-1, width)[peaks.topk(count, 1).indices]  # [B, count, width]
+    places = torch.cat([stretches.flatten(1), places[whole:].expand(len(scores), -1)], 1)
+    best, at = scores.gather(1, places).topk(count, 1)
+    return best, places.gather(1, at)
 
 
 def _force(step: Tensor, now: Tensor, token: int) -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from paddlenlp.layers.dropout import Dropout
+from paddlenlp.layers.linear import Linear
 
 
 @dataclass
@@ -25,9 +26,10 @@ class TransformerState:
 
     memory: list[tuple[Tensor, Tensor]]  # of each layer: keys and values of the source, [B, H, S, d / H] each
     visible: Tensor  # [B, 1, 1, S] bool: source tokens that are no padding
-    keys: list[Tensor]  # of each layer: [room, N, H, d / H] float32, of which the first `length` places are filled
+    keys: list[Tensor]  # of each layer: [B, H, room, d / H], of all tokens that hypotheses of a sentence ever had
     values: list[Tensor]
-    length: int  # tokens decoded so far
+    own: Tensor  # [B, K, E] bool: which of the E places that are filled are a hypothesis's own tokens
+    length: int  # tokens of a hypothesis so far
     attention: Tensor | None  # [N, S] where the last step looked, mean over the last layer's heads; None = not wanted
 
 
@@ -76,7 +78,7 @@ class Transformer(nn.Module):
         self.dim, self.pad_id = dim, pad_id
         self.source_embedding = nn.Embedding(vocab_size, dim, padding_idx=pad_id)
         self.target_embedding = self.source_embedding if shared else nn.Embedding(vocab_size, dim, padding_idx=pad_id)
-        self.output = nn.Linear(dim, vocab_size, bias=False)
+        self.output = Linear(dim, vocab_size, bias=False)
         if shared:
             self.output.weight = self.source_embedding.weight
         self.dropout = Dropout(dropout)
@@ -126,40 +128,60 @@ class Transformer(nn.Module):
         """The state of one hypothesis without tokens for each source [B, S]; `attention`: steps say where they look."""
         memory, visible = self.encode(source)
         kept = [layer.cross.memory(memory) for layer in self.decoder]
-        empty = [torch.empty(0, len(source), k.shape[1], k.shape[3], device=k.device) for k, _ in kept]
+        empty = [k[:, :, :0] for k, _ in kept]
+        own = visible.new_empty(len(source), 1, 0)
         looked = memory.new_zeros(source.shape) if attention else None
-        return TransformerState(kept, visible, empty, list(empty), 0, looked)
+        return TransformerState(kept, visible, empty, list(empty), own, 0, looked)
 
     def step(self, tokens: Tensor, state: TransformerState) -> tuple[Tensor, TransformerState]:
         """The last token of each hypothesis [N] -> logits of the next one [N, V]. The state is changed in place."""
         x = self._embed(self.target_embedding, tokens[:, None], state.length)  # [N, 1, d]
-        if state.length == len(state.keys[0]):
-            room = (0, 0, 0, 0, 0, 0, 0, max(16, state.length))
+        count, width, filled = state.own.shape
+        state.own = torch.cat([state.own, torch.eye(width, dtype=torch.bool, device=x.device).expand(count, -1, -1)], 2)
+        if filled + width > state.keys[0].shape[2]:
+            room = (0, 0, 0, max(16 * width, filled))
             state.keys = [F.pad(k, room) for k in state.keys]
             state.values = [F.pad(v, room) for v in state.values]
+        x = x.view(count, width, self.dim)
         for i, layer in enumerate(self.decoder):
             x, looked = layer.step(x, state, i)
             if state.attention is not None and i == len(self.decoder) - 1:
-                state.attention = looked
+                state.attention = looked.float().mean(1).flatten(0, 1)
         state.length += 1
-        return self.output(self.decoder_norm(x)[:, 0]), state
+        return self.output(self.decoder_norm(x).flatten(0, 1)), state
 
     def reorder(self, state: TransformerState, index: Tensor) -> TransformerState:
         """Go on with other hypotheses: `index` [B', K'] int64 are rows of the N present ones.
 
         Hypotheses of one line have one source, and its number is their row's number divided by the present K.
         """
-        sentences, rows = len(state.visible), state.keys[0].shape[1]
-        chosen, flat = index[:, 0] // (rows // sentences), index.reshape(-1)
-        if len(chosen) != sentences:
+        count, width, _ = state.own.shape
+        state.own = state.own.flatten(0, 1)[index]  # [B', K', E]
+        if len(index) != count:
+            chosen = index[:, 0] // width
             state.memory = [(k[chosen], v[chosen]) for k, v in state.memory]
             state.visible = state.visible[chosen]
-        if len(flat) != rows or not torch.equal(flat, torch.arange(rows, device=flat.device)):
-            state.keys = [k.index_select(1, flat) for k in state.keys]
-            state.values = [v.index_select(1, flat) for v in state.values]
+            state.keys = [k[chosen] for k in state.keys]
+            state.values = [v[chosen] for v in state.values]
+        self._forget(state)
         if state.attention is not None:
-            state.attention = state.attention[flat]
+            state.attention = state.attention[index.flatten()]
         return state
+
+    @staticmethod
+    def _forget(state: TransformerState) -> None:
+        """Drop tokens that are no hypothesis's own any more, once they are half of all."""
+        used = state.own.any(1)  # [B, E]
+        most, filled = int(used.sum(1).max()), used.shape[1]
+        if 2 * most > filled:
+            return
+        order = used.byte().argsort(dim=1, descending=True, stable=True)[:, :most]  # [B, most] the used ones first
+        state.own = state.own.gather(2, order[:, None].expand(-1, state.own.shape[1], -1))
+        count, heads, room, _ = state.keys[0].shape
+        first = torch.arange(0, count * heads * room, room, device=order.device).view(count, heads, 1)
+        rows = first + order[:, None]  # [B, H, most]
+        state.keys = [k.flatten(0, 2)[rows] for k in state.keys]
+        state.values = [v.flatten(0, 2)[rows] for v in state.values]
 
 
 class EncoderLayer(nn.Module):
@@ -178,9 +200,7 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.pre_norm = pre_norm
         self.attention = SelfAttention(dim, heads, attention_dropout)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(dim, hidden), nn.ReLU(), Dropout(hidden_dropout), nn.Linear(hidden, dim)
-        )
+        self.feed_forward = nn.Sequential(Linear(dim, hidden), nn.ReLU(), Dropout(hidden_dropout), Linear(hidden, dim))
         self.attention_norm, self.feed_forward_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.dropout = Dropout(dropout)
 
@@ -220,20 +240,17 @@ class DecoderLayer(EncoderLayer):
         x = self.add(x, lambda y: self.cross(y, *kept, visible), self.cross_norm)
         return self.add(x, self.feed_forward, self.feed_forward_norm)
 
-    def step(self, x: Tensor, state: TransformerState, i: int) -> tuple[Tensor, Tensor | None]:
-        """One token x [N, 1, d] of layer `i` -> [N, 1, d], and where it looked [N, S] if that is wanted."""
-        sentences, looked = len(state.visible), None
+    def step(self, x: Tensor, state: TransformerState, i: int) -> tuple[Tensor, Tensor]:
+        """The last tokens x [B, K, d] in layer `i` -> [B, K, d], and where they looked [B, H, K, S]."""
+        looked = x
 
         def over_source(y: Tensor) -> Tensor:
             nonlocal looked
-            # the hypotheses of a sentence are queries of one attention: its keys are not copied for each
-            y = y.view(sentences, -1, y.shape[2])  # [B, K, d]
-            if state.attention is not None:
-                looked = self.cross.weights(y, state.memory[i][0], state.visible).flatten(0, 1)
-            return self.cross(y, *state.memory[i], state.visible).view(-1, 1, y.shape[2])
+            y, looked = self.cross.step(y, *state.memory[i], state.visible)
+            return y
 
         x = self.add(
-            x, lambda y: self.attention.step(y, state.keys[i], state.values[i], state.length), self.attention_norm
+            x, lambda y: self.attention.step(y, state.keys[i], state.values[i], state.own), self.attention_norm
         )
         x = self.add(x, over_source, self.cross_norm)
         return self.add(x, self.feed_forward, self.feed_forward_norm), looked
@@ -245,8 +262,8 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.out = Linear(dim, dim)
 
     def forward(self, x: Tensor, visible: Tensor | None) -> Tensor:
         """x [B, T, d]; visible [B, 1, 1, T] bool, or None: each token sees itself and those before."""
@@ -254,18 +271,13 @@ class SelfAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         return self.out(joined(attend(q, k, v, visible, dropout)))
 
-    def step(self, x: Tensor, keys: Tensor, values: Tensor, length: int) -> Tensor:
-        """One token x [N, 1, d] after `length` others, whose keys and values [room, N, H, d / H] it joins."""
-        q, k, v = (parted(y, self.heads) for y in self.qkv(x).chunk(3, -1))  # [N, H, 1, d / H]
-        keys[length], values[length] = k[:, :, 0], v[:, :, 0]
-        seen = slice(0, length + 1)
-        # for one query a CPU is quicker by two batched products, over places first and in float32, than by its fused
-        # kernel or in bf16
-        with torch.autocast(x.device.type, enabled=False):
-            k, v = keys[seen].permute(1, 2, 0, 3), values[seen].permute(1, 2, 0, 3)  # [N, H, length + 1, d / H]
-            shares = ((q.float() / math.sqrt(q.shape[3])) @ k.transpose(2, 3)).softmax(3)
-            looked = shares @ v
-        return self.out(joined(looked))
+    def step(self, x: Tensor, keys: Tensor, values: Tensor, own: Tensor) -> Tensor:
+        """The last tokens x [B, K, d]; their keys and values join those of all tokens [B, H, room, d / H], of which
+        `own` [B, K, E] says which they see."""
+        q, k, v = (parted(y, self.heads) for y in self.qkv(x).chunk(3, -1))  # [B, H, K, d / H]
+        end = own.shape[2]
+        keys[:, :, end - x.shape[1] : end], values[:, :, end - x.shape[1] : end] = k, v
+        return self.out(joined(shares(q, keys[:, :, :end], own[:, None]) @ values[:, :, :end]))
 
 
 class CrossAttention(nn.Module):
@@ -274,9 +286,9 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.q = nn.Linear(dim, dim)
-        self.kv = nn.Linear(dim, 2 * dim)
-        self.out = nn.Linear(dim, dim)
+        self.q = Linear(dim, dim)
+        self.kv = Linear(dim, 2 * dim)
+        self.out = Linear(dim, dim)
 
     def memory(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """[B, S, d] -> keys and values [B, H, S, d / H]."""
@@ -289,10 +301,17 @@ class CrossAttention(nn.Module):
         q = parted(self.q(x), self.heads)
         return self.out(joined(attend(q, keys, values, visible, dropout)))
 
-    def weights(self, x: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
-        """x [B, T, d] -> the share of each source token [B, T, S] float32, mean over heads."""
-        scores = parted(self.q(x), self.heads) @ keys.transpose(2, 3) / math.sqrt(keys.shape[3])
-        return scores.float().masked_fill(~visible, -torch.inf).softmax(3).mean(1)
+    def step(self, x: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, with the share of each source token [B, H, T, S]."""
+        looked = shares(parted(self.q(x), self.heads), keys, visible)
+        return self.out(joined(looked @ values)), looked
+
+
+def shares(q: Tensor, k: Tensor, visible: Tensor) -> Tensor:
+    """softmax(Q K^T / sqrt(d / H)), eq. 1: [B, H, T, d / H] and [B, H, S, d / H] -> [B, H, T, S]. For a few queries a
+    CPU is quicker this way than by the fused kernel."""
+    scores = (q / math.sqrt(q.shape[3])) @ k.transpose(2, 3)
+    return scores.masked_fill_(~visible, -torch.inf).softmax(3)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, dropout: float) -> Tensor:

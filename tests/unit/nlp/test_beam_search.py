@@ -81,8 +81,8 @@ def test_batched_is_one_by_one(beam: int) -> None:
     for row in range(9):
         alone = beam_search(net, source[row : row + 1, : int((source[row] != PAD).sum())], **IDS, beam=beam)
         torch.testing.assert_close(whole.scores[row], alone.scores[0], atol=1e-5, rtol=1e-5)
-        for a, b in zip(whole.tokens[row], alone.tokens[0], strict=True):
-            assert sentence(a) == sentence(b)
+        # two whose scores differ in the last digit may change places
+        assert sorted(map(sentence, whole.tokens[row])) == sorted(map(sentence, alone.tokens[0]))
 
 
 def test_a_beam_of_one_is_greedy() -> None:
