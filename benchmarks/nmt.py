@@ -16,9 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -31,7 +29,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from deepfm_criteo_shape import Gate  # noqa: E402  the folder of this script is on the path
+from windows import Contender, Gate, our_trainer  # noqa: E402  the folder of this script is on the path
 
 SIZES = {"base": (6, 512, 8, 2048), "small": (3, 256, 4, 1024)}  # layers of each side, d, heads, feed-forward
 VOCABULARY, PAD, UNKNOWN, BOS, EOS = 10_000, 0, 1, 2, 3
@@ -85,20 +83,9 @@ def model(size: str) -> Any:
 
 
 def train_ours(size: str, precision: str, gate: Callable[[], None]) -> None:
-    from paddlecore import optim
-    from paddlecore.data import Loader
-    from paddlecore.optim import LRSchedule
-    from paddlecore.schema import Train
-    from paddlecore.trainer import Trainer
     from paddlenlp.data.parallel import PairRows
     from paddlenlp.data.token_buckets import TokenBuckets
     from paddlenlp.tasks import Translation
-
-    class Gated(Loader):
-        def stream(self, epoch: int, step: int) -> Any:
-            for batches in super().stream(epoch, step):
-                gate()
-                yield batches
 
     rows = PairRows(
         sentences(64 * PAIRS, LENGTH).tolist(),
@@ -108,14 +95,8 @@ def train_ours(size: str, precision: str, gate: Callable[[], None]) -> None:
     names = [str(i) for i in range(VOCABULARY)]
     task = Translation(model(size), names, BOS, EOS, UNKNOWN, label_smoothing=SMOOTHING)
     plan = TokenBuckets(np.full(len(rows), LENGTH + 1), PAIRS, PAIRS * (LENGTH + 1), seed=1)
-    Trainer(
-        task,
-        {"main": optim.build(task, {"_target_": "torch.optim.Adam", "lr": RATE}, "main", ("*",))},
-        {"main": LRSchedule({}, None, plan.steps(0))},
-        Gated(rows, plan),
-        Train(max_epochs=None, max_steps=2**31, precision=precision),
-        device=torch.device("cpu"),
-    ).fit()
+    section = {"_target_": "torch.optim.Adam", "lr": RATE}
+    our_trainer(task, section, rows, plan, gate, precision).fit()
 
 
 def decode_ours(size: str, precision: str) -> Callable[[], Any]:
@@ -314,42 +295,6 @@ def work(case: str, name: str, threads: int, gate: Callable[[], None]) -> None:
         step()
 
 
-class Contender:
-    """A process of one contender in one case."""
-
-    def __init__(self, name: str, case: str, arguments: argparse.Namespace) -> None:
-        self.name, self.by_cpu = name, arguments.clock == "cpu"
-        self.tokens = PAIRS * LENGTH if case.startswith("train") else SENTENCES * TARGET
-        self.windows: list[float] = []  # tokens/s
-        threads = str(arguments.threads)
-        python = sys.executable if name.startswith("ours") else str(arguments.peer_python)
-        command = [python, "-W", "ignore", __file__, "--worker", name, "--cases", case, "--threads", threads]
-        command += ["--seconds", str(arguments.seconds)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
-        )  # fmt: skip
-        self.steps = 0
-
-    def read(self, word: str) -> list[str]:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith(word):
-                return line.split()
-        raise RuntimeError(f"{self.name} ended: run it with --worker {self.name} to see why")
-
-    def window(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        _, passed, processor = self.read("window")
-        self.windows.append(self.steps * self.tokens / float(processor if self.by_cpu else passed))
-
-    def close(self) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it has ended
-            self.process.communicate()  # closes stdin, which ends it
-
-
 def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One case: windows of all in turns, the table's lines, and the figures."""
     running: list[Contender] = []
@@ -359,12 +304,14 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
                 continue
             if not (name.startswith("ours") or arguments.peer_python):
                 continue
-            contender = Contender(name, case, arguments)
+            python = sys.executable if name.startswith("ours") else str(arguments.peer_python)
+            threads = arguments.threads
+            command = [python, "-W", "ignore", __file__, "--worker", name, "--cases", case, "--threads", str(threads)]
+            command += ["--seconds", str(arguments.seconds)]
+            units = PAIRS * LENGTH if case.startswith("train") else SENTENCES * TARGET
             try:
-                contender.steps = int(contender.read("ready")[1])  # warmed up, before the next one starts
-                running.append(contender)
+                running.append(Contender(name, command, threads=threads, units=units, cpu=arguments.clock == "cpu"))
             except RuntimeError as error:
-                contender.close()
                 print(f"  {case:<13} left out: {error}")
         for _ in range(arguments.windows):
             for contender in running:
