@@ -51,6 +51,16 @@ class ArrayRows:
         return {name: torch.from_numpy(np.take(column, rows, axis=0)) for name, column in self.columns.items()}
 
 
+def padded(flat: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """[b, T] int64: row i is `flat[starts[i]:ends[i]]`, filled up on the right with 0 to the longest one's length."""
+    lengths = ends - starts
+    places = np.arange(lengths.max())
+    inside = places < lengths[:, None]  # [b, T]
+    rows = np.zeros(inside.shape, np.int64)
+    rows[inside] = flat[(starts[:, None] + places)[inside]]
+    return rows
+
+
 class SampleRows:
     """Rows that are made one by one, e.g. decoded and augmented images.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from paddlecore.data import DataModule, Plan, Rows, mix
+from paddlecore.data import DataModule, Plan, Rows, mix, padded
 from paddlecore.errors import DataError, nearest
 from paddlecore.sources import File, Source, fingerprint
 from paddlecore.task import Batch
@@ -61,13 +61,7 @@ class PairRows:
     def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
         batch: Batch = {}
         for name, flat, offsets in self.sides:
-            starts = offsets[rows]
-            lengths = offsets[rows + 1] - starts
-            places = np.arange(lengths.max())
-            inside = places < lengths[:, None]  # [b, T]
-            tokens = np.full(inside.shape, PAD, np.int64)
-            tokens[inside] = flat[(starts[:, None] + places)[inside]]
-            batch[name] = torch.from_numpy(tokens)
+            batch[name] = torch.from_numpy(padded(flat, offsets[rows], offsets[rows + 1]))
         if self.reference is not None:
             batch["reference"] = [self.reference[row] for row in rows.tolist()]
         return batch

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from paddlecore.data import DataModule, Plan, Rows, mix
+from paddlecore.data import DataModule, Plan, Rows, mix, padded
 from paddlecore.errors import DataError, nearest
 from paddlecore.sources import File, Source, fingerprint
 from paddlecore.task import Batch
@@ -74,12 +74,7 @@ class TextRows:
         return len(self.labels)
 
     def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
-        starts = self.offsets[rows]
-        lengths = self.offsets[rows + 1] - starts
-        steps = np.arange(lengths.max())
-        inside = steps < lengths[:, None]  # [b, T]
-        tokens = np.full(inside.shape, PAD, np.int64)
-        tokens[inside] = self.tokens[(starts[:, None] + steps)[inside]]
+        tokens = padded(self.tokens, self.offsets[rows], self.offsets[rows + 1])
         return {"tokens": torch.from_numpy(tokens), "label": torch.from_numpy(np.take(self.labels, rows))}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from paddlecore.data import DataModule, Rows, mix, uniform
+from paddlecore.data import DataModule, Rows, mix, padded, uniform
 from paddlecore.errors import DataError, nearest
 from paddlecore.sources import File, Source, fingerprint
 from paddlecore.task import Batch
@@ -77,12 +77,7 @@ class _Texts:
 
     def fetch(self, rows: np.ndarray) -> torch.Tensor:
         """[b, T] or [b, T, L] int64."""
-        starts = self.offsets[rows]
-        lengths = self.offsets[rows + 1] - starts
-        steps = np.arange(lengths.max())
-        inside = steps < lengths[:, None]  # [b, T]
-        tokens = np.full(inside.shape, PAD, np.int64)
-        tokens[inside] = self.flat[(starts[:, None] + steps)[inside]]
+        tokens = padded(self.flat, self.offsets[rows], self.offsets[rows + 1])
         if self.terms is not None:
             tokens = self.terms[tokens].astype(np.int64)  # row 0 is padding
             tokens = tokens[:, :, : max(1, int((tokens != PAD).any((0, 1)).sum()))]

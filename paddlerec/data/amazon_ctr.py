@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from paddlecore.data import DataModule, Rows, mix, uniform
+from paddlecore.data import DataModule, Rows, mix, padded, uniform
 from paddlecore.errors import DataError
 from paddlecore.sources import fingerprint, locate
 from paddlecore.task import Batch
@@ -58,10 +58,7 @@ class HistoryRows:
         wrong = np.flatnonzero(drawn)
         chance = uniform(self.seed, 0 if self.fixed else epoch, rows[wrong], 1)
         item[wrong] = self.unseen.draw(user[wrong], chance)[:, 0]
-        steps = np.arange((place - start).max())
-        inside = steps < (place - start)[:, None]  # [b, T]
-        history = np.zeros(inside.shape, dtype=np.int64)
-        history[inside] = self.items[(start[:, None] + steps)[inside]]
+        history = padded(self.items, start, place)  # [b, T]
         columns = {
             "user": user, "history": history, "history_category": self.categories[history], "item": item,
             "category": self.categories[item], "label": (drawn == 0).astype(np.float32),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from paddlecore.data import DataModule, Rows, mix, uniform
+from paddlecore.data import DataModule, Rows, mix, padded, uniform
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, fingerprint, locate, split_files
 from paddlecore.task import Batch
@@ -58,12 +58,7 @@ class TagRows:
         return len(self.labels)
 
     def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
-        starts = self.offsets[rows]
-        lengths = self.offsets[rows + 1] - starts
-        steps = np.arange(lengths.max())
-        inside = steps < lengths[:, None]  # [b, T]
-        tokens = np.full(inside.shape, PAD, np.int64)
-        tokens[inside] = self.tokens[(starts[:, None] + steps)[inside]]
+        tokens = padded(self.tokens, self.offsets[rows], self.offsets[rows + 1])
         label = np.take(self.labels, rows)
         batch = {"tokens": torch.from_numpy(tokens), "label": torch.from_numpy(label)}
         if self.draws:

@@ -117,6 +117,12 @@ def test_array_rows_slice_and_refuse_unequal_columns() -> None:
         D.ArrayRows({"a": np.zeros(3), "b": np.zeros(4)})
 
 
+def test_padded_rows_are_slices_and_zeros() -> None:
+    flat = np.arange(1, 8, dtype=np.int32)
+    got = D.padded(flat, np.array([0, 3, 3]), np.array([2, 7, 3]))
+    assert got.dtype == np.int64 and got.tolist() == [[1, 2, 0, 0], [4, 5, 6, 7], [0, 0, 0, 0]]
+
+
 def test_eval_batches_give_every_row_once() -> None:
     rows = D.ArrayRows({"i": np.arange(23)})
     for workers in (0, 2):
