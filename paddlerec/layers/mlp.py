@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from paddlecore.linear import Linear
+
 
 def mlp(sizes: Sequence[int], *, dropout: float = 0.0, batch_norm: bool = False) -> nn.Sequential:
     """Linear - batch norm (if asked for) - ReLU - dropout for each step of `sizes`: [B, sizes[0]] -> [B, sizes[-1]].
@@ -16,7 +18,7 @@ def mlp(sizes: Sequence[int], *, dropout: float = 0.0, batch_norm: bool = False)
     layers: list[nn.Module] = []
     for wide, narrow in zip(sizes[:-1], sizes[1:], strict=True):
         # batch norm takes away the mean, and a bias with it: its gradient would be rounding errors that Adam magnifies
-        linear = nn.Linear(wide, narrow, bias=not batch_norm)
+        linear = Linear(wide, narrow, bias=not batch_norm)
         nn.init.xavier_normal_(linear.weight)
         if linear.bias is not None:
             nn.init.zeros_(linear.bias)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from paddlecore.linear import Linear
 from paddlerec.layers import Dice, FieldTable
 
 
@@ -82,5 +83,5 @@ def _network(sizes: Sequence[int]) -> nn.Sequential:
     """Linear layers with Dice between them, and one linear output: [n, sizes[0]] -> [n, 1]."""
     layers: list[nn.Module] = []
     for wide, narrow in zip(sizes[:-1], sizes[1:], strict=True):
-        layers += [nn.Linear(wide, narrow), Dice(narrow)]
+        layers += [Linear(wide, narrow), Dice(narrow)]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], 1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from paddlecore.linear import Linear
 from paddlecore.sparse import RowTable
 
 
@@ -91,12 +92,12 @@ class Block(nn.Module):
         super().__init__()
         self.heads, self.drop = heads, dropout
         self.attention_norm = nn.LayerNorm(dim, eps=1e-8)
-        self.queries = nn.Linear(dim, dim)
-        self.keys = nn.Linear(dim, dim, bias=False)  # it would add the same to all energies, which softmax takes away
-        self.values = nn.Linear(dim, dim)
+        self.queries = Linear(dim, dim)
+        self.keys = Linear(dim, dim, bias=False)  # it would add the same to all energies, which softmax takes away
+        self.values = Linear(dim, dim)
         self.network_norm = nn.LayerNorm(dim, eps=1e-8)
         self.network = nn.Sequential(
-            nn.Linear(dim, dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim, dim), nn.Dropout(dropout)
+            Linear(dim, dim), nn.ReLU(), nn.Dropout(dropout), Linear(dim, dim), nn.Dropout(dropout)
         )
         self.dropout = nn.Dropout(dropout)
         for linear in (self.queries, self.keys, self.values, self.network[0], self.network[3]):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from paddlecore.linear import Linear
 from paddlecore.sparse import RowTable
 
 
@@ -46,13 +47,13 @@ class SRGNN(nn.Module):
             raise ValueError(f"steps must not be negative, got {steps}")
         self.steps = steps
         self.items = RowTable(num_items, dim)
-        self.edges_in = nn.Linear(dim, dim)  # its bias is that of eq. 1, added after the mean
-        self.edges_out = nn.Linear(dim, dim)
+        self.edges_in = Linear(dim, dim)  # its bias is that of eq. 1, added after the mean
+        self.edges_out = Linear(dim, dim)
         self.cell = nn.GRUCell(2 * dim, dim)
-        self.query = nn.Linear(dim, dim)  # W_1
-        self.key = nn.Linear(dim, dim)  # W_2
+        self.query = Linear(dim, dim)  # W_1
+        self.key = Linear(dim, dim)  # W_2
         self.energy = nn.Linear(dim, 1, bias=False)  # q
-        self.merge = nn.Linear(2 * dim, dim)  # W_3
+        self.merge = Linear(2 * dim, dim)  # W_3
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -(dim**-0.5), dim**-0.5)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.autograd.graph import get_gradient_edge
 
-from paddlenlp.layers.linear import Linear
+from paddlecore.linear import Linear
 
 
 @pytest.mark.parametrize(("given", "out"), [(64, 160), (160, 64)])
