@@ -16,13 +16,16 @@ from paddlenlp.layers.int8 import quantised
 from paddlenlp.layers.smoothing import smoothed_cross_entropy
 from paddlenlp.metrics import Bleu, ChrF, Perplexity
 
+SPACE = "\u2581"  # sentencepiece's mark of a space; each word begins with one
+
 
 class Translation(Task):
     """Cross-entropy of the target's tokens, with label smoothing, and beam search.
 
-    A step counts target tokens, the end token included. Perplexity, by the loss without smoothing, selects the
-    checkpoint: it is cheap. BLEU and chrF need translations; they are measured where a batch has `reference`, which
-    data modules give for the test split, and for validation where they are asked to.
+    A step counts target tokens, the end token included. Perplexity by piece, of the loss without smoothing, selects the
+    checkpoint: it is cheap. That by word, of what stands between spaces, compares models with other pieces. BLEU and
+    chrF need translations; they are measured where a batch has `reference`, which data modules give for the test
+    split, and for validation where they are asked to.
 
     Batch: source [B, S] int64 with the end token; target [B, T] int64 from the start token to the end token; both
     padded on the right; reference: B texts, perhaps; prefix [B, P] int64, perhaps: what translations begin with.
@@ -89,6 +92,8 @@ class Translation(Task):
         if nbest < 1 or (nbest > beam and not temperature):
             raise ValueError(f"task.nbest must be 1 to task.beam={beam}, got {nbest}")
         self.vocabulary, self.pad_id, self.eos_id = vocabulary, pad_id, eos_id
+        starts = [piece.startswith(SPACE) or i == eos_id for i, piece in enumerate(vocabulary)]
+        self.register_buffer("starts", torch.tensor(starts), persistent=False)  # [V] bool: a word, or the end
         self.target_language, self.lower, self.tokenize = target_language, lower, tokenize
         self.label_smoothing, self.nbest, self.attention = label_smoothing, nbest, attention
         self.int8 = int8
@@ -162,6 +167,7 @@ class Translation(Task):
     def metrics(self) -> list[Metric]:
         return [
             Perplexity(),
+            Perplexity("word", "perplexity_word"),
             Bleu("bleu_tok_lc", "moses", self.target_language, lowercase=True),
             Bleu("sacrebleu", self.tokenize, lowercase=self.lower),
             ChrF(lowercase=self.lower),
@@ -170,9 +176,10 @@ class Translation(Task):
     def measure(self, metrics: Sequence[Metric], prediction: Prediction, batch: Batch) -> None:
         _, nll, tokens = self._loss(batch, 0.0)
         metrics[0].update(nll, tokens)
+        metrics[1].update(nll, self.starts[batch["target"][:, 1:]].sum())
         if prediction:
             texts = [self.text(best[0]) for best in prediction["tokens"].tolist()]
-            for metric in metrics[1:]:
+            for metric in metrics[2:]:
                 metric.update(texts, batch["reference"])
 
     def text(self, tokens: Sequence[int]) -> str:
@@ -208,11 +215,11 @@ class Translation(Task):
 
 
 def pieces_to_text(pieces: list[str]) -> str:
-    """Sentencepiece's pieces as text: joined, the mark U+2581 a space, runs of byte pieces such as <0xF0> as UTF-8."""
+    """Sentencepiece's pieces as text: joined, the mark `SPACE` a space, runs of byte pieces such as <0xF0> as UTF-8."""
     text = bytearray()
     for piece in pieces:
         if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
             text.append(int(piece[3:5], 16))
         else:
             text += piece.encode()
-    return text.decode(errors="replace").replace("\u2581", " ").strip()
+    return text.decode(errors="replace").replace(SPACE, " ").strip()

@@ -74,13 +74,28 @@ def test_only_a_batch_with_references_or_without_a_target_is_translated() -> Non
         assert subject.predict(BATCH) == {}
         metrics = subject.metrics()
         subject.measure(metrics, {}, BATCH)
-        assert [m.compute() for m in metrics[1:]] == [{}, {}, {}]
+        assert [m.compute() for m in metrics[2:]] == [{}, {}, {}]
         assert metrics[0].compute()["perplexity"] > 1
         found = subject.predict({"source": BATCH["source"]})
         assert found["tokens"].shape[:2] == (2, 5)
         batch = {**BATCH, "reference": ["Ein Hund", "Hunde"]}
         subject.measure(metrics, subject.predict(batch), batch)
-    assert [set(m.compute()) for m in metrics] == [{"perplexity"}, {"bleu_tok_lc"}, {"sacrebleu"}, {"chrf"}]
+    assert [set(m.compute()) for m in metrics] == [
+        {"perplexity"}, {"perplexity_word"}, {"bleu_tok_lc"}, {"sacrebleu"}, {"chrf"}
+    ]  # fmt: skip
+
+
+def test_words_are_counted_by_their_first_pieces() -> None:
+    """Two sentences of 3 and 2 tokens, ends included: as many words as pieces that begin one, and two ends."""
+    subject = task().eval()
+    metrics = subject.metrics()
+    with torch.no_grad():
+        subject.measure(metrics, {}, BATCH)
+    wanted = [subject.vocabulary[i] for row in BATCH["target"][:, 1:].tolist() for i in row if i > subject.eos_id]
+    words = sum(piece.startswith("\u2581") for piece in wanted) + 2
+    assert 2 < words < 5
+    assert metrics[1].count == words and metrics[0].count == 5
+    assert metrics[1].compute()["perplexity_word"] == pytest.approx(metrics[0].compute()["perplexity"] ** (5 / words))
 
 
 def test_perplexity_is_by_token() -> None:
