@@ -36,6 +36,7 @@ class Detection(Task):
         max_detections: of one picture, the best ones; COCO's is 100.
         flip: look at the mirror image too, and join what is found (see `joined`): better, twice the time. No masks.
         flip_vertical: the same with top and bottom exchanged, where a picture has no up; with both, four looks.
+        scales: look at the image at these factors of its size (sides then are multiples of 32), and join what is found.
         overlap: of looks: boxes of a class that overlap by this (IoU) are one.
         masks: measure masks as well; the model and the data have to have them.
         metric: the one that selects the checkpoint: map50, ap or mask_ap.
@@ -50,6 +51,7 @@ class Detection(Task):
         max_detections: int = 100,
         flip: bool = False,
         flip_vertical: bool = False,
+        scales: Sequence[float] = (1.0,),
         overlap: float = 0.5,
         masks: bool = False,
         metric: Literal["map50", "ap", "mask_ap"] = "map50",
@@ -59,11 +61,13 @@ class Detection(Task):
             raise ValueError(f"task.score_threshold and overlap: 0 to 1, got {score_threshold}, {overlap}")
         if max_detections < 1:
             raise ValueError(f"task.max_detections must be at least 1, got {max_detections}")
-        if (flip or flip_vertical) and masks:
-            raise ValueError("task.flip and flip_vertical join boxes, they cannot join masks")
+        if not scales or min(scales) <= 0:
+            raise ValueError(f"task.scales must be positive factors, got {list(scales)}")
+        if (flip or flip_vertical or len(scales) > 1) and masks:
+            raise ValueError("task.flip, flip_vertical and several scales join boxes, they cannot join masks")
         self.labels = labels if labels is not None else [str(i) for i in range(1, (num_classes or 0) + 1)]
         self.score_threshold, self.max_detections = score_threshold, max_detections
-        self.flip, self.flip_vertical, self.overlap = flip, flip_vertical, overlap
+        self.flip, self.flip_vertical, self.scales, self.overlap = flip, flip_vertical, tuple(scales), overlap
         self.masks, self.metric = masks, metric
 
     def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
@@ -74,7 +78,10 @@ class Detection(Task):
 
     def predict(self, batch: Batch) -> Prediction:
         image, size = batch["image"], batch["size"]
-        found = self._look(image, size, [axis for axis, on in ((1, self.flip), (0, self.flip_vertical)) if on])
+        axes = [axis for axis, on in ((1, self.flip), (0, self.flip_vertical)) if on]
+        found, *others = (self._scaled(image, size, factor, axes) for factor in self.scales)
+        for looks, other in enumerate(others, start=1):
+            found = joined(found, other, self.overlap, looks)
         boxes, scores, labels = (value[:, : self.max_detections] for value in found[:3])
         boxes = boxes.float() / batch["scale"].flip(1).repeat(1, 2)[:, None]
         limit = batch["original"].flip(1).repeat(1, 2)[:, None].to(boxes)
@@ -89,6 +96,16 @@ class Detection(Task):
                 )
             ]
         return prediction
+
+    def _scaled(self, image: Tensor, size: Tensor, factor: float, axes: list[int]) -> Detections:
+        """What is found in the image at `factor` times its size, in pixels of the image as it is."""
+        if factor == 1:
+            return self._look(image, size, axes)
+        sides = [max(1, round(factor * side / 32)) * 32 for side in image.shape[2:]]
+        larger = nn.functional.interpolate(image, sides, mode="bilinear", antialias=True, align_corners=False)
+        factors = torch.tensor(sides, device=size.device) / torch.tensor(image.shape[2:], device=size.device)
+        found = self._look(larger, (size * factors).round().long(), axes)
+        return found._replace(boxes=found.boxes / factors.flip(0).repeat(2))
 
     def _look(self, image: Tensor, size: Tensor, axes: list[int]) -> Detections:
         """What the model finds in the image and in its mirror images along `axes` (1 = left and right, 0 = top and
@@ -166,11 +183,13 @@ def mirrored(found: Detections, size: Tensor, axis: int) -> Detections:
     return found._replace(boxes=boxes)
 
 
-def joined(one: Detections, other: Detections, overlap: float) -> Detections:
-    """What two looks at the same images found (Solovyev, Wang, Gabruska, 2021, "Weighted boxes fusion").
+def joined(one: Detections, other: Detections, overlap: float, looks: int = 1) -> Detections:
+    """What two looks at the same images found (Solovyev, Wang, Gabruska, 2021, "Weighted boxes fusion"); `one` may
+    itself be what several `looks` found, and then weighs as much.
 
     Two boxes of a class that overlap each other most, by at least `overlap` (IoU), become one: its score is the mean
-    of theirs, its box their mean, weighted by the scores. What only one of the looks found has half its score.
+    of theirs, its box their mean, weighted by the scores. What only one of the looks found has a score of 0 in the
+    other: of two looks, half its score is left.
     """
     iou = box_iou(one.boxes.float(), other.boxes.float())  # [B, K, L]
     same = (one.labels[:, :, None] == other.labels[:, None]) & (one.labels > 0)[:, :, None]
@@ -178,12 +197,13 @@ def joined(one: Detections, other: Detections, overlap: float) -> Detections:
     best, match = iou.max(2)  # [B, K]
     number = torch.arange(iou.shape[1], device=iou.device)
     mutual = (iou.argmax(1).gather(1, match) == number) & (best >= overlap)
-    a, b = one.scores, other.scores.gather(1, match) * mutual  # [B, K]
+    share = looks / (looks + 1)
+    a, b = share * one.scores, (1 - share) * other.scores.gather(1, match) * mutual  # [B, K]
     boxes = other.boxes.gather(1, match[..., None].expand(-1, -1, 4))
     weight = (a / (a + b).clamp(min=1e-9))[..., None]
     merged = torch.where(mutual[..., None], weight * one.boxes + (1 - weight) * boxes, one.boxes)
     taken = torch.zeros_like(other.labels).scatter_reduce(1, match, mutual.to(other.labels.dtype), "amax") > 0
-    scores = torch.cat([(a + b) / 2, other.scores * ~taken / 2], 1)
+    scores = torch.cat([a + b, (1 - share) * other.scores * ~taken], 1)
     labels, boxes = torch.cat([one.labels, other.labels * ~taken], 1), torch.cat([merged, other.boxes], 1)
     scores, order = scores.sort(dim=1, descending=True, stable=True)
     return Detections(boxes.gather(1, order[..., None].expand(-1, -1, 4)), scores, labels.gather(1, order))

@@ -114,6 +114,22 @@ def test_four_looks_at_the_same_find_the_same() -> None:
     assert not prediction["scores"][:, 2:].any() and not prediction["labels"][:, 2:].any()
 
 
+def test_looks_at_several_sizes_are_joined() -> None:
+    """The same box at three sizes, once with another score; what one size alone shows keeps a third of its score."""
+    plain = answer([[10, 10, 40, 30], [0, 0, 0, 0]], [0.6, 0.0], [1, 0])
+    twice = answer([[20, 20, 80, 60], [100, 0, 120, 20]], [0.3, 0.3], [1, 2])  # 128 x 192
+    half = answer([[10, 10, 40, 30], [0, 0, 0, 0]], [0.3, 0.0], [1, 0])
+    half.boxes[0, 0] *= torch.tensor([64 / 96, 0.5, 64 / 96, 0.5])  # 32 x 64: sides are multiples of 32
+    model = Told(plain, twice, half)
+    prediction = Detection(model, labels=["a", "b"], scales=[1.0, 2.0, 0.6]).predict(batch())
+    assert [tuple(image.shape[2:]) for image in model.seen] == [(64, 96), (128, 192), (32, 64)]
+    assert prediction["scores"][0, :2].tolist() == pytest.approx([0.4, 0.1])
+    assert prediction["labels"][0, :2].tolist() == [1, 2]
+    assert prediction["boxes"][0, 0].tolist() == pytest.approx([5, 20, 20, 60])
+    one = Detection(Told(twice), labels=["a", "b"], scales=[2.0]).predict(batch())
+    assert one["boxes"][0, 0].tolist() == pytest.approx([5, 20, 20, 60]) and one["scores"].shape == (1, 2)
+
+
 def test_masks_are_pasted_into_the_picture_and_measured() -> None:
     half = torch.zeros(1, 2, 28, 28)
     half[0, 0, :, :14] = 1.0  # the left half of its box
@@ -135,7 +151,14 @@ def test_masks_are_pasted_into_the_picture_and_measured() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"score_threshold": 2}, {"max_detections": 0}, {"flip_vertical": True, "masks": True}]
+    "options",
+    [
+        {"score_threshold": 2},
+        {"max_detections": 0},
+        {"flip_vertical": True, "masks": True},
+        {"scales": [1.0, 1.5], "masks": True},
+        {"scales": [0.0]},
+    ],
 )
 def test_refuses_options_without_meaning(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="task."):
