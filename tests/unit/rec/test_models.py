@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from paddlecore.linear import Linear
 from paddlerec.layers import FieldTable, fm_pooling, mlp
 from paddlerec.models import LR, DeepFM
 
@@ -120,9 +121,9 @@ def test_mlp_order_and_initialisation() -> None:
     torch.manual_seed(0)
     layers = mlp([300, 200, 100], dropout=0.3, batch_norm=True)
     # Glorot and Bengio, 2010, equation 12: variance 2 / (inputs + outputs)
-    one = [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Dropout]
+    one = [Linear, nn.BatchNorm1d, nn.ReLU, nn.Dropout]
     assert [type(layer) for layer in layers] == one + one
     assert float(layers[0].weight.detach().std()) == pytest.approx((2 / 500) ** 0.5, rel=0.02)
     plain = mlp([3, 2])
-    assert [type(layer) for layer in plain] == [nn.Linear, nn.ReLU]
+    assert [type(layer) for layer in plain] == [Linear, nn.ReLU]
     assert float(plain[0].bias.detach().abs().sum()) == 0.0
