@@ -26,7 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from windows import Contender, Gate, our_trainer  # noqa: E402  the folder of this script is on the path
+from windows import Contender, Gate, in_turns, our_trainer  # noqa: E402  the folder of this script is on the path
 
 ITEMS, UNITS, SAMPLES, ALPHA, EVENTS, RATE = 30_000, 100, 2048, 0.5, 600_000, 0.05
 # least events a second, as a multiple of the official code's
@@ -81,22 +81,16 @@ def official(loss: str, batch: int, gate: Gate, clone: Path) -> None:
     model.fit(data, compatibility_mode=False)  # its lines on stdout are passed over by the other side
 
 
+def start(name: str, case: str, given: argparse.Namespace) -> Contender:
+    command = [sys.executable, __file__, "--worker", name, "--cases", case, "--threads", str(given.threads)]
+    command += ["--seconds", str(given.seconds), *(["--official", str(given.official)] if given.official else [])]
+    return Contender(name, command, threads=given.threads, units=int(case.split(":")[1]), cpu=given.cpu_time)
+
+
 def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """One case: windows of both in turns, the table's lines, and the figures."""
-    running: list[Contender] = []
-    try:
-        for name in ("ours", "official") if arguments.official else ("ours",):
-            command = [sys.executable, __file__, "--worker", name, "--cases", case, "--threads", str(arguments.threads)]
-            command += ["--seconds", str(arguments.seconds)]
-            command += ["--official", str(arguments.official)] if arguments.official else []
-            units = int(case.split(":")[1])
-            running.append(Contender(name, command, threads=arguments.threads, units=units, cpu=arguments.cpu_time))
-        for _ in range(arguments.windows):
-            for contender in running:
-                contender.window()
-    finally:
-        for contender in running:
-            contender.close()
+    names = ("ours", "official") if arguments.official else ("ours",)
+    running = in_turns((start(name, case, arguments) for name in names), arguments.windows)
     result: dict[str, Any] = {"case": case}
     for c in running:
         result[c.name] = {"median": statistics.median(c.windows), "windows": c.windows}

@@ -23,7 +23,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from windows import Contender, Gate, our_trainer  # noqa: E402  the folder of this script is on the path
+from windows import Contender, Gate, in_turns, our_trainer  # noqa: E402  the folder of this script is on the path
 
 WORDS, EPOCH, STREAMS = 10_000, 929_589, 20
 SIZES = {"small": (200, 20, 0.0), "medium": (650, 35, 0.5)}  # width, steps that a gradient goes back, dropout
@@ -74,20 +74,14 @@ def plain(size: str, gate: Callable[[], None]) -> None:
             optimizer.step()
 
 
+def start(size: str, name: str, given: argparse.Namespace) -> Contender:
+    command = [sys.executable, __file__, "--worker", name, "--sizes", size]
+    command += ["--threads", str(given.threads), "--seconds", str(given.seconds)]
+    return Contender(name, command, threads=given.threads, units=STREAMS * SIZES[size][1], cpu=given.cpu_time)
+
+
 def measure(size: str, given: argparse.Namespace) -> None:
-    running: list[Contender] = []
-    try:
-        for name in SIDES:
-            command = [sys.executable, __file__, "--worker", name, "--sizes", size]
-            command += ["--threads", str(given.threads), "--seconds", str(given.seconds)]
-            units = STREAMS * SIZES[size][1]
-            running.append(Contender(name, command, threads=given.threads, units=units, cpu=given.cpu_time))
-        for _ in range(given.windows):
-            for contender in running:
-                contender.window()
-    finally:
-        for contender in running:
-            contender.close()
+    running = in_turns((start(size, name, given) for name in SIDES), given.windows)
     for c in running:
         # of windows side by side, so that a slow minute weighs on both
         ratio = statistics.median(a / b for a, b in zip(c.windows, running[0].windows, strict=True))

@@ -29,7 +29,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from windows import Contender  # noqa: E402  the folder of this script is on the path
+from windows import Contender, in_turns  # noqa: E402  the folder of this script is on the path
 
 SIDES = {"ours": "ours, the same arithmetic", "recipe": "ours as the recipe has it", "recbole": "RecBole"}
 USERS, ITEMS = {"sasrec": 1024, "srgnn": 2048, "lightgcn": 3000}, 20_000
@@ -155,21 +155,16 @@ def work(model: str, side: str, threads: int) -> None:
             print("window", time.perf_counter() - passed, time.process_time() - processor, flush=True)
 
 
+def start(model: str, name: str, given: argparse.Namespace) -> Contender:
+    python = given.python if name == "recbole" else sys.executable
+    command = [str(python), str(Path(__file__).resolve()), "--worker", name, "--models", model]
+    command += ["--threads", str(given.threads)]
+    return Contender(name, command, threads=given.threads, units=1, cpu=given.cpu_time)
+
+
 def measure(model: str, given: argparse.Namespace) -> dict[str, Any]:
     """Epochs of all sides in turns, the table's lines, and the figures."""
-    running: list[Contender] = []
-    try:
-        for name in SIDES:
-            python = given.python if name == "recbole" else sys.executable
-            command = [str(python), str(Path(__file__).resolve()), "--worker", name, "--models", model]
-            command += ["--threads", str(given.threads)]
-            running.append(Contender(name, command, threads=given.threads, units=1, cpu=given.cpu_time))
-        for _ in range(given.epochs):
-            for contender in running:
-                contender.window()
-    finally:
-        for contender in running:
-            contender.close()
+    running = in_turns((start(model, name, given) for name in SIDES), given.epochs)
     theirs = running[-1].windows
     result: dict[str, Any] = {"model": model}
     for c in running:

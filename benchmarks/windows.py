@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 SETTLE = 2  # steps before each window that are not timed
@@ -108,6 +108,21 @@ class Contender:
         """End the process."""
         with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended, and has been closed before
             self.process.communicate()  # closes stdin, which ends it
+
+
+def in_turns(starting: Iterable[Contender], windows: int) -> list[Contender]:
+    """Start all, time as many windows of each, one contender after the other again and again, and end all."""
+    running: list[Contender] = []
+    try:
+        for contender in starting:  # not extend: those that have started end if a later one does not
+            running.append(contender)
+        for _ in range(windows):
+            for contender in running:
+                contender.window()
+    finally:
+        for contender in running:
+            contender.close()
+    return running
 
 
 def our_trainer(

@@ -397,8 +397,11 @@ def read_artefact(path: str | Path) -> Artefact:
     if not isinstance(state, dict):
         raise CheckpointError(f"{path / 'data.json'} has no 'state'")
     tensors = checkpoint.load_tensors(*weights)
-    for name, other in card.get("tied", {}).items():
-        if other not in tensors:
+    tied = card.get("tied", {})
+    if not isinstance(tied, dict):
+        raise CheckpointError(f"{where}: `tied` must map names to names, got {tied!r}")
+    for name, other in tied.items():
+        if not isinstance(other, str) or other not in tensors:
             raise CheckpointError(f"{where}: {name} is to be {other} (`tied`), which is not in the file")
         tensors[name] = tensors[other]
     return Artefact(path, card, record, state, tensors)

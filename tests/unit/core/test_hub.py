@@ -154,6 +154,10 @@ def test_a_shared_matrix_is_stored_once(zoo: Path, tmp_path: Path, monkeypatch: 
     (out / "card.json").write_text(json.dumps(card))
     with pytest.raises(CheckpointError, match="model.9.weight.*not in the file"):
         hub.read_artefact(out)
+    card["tied"] = ["model.output.weight"]
+    (out / "card.json").write_text(json.dumps(card))
+    with pytest.raises(CheckpointError, match="must map names"):
+        hub.read_artefact(out)
 
 
 def test_strict_refuses_and_changes_nothing(zoo: Path) -> None:
