@@ -286,4 +286,5 @@ for _ in range(5):
 print(faults() - before, file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stderr.split()[-1]) < 1000  # of 5 x 16384
+    # Of 5 x 16384: one block may still be new, where something small came to lie in the first ones' place.
+    assert int(done.stderr.split()[-1]) < 2 * 16384
