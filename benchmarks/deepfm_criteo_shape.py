@@ -40,6 +40,7 @@ OURS = {  # name: (optim.tables, optim.tables_rule, train.precision)
     "ours-rows-bf16": ("rows", "adam", "bf16"),
     "ours-adagrad-fp32": ("rows", "adagrad", "fp32"),
     "ours-dense-fp32": ("dense", "adam", "fp32"),
+    "ours-dense-rows-fp32": ("rows", "dense_adam", "fp32"),
 }
 PEERS = {"fbgemm": "fbgemm_gpu", "deepctr-torch": "deepctr_torch", "recbole": "recbole", "tutorial": "torch"}
 REFERENCE = "ours-rows-fp32"  # in each group, so that ratios are always within one alternating run

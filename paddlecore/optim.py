@@ -56,7 +56,7 @@ class _Table:
         """Rows and their gradient with the L2 term of the batch's rows, each row once."""
         assert self.rows is not None and self.grads is not None
         if self.decay:
-            self.grads.add_(sparse.gather(self.weight.detach(), self.rows), alpha=self.decay)
+            self.grads.add_(self.modules[0].rows(self.rows), alpha=self.decay)
         return self.rows, self.grads
 
     def clear(self) -> None:
@@ -126,14 +126,48 @@ class _RowsTable(_Table):
         self.eps = float(options.get("eps", 1e-8))
         self.steps = 0
         self.state: dict[str, Tensor] = {}
+        self.fading: sparse.Fading | None = None
         size, device = len(self.weight), self.weight.device
-        if rule == "adam":
+        if rule in ("adam", "dense_adam"):
             self.state["first"] = torch.zeros_like(self.weight.detach())
             self.state["second"] = torch.zeros_like(self.weight.detach())
             self.state["last"] = torch.zeros(size, dtype=torch.int32, device=device)
         elif rule == "adagrad":
             start = float(options.get("initial_accumulator_value", 0.0))
             self.state["squares"] = torch.full((size,), start, device=device)
+        if rule == "dense_adam":
+            self._fade()
+            for module in modules:
+                module.behind = self._behind
+
+    def _fade(self) -> None:
+        """From here on, untouched rows lag behind."""
+        try:
+            self.fading = sparse.Fading(self.steps, betas=self.betas, eps=self.eps, device=self.weight.device)
+        except ValueError as error:
+            raise ConfigError(f"optim.tables_rule=dense_adam: {error}") from error
+
+    def _behind(self, ids: Tensor) -> Tensor | None:
+        assert self.fading is not None
+        if self.fading.start == self.fading.step:
+            return None
+        first, second = (sparse.gather(self.state[name], ids) for name in ("first", "second"))
+        return self.fading.move(first, second, self.state["last"].index_select(0, ids))
+
+    def settle(self) -> None:
+        """Bring all rows up to this step, so that `weight` may be read as a whole. A pass over the table."""
+        if self.fading is None or self.fading.start == self.steps:
+            return
+        first, second, last = self.state["first"], self.state["second"], self.state["last"]
+        weight, (b1, b2) = self.weight.detach(), self.betas
+        for part in torch.arange(len(weight)).split(1 << 18):  # what is made in between stays small
+            where = slice(int(part[0]), int(part[-1]) + 1)
+            weight[where] -= self.fading.move(first[where], second[where], last[where])
+            missed = (self.steps - last[where]).double().unsqueeze(1)
+            first[where] *= torch.pow(b1, missed).float()
+            second[where] *= torch.pow(b2, missed).float()
+        last.fill_(self.steps)
+        self._fade()
 
     def collect(self) -> None:
         if self.weight.grad is not None:
@@ -144,15 +178,20 @@ class _RowsTable(_Table):
         super().collect()
 
     def step(self, lr_factor: float) -> None:
+        if self.rows is None and self.fading is not None:
+            return  # torch's Adam leaves out a parameter without a gradient: no step
         self.steps += 1
         if self.rows is None:
             return
         rows, grads = self._decayed()
         weight, lr = self.weight.detach(), self.lr * lr_factor
-        if self.rule == "adam":
+        if self.rule in ("adam", "dense_adam"):
             sparse.adam_(
-                weight, **self.state, rows=rows, grads=grads, step=self.steps, lr=lr, betas=self.betas, eps=self.eps
-            )
+                weight, **self.state, rows=rows, grads=grads, step=self.steps, lr=lr, betas=self.betas, eps=self.eps,
+                fading=self.fading,
+            )  # fmt: skip
+            if self.fading is not None:
+                self.fading.add(lr)
         elif self.rule == "adagrad":
             sparse.adagrad_(weight, **self.state, rows=rows, grads=grads, lr=lr, eps=self.eps)
         else:
@@ -235,6 +274,12 @@ class PhaseOptimizer:
             rows_table.step(lr_factor)
         self.lr = self.base_lr * lr_factor
 
+    def settle(self) -> None:
+        """Before a table is read as a whole (evaluated, averaged, saved): bring rows that lag behind up to date."""
+        with torch.no_grad():
+            for table in self._rows:
+                table.settle()
+
     def zero(self) -> None:
         """Forget the gradient."""
         for parameter in self._plain:
@@ -245,11 +290,12 @@ class PhaseOptimizer:
     # ------------------------------------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain tensors and containers, by parameter name. The tensors are the live ones, not copies.
+        """Plain tensors and containers, by parameter name. The tensors are the live ones, not copies. Settles tables.
 
         "kind": class of the optimiser; "rules": rule of each table with its own state; "shapes": of all parameters;
         "state": {parameter: {name: tensor or number}}. Learning rates and other settings are not part of it.
         """
+        self.settle()
         state: dict[str, dict[str, Any]] = {}
         if self.optimizer is not None:
             for name, parameter in self.parameters.items():
@@ -289,6 +335,8 @@ class PhaseOptimizer:
             table.steps = int(stored[table.name]["steps"])
             for key, value in table.state.items():
                 value.copy_(stored[table.name][key])
+            if table.fading is not None:
+                table._fade()
 
 
 def _differences(stored: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:

@@ -70,8 +70,9 @@ class Optim:
     )
     tables_rule: str = opt(
         "adam",
-        "rows: adam = lazy Adam with decay of the moments for missed steps; adagrad = row-wise; sgd",
-        choices=("adam", "adagrad", "sgd"),
+        "rows: adam = lazy Adam with decay of the moments for missed steps; dense_adam = dense Adam's arithmetic, its "
+        "steps without a gradient made up for at a row's next lookup; adagrad = row-wise; sgd",
+        choices=("adam", "dense_adam", "adagrad", "sgd"),
     )
     tables_weight_decay: float = opt(0.0, "L2 on embedding tables: adds decay * weight to the gradient", low=0)
     tables_decay_rows: str = opt("batch", "rows that the L2 above touches", choices=("batch", "all"))

@@ -210,6 +210,7 @@ class Trainer:
                     sums.append(counted)
 
                 if self.ema is not None:
+                    self._settle()
                     self.ema.update()
                 self._advance(sums)
                 if profiler is not None:
@@ -234,6 +235,7 @@ class Trainer:
             if self.valid is not None and self.evaluated_at != self.step:
                 self._evaluate_and_select()
             self._save()
+            self._settle()
         return {
             "step": self.step,
             "epoch": self.epoch,
@@ -277,6 +279,11 @@ class Trainer:
         for value in wanted:
             total[:-1] += value
         return total
+
+    def _settle(self) -> None:
+        """Weights are about to be read as a whole. All ranks do it at the same steps, for it rounds."""
+        for optimizer in self.optimizers.values():
+            optimizer.settle()
 
     def _only(self, phase: str) -> None:
         """With several phases, let gradients flow into the parameters of `phase` only."""
@@ -343,6 +350,7 @@ class Trainer:
         """The task's metrics over `rows`, every row counted once over all ranks; with the EMA's weights if there is
         one.
         """
+        self._settle()
         with self.ema.applied() if self.ema is not None else contextlib.nullcontext():
             return evaluate(
                 self.task,
@@ -382,6 +390,7 @@ class Trainer:
         if self.folder is None or self.saved_at == self.step:
             return
         self._check_finite()
+        self._settle()
         root = self.folder / "checkpoints"
         problem = ""
         if distributed.rank() == 0:

@@ -29,6 +29,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "dense": {"section": {"tables_weight_decay": 0.01}, "clip_norm": 0.5},
     "dense_all": {"section": {"tables_weight_decay": 0.01, "tables_decay_rows": "all"}},
     "adam_rows": {"section": {"tables": "rows", "tables_weight_decay": 0.01}, "clip_norm": 0.5},
+    "dense_adam_rows": {"section": {"tables": "rows", "tables_rule": "dense_adam"}, "clip_norm": 0.5},
     "adagrad_rows": {"section": {"tables": "rows", "tables_rule": "adagrad"}},
     "batch_norm": {"net": {"batch_norm": True}},
     "uneven": {"batch_size": 5},

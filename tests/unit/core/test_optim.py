@@ -207,6 +207,49 @@ def test_rows_is_dense_for_adagrad_with_one_column() -> None:
     assert largest_difference(ours, plain) < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("arguments", "within"), [({}, 1e-5), ({"betas": [0.0, 0.9]}, 1e-5), ({"betas": [0.9, 0.98], "eps": 1e-2}, 3e-4)]
+)
+@pytest.mark.parametrize("decay", [0.0, 0.05])
+def test_dense_adam_by_rows_is_dense_adam(arguments: dict[str, Any], within: float, decay: float) -> None:
+    """Rows that come and go, under a rate that changes: the same losses at each step, and once settled the same table,
+    which goes on to be the same after it was settled in between. An eps as large as gradients are, in early steps, is
+    where the sum is approximate.
+    """
+    rows, dense = pair()[0], pair()[0]
+    options = {**arguments, "tables_weight_decay": decay}
+    by_rows = optimizer(rows, tables="rows", tables_rule="dense_adam", **options)
+    runs = [(rows, by_rows), (dense, optimizer(dense, **options))]
+    for step in range(120):
+        losses = []
+        for task, opt in runs:
+            loss = loss_of(task, 1000 * (step // 40) + step % 4)  # few rows for a while, then others
+            loss.backward()
+            opt.collect()
+            opt.step(1.0 + math.sin(step))
+            opt.zero()
+            losses.append(float(loss.detach()))
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+        if step in (50, 51):
+            by_rows.settle()
+            assert largest_difference(rows, dense) < within
+    assert largest_difference(rows, dense) > 1e-4 or arguments.get("betas", [1])[0] == 0.0  # they do lag behind
+    seen = batch(2000)[0]
+    with torch.no_grad():
+        lagging = [task.eval().model(seen) for task, _ in runs]
+        assert torch.allclose(*lagging, atol=1e-4)  # no lookup sees it
+    by_rows.settle()
+    assert largest_difference(rows, dense) < within
+    before = rows.model.table.weight.detach().clone()
+    by_rows.settle()
+    assert torch.equal(before, rows.model.table.weight)
+
+
+def test_momentum_that_never_fades_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"tables_rule=dense_adam: betas=\(0.9, 0.8\)"):
+        optimizer(pair()[0], tables="rows", tables_rule="dense_adam", betas=[0.9, 0.8])
+
+
 def test_two_micro_batches_are_one() -> None:
     results = []
     for parts in (1, 2):
@@ -386,10 +429,15 @@ def test_fused_where_torch_can() -> None:
 # ------------------------------------------------------------------------------------------------ state
 
 
-@pytest.mark.parametrize("section", [{}, {"tables": "rows"}, {"tables": "rows", "tables_rule": "adagrad"}])
+RULES = [{}, *[{"tables": "rows", "tables_rule": rule} for rule in ("adam", "dense_adam", "adagrad")]]
+
+
+@pytest.mark.parametrize("section", RULES)
 def test_stopping_and_going_on_is_bit_identical(section: dict[str, Any]) -> None:
     whole, _ = pair()
-    train(whole, optimizer(whole, **section), 8)
+    train(whole, opt := optimizer(whole, **section), 5)
+    opt.settle()  # as the trainer does at each save, whether it stops there or not
+    train(whole, opt, range(5, 8))
     first, _ = pair()
     train(first, opt := optimizer(first, **section), 5)
     file = io.BytesIO()

@@ -241,6 +241,27 @@ def test_other_data_or_another_model_is_refused(tmp_path: Path) -> None:
         trainer(Regression(Net(dim=5)), resume_from=last).fit()
 
 
+def test_rows_that_lag_behind_are_settled_before_anyone_reads_the_table(tmp_path: Path) -> None:
+    """Evaluations, averages, checkpoints and what is left after training are those of dense Adam."""
+    runs = []
+    for section in ({}, {"tables": "rows", "tables_rule": "dense_adam"}):
+        folder = tmp_path / str(len(runs))
+        options = {"max_steps": 13, "eval_every": 4, "save_every": 3, "ema": 0.9, "keep": 9, "valid": rows(30, 1)}
+        runs.append((trainer(section=section, folder=folder, **options), folder))  # type: ignore[arg-type]
+        runs[-1][0].fit()
+    (dense, a), (by_rows, b) = runs
+    assert largest_difference(weights(dense.task), weights(by_rows.task)) < 1e-5
+    for kind, name in (("train", "loss"), ("eval", "mse")):
+        one, other = (run.journal.of(kind, name) for run in (dense, by_rows))  # type: ignore[union-attr]
+        assert one and one == pytest.approx(other, rel=1e-4)
+    saved = sorted(p.name for p in (b / "checkpoints").iterdir())
+    assert len(saved) >= 5
+    for step in saved:
+        for name in ("model.safetensors", "ema.safetensors"):
+            tensors = [checkpoint.load_tensors(folder / "checkpoints" / step / name) for folder in (a, b)]
+            assert largest_difference(*tensors) < 1e-5
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_signals_save_and_leave(tmp_path: Path, number: signal.Signals) -> None:
     run = trainer(folder=tmp_path, max_steps=10_000)
