@@ -40,7 +40,7 @@ OURS = {  # name: (optim.tables, optim.tables_rule, train.precision)
     "ours-rows-bf16": ("rows", "adam", "bf16"),
     "ours-adagrad-fp32": ("rows", "adagrad", "fp32"),
     "ours-dense-fp32": ("dense", "adam", "fp32"),
-    "ours-dense-rows-fp32": ("rows", "dense_adam", "fp32"),
+    "ours-dense-rows-fp32": ("rows", "dense_adam", "fp32"),  # the same arithmetic
 }
 PEERS = {"fbgemm": "fbgemm_gpu", "deepctr-torch": "deepctr_torch", "recbole": "recbole", "tutorial": "torch"}
 REFERENCE = "ours-rows-fp32"  # in each group, so that ratios are always within one alternating run
@@ -48,9 +48,10 @@ GROUPS = {  # what stands in memory together; None: all at once
     1_000_000: None,
     10_000_000: [
         ("ours-rows-bf16", "ours-adagrad-fp32", "fbgemm"),
-        ("ours-dense-fp32", "deepctr-torch"),
-        ("ours-dense-fp32", "recbole"),
-        ("ours-dense-fp32", "tutorial"),
+        *[
+            ("ours-rows-bf16", "ours-dense-rows-fp32", "ours-dense-fp32", p)
+            for p in ("deepctr-torch", "recbole", "tutorial")
+        ],
     ],
 }
 # (contender, against, least ratio) by rows
@@ -59,16 +60,14 @@ TARGETS = {
         ("ours-rows-fp32", "fbgemm", 1.25),
         ("ours-adagrad-fp32", "fbgemm", 1.25),  # the same update rule on both sides
         ("ours-rows-bf16", "fbgemm", 2.0),
-        ("ours-dense-fp32", "deepctr-torch", 1.6),
-        ("ours-dense-fp32", "recbole", 1.6),
-        ("ours-dense-fp32", "tutorial", 1.6),
+        *[("ours-dense-fp32", peer, 1.6) for peer in ("deepctr-torch", "recbole", "tutorial")],
     ],
     10_000_000: [
         ("ours-rows-fp32", "fbgemm", 1.1),
         ("ours-adagrad-fp32", "fbgemm", 1.1),
         ("ours-rows-bf16", "fbgemm", 1.5),
-        *[("ours-rows-fp32", peer, 8.0) for peer in ("deepctr-torch", "recbole", "tutorial")],
-        *[("ours-dense-fp32", peer, 5.0) for peer in ("deepctr-torch", "recbole", "tutorial")],
+        *[(f"ours-rows-{p}", peer, 8.0) for p in ("fp32", "bf16") for peer in ("deepctr-torch", "recbole", "tutorial")],
+        *[("ours-dense-rows-fp32", peer, 5.0) for peer in ("deepctr-torch", "recbole", "tutorial")],
     ],
 }
 
@@ -426,7 +425,7 @@ def profile(name: str, rows: int, steps: int, warm_up: int = 8) -> dict[str, Any
     products = 6 * BATCH * sum(a * b for a, b in zip(widths[:-1], widths[1:], strict=True)) / 1e9
     row = 4 * (DIM + 1) / 1e9 / machine["copy"] * 1e3  # ms to move one row once
     moved = BATCH * FIELDS * row
-    table_ms = {"adam": 6, "adagrad": 2}[OURS[name][1]] * moved
+    table_ms = {"adam": 6, "dense_adam": 8, "adagrad": 2}[OURS[name][1]] * moved
     table_ms = table_ms if OURS[name][0] == "rows" else 7 * rows * row
     precision = OURS[name][2]
     floor = {
