@@ -348,12 +348,17 @@ def zoo_rows(suite: str | None = None, task: str | None = None, data: str | None
 
 
 def card_score(card: dict[str, Any]) -> str:
-    """The card's first metric on its last split, e.g. `auc 0.9841 ± 0.0003`; empty without a card."""
+    """The metric that the card's target names, else its first, on its last split; empty without a card.
+
+    E.g. `auc 0.9841 ± 0.0003`.
+    """
     metrics = card.get("metrics") or {}
     split = "test" if "test" in metrics else next(iter(metrics), None)
     if split is None or not metrics[split]:
         return ""
-    name, value = next(iter(metrics[split].items()))
+    words = str(card.get("target", "")).replace(",", " ").split()
+    name = next((word for word in words if word in metrics[split]), next(iter(metrics[split])))
+    value = metrics[split][name]
     spread = (card.get("seeds") or {}).get("metrics", {}).get(name)
     if spread:
         return f"{name} {spread['mean']:.4f} ± {spread['sd']:.4f}"

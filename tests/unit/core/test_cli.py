@@ -221,6 +221,9 @@ def test_seeds_are_shown_with_their_spread() -> None:
     }
     assert cli.card_score(card) == "auc 0.9100 ± 0.0020"
     assert cli.card_score({}) == ""
+    scores = {"test": {"perplexity": 4.9265, "bleu_tok_lc": 39.9382}}
+    assert cli.card_score({"metrics": scores, "target": "test bleu_tok_lc 38.96, one seed"}) == "bleu_tok_lc 39.9382"
+    assert cli.card_score({"metrics": scores, "target": "none published"}) == "perplexity 4.9265"
 
 
 def test_doctor_never_fails(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
