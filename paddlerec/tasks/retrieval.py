@@ -24,7 +24,9 @@ class Retrieval(Task):
 
     With s = <user, item> / temperature of a pair (u, i), its loss is one of
 
-    - bpr: the mean over the pair's negatives j of -ln sigmoid(s_ui - s_uj) (Rendle et al., 2009, UAI, section 4);
+    - bpr: the mean over the pair's negatives j of -ln sigmoid(s_ui - s_uj) (Rendle et al., 2009, UAI, section 4); with
+      `hardest`, the one with the highest score is its only negative (Zhang, Chen, Wang, Yu, 2013, "Optimizing Top-N
+      Collaborative Filtering via Dynamic Negative Item Sampling", SIGIR);
     - softmax: -ln of e^(s_ui - a) / (e^(s_ui - a) + sum over candidates c of e^(s_uc - a_c)), where a = log_q times
       the logarithm of how often an item is among the candidates (Bengio and Senecal, 2008; Yi et al., 2019, RecSys, eq.
       4). Candidates that are the pair's own item are left out of the sum;
@@ -47,6 +49,7 @@ class Retrieval(Task):
         temperature: what scores are divided by in the loss.
         log_q: 1 = sampled softmax corrects for how often items are drawn, 0 = it does not, which holds back popular
             items; or between.
+        hardest: of a pair's negatives, bpr takes the one with the highest score.
         sgns_negatives: k of sgns.
         l2: adds l2 / 2 times the squares of the vectors that a pair and its negatives are made of.
         measures: see `Ranking`; the first selects the checkpoint.
@@ -62,6 +65,7 @@ class Retrieval(Task):
         loss: str = "softmax",
         temperature: float = 1.0,
         log_q: float = 1.0,
+        hardest: bool = False,
         sgns_negatives: float = 5.0,
         l2: float = 0.0,
         measures: list[str] | tuple[str, ...] = ("recall@20", "ndcg@20"),
@@ -79,7 +83,7 @@ class Retrieval(Task):
             raise ValueError(f"task.l2: {type(model).__name__} has no penalty(); optim.tables_weight_decay may do")
         self.labels, self.measures, self.top = labels, list(measures), top
         self.loss, self.temperature, self.log_q, self.l2 = loss, temperature, log_q, l2
-        self.sgns_negatives, self.index = sgns_negatives, index
+        self.hardest, self.sgns_negatives, self.index = hardest, sgns_negatives, index
         self._longest = Ranking(measures).max_k
         self._items: Tensor | None = None
         self._approximate: ApproximateIndex | None = None
@@ -100,6 +104,8 @@ class Retrieval(Task):
             wanted = "data.negatives" if others == "negative" else "data.in_batch or data.sampled"
             raise ConfigError(f"task.loss={self.loss} needs {others} in the batch: set {wanted}")
         more = batch[others].flatten() if others is not None else item[:0]
+        if self.loss == "bpr" and self.hardest:
+            more = self._hardest(batch)
         query, vectors = self.model(user, torch.cat([item, more]), batch.get("history"))
         query = query.float() / self.temperature
         own, rest = vectors.float().split([len(item), len(more)])
@@ -117,6 +123,14 @@ class Retrieval(Task):
             used = torch.cat([item, more]) if self.loss == "bpr" else item
             loss = loss + 0.5 * self.l2 * self.model.penalty(user, used)  # type: ignore[operator]
         return StepOutput(loss, torch.tensor(len(item)), {})
+
+    @torch.no_grad()
+    def _hardest(self, batch: Batch) -> Tensor:
+        """[B] int64: each pair's negative with the highest score."""
+        negative = batch["negative"]
+        query, vectors = self.model(batch["user"], negative.flatten(), batch.get("history"))
+        score = (vectors.view(*negative.shape, -1) @ query.unsqueeze(2)).squeeze(2)  # [B, negatives]
+        return negative.gather(1, score.argmax(1, keepdim=True)).flatten()
 
     def _softmax(self, query: Tensor, positive: Tensor, rest: Tensor, batch: Batch) -> Tensor:
         """Queries [B, d], scores of their own items [B], vectors of the candidates [C, d] -> [] sum."""

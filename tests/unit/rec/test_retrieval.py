@@ -177,6 +177,20 @@ def test_losses_against_slow_transcriptions(loss: str, log_q: float) -> None:
     assert float(output.loss_sum) == pytest.approx(total, rel=1e-5) and output.weight == 3
 
 
+def test_the_hardest_negative_is_the_only_one() -> None:
+    torch.manual_seed(0)
+    model = MF(num_users=6, num_items=8, dim=4, init_std=1.0)
+    b = batch()
+    score = (model.users(b["user"]).unsqueeze(1) * model.items(b["negative"])).sum(2)
+    best = torch.stack([row[k] for row, k in zip(b["negative"], score.argmax(1), strict=True)]).unsqueeze(1)
+    found = Retrieval(model, loss="bpr", hardest=True, l2=0.1)(b)
+    expected = Retrieval(model, loss="bpr", l2=0.1)({**b, "negative": best})
+    torch.testing.assert_close(found.loss_sum, expected.loss_sum)
+    for loss in (found, expected):
+        gradient = torch.autograd.grad(loss.loss_sum, [model.users.weight, model.items.weight])
+        assert set(gradient[1].abs().sum(1).nonzero().flatten().tolist()) == {*b["item"].tolist(), *best[:, 0].tolist()}
+
+
 def test_a_loss_without_what_it_needs_says_what_to_set() -> None:
     model = MF(num_users=6, num_items=8)
     with pytest.raises(ConfigError, match=r"data\.negatives"):
