@@ -14,11 +14,12 @@ from paddlerec.layers.history import mean_of_history
 
 
 class Item2Vec(nn.Module):
-    """score(context c, item i) = <in_c, out_i>, trained by skip-gram: any other item of the same user is a context.
+    """score(context c, item i) = <in_c, out_i>, where any other item of the same user is a context.
 
-    The order of a user's items does not matter (Item2Vec, section 3: the window is the whole set). With
-    `data.train_history=1` and `task.loss=sgns` each pair of a step is one context and one item. As word2vec, items are
-    the words and users the windows.
+    The order of a user's items does not matter (Item2Vec, section 3: the window is the whole set). As word2vec, items
+    are the words and users the windows. With `task.loss=sgns` and `data.train_history=1` each pair of a step is one
+    context and one item, skip-gram; with more, the context is the mean of several items, as in word2vec's CBOW and as
+    in evaluation.
 
     A user is the mean of the `in` vectors of their history; with an empty one all scores are 0. The user's own id is
     not looked at.

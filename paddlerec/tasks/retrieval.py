@@ -30,8 +30,9 @@ class Retrieval(Task):
     - softmax: -ln of e^(s_ui - a) / (e^(s_ui - a) + sum over candidates c of e^(s_uc - a_c)), where a = log_q times
       the logarithm of how often an item is among the candidates (Bengio and Senecal, 2008; Yi et al., 2019, RecSys, eq.
       4). Candidates that are the pair's own item are left out of the sum;
-    - sgns: -ln sigmoid(s_ui) - k times the mean over candidates of ln sigmoid(-s_uc), k = `sgns_negatives` (Mikolov et
-      al., 2013, NeurIPS, eq. 4); candidates that are the pair's own item do not count;
+    - sgns: -ln sigmoid(s_ui - o) - k times the mean over candidates of ln sigmoid(o - s_uc), k = `sgns_negatives`, o =
+      `sgns_offset` (Mikolov et al., 2013, NeurIPS, eq. 4, where o = 0); candidates that are the pair's own item do not
+      count;
     - linear: -s_ui, for models in closed form.
 
     Batch: those of `PairRows` in training and of `UserRows` in evaluation (paddlerec/data/interactions.py); to predict,
@@ -51,6 +52,8 @@ class Retrieval(Task):
             items; or between.
         hardest: of a pair's negatives, bpr takes the one with the highest score.
         sgns_negatives: k of sgns.
+        sgns_offset: o of sgns. Cosines within one table average 0 or more, but the right score of an unrelated pair is
+            far below: with o = 0 they are all pressed apart, in vain. No ranking depends on it.
         l2: adds l2 / 2 times the squares of the vectors that a pair and its negatives are made of.
         measures: see `Ranking`; the first selects the checkpoint.
         top: items that `render` lists.
@@ -67,6 +70,7 @@ class Retrieval(Task):
         log_q: float = 1.0,
         hardest: bool = False,
         sgns_negatives: float = 5.0,
+        sgns_offset: float = 0.0,
         l2: float = 0.0,
         measures: list[str] | tuple[str, ...] = ("recall@20", "ndcg@20"),
         top: int = 10,
@@ -83,7 +87,7 @@ class Retrieval(Task):
             raise ValueError(f"task.l2: {type(model).__name__} has no penalty(); optim.tables_weight_decay may do")
         self.labels, self.measures, self.top = labels, list(measures), top
         self.loss, self.temperature, self.log_q, self.l2 = loss, temperature, log_q, l2
-        self.hardest, self.sgns_negatives, self.index = hardest, sgns_negatives, index
+        self.hardest, self.sgns_negatives, self.sgns_offset, self.index = hardest, sgns_negatives, sgns_offset, index
         self._longest = Ranking(measures).max_k
         self._items: Tensor | None = None
         self._approximate: ApproximateIndex | None = None
@@ -116,7 +120,7 @@ class Retrieval(Task):
         elif self.loss == "softmax":
             loss = self._softmax(query, positive, rest, batch)
         elif self.loss == "sgns":
-            loss = self._sgns(positive, query @ rest.t(), batch)
+            loss = self._sgns(positive - self.sgns_offset, query @ rest.t() - self.sgns_offset, batch)
         else:
             loss = -positive.sum()
         if self.l2:

@@ -150,7 +150,7 @@ def sigmoid(x: float) -> float:
 def test_losses_against_slow_transcriptions(loss: str, log_q: float) -> None:
     torch.manual_seed(0)
     model = MF(num_users=6, num_items=8, dim=4, init_std=1.0)
-    task = Retrieval(model, loss=loss, temperature=0.7, log_q=log_q, sgns_negatives=3, l2=0.1)
+    task = Retrieval(model, loss=loss, temperature=0.7, log_q=log_q, sgns_negatives=3, sgns_offset=0.4, l2=0.1)
     b = batch()
     u, v = model.users.weight.detach(), model.items.weight.detach()
     total = 0.0
@@ -169,7 +169,8 @@ def test_losses_against_slow_transcriptions(loss: str, log_q: float) -> None:
             total += -math.log(top / (top + sum(terms)))
         elif loss == "sgns":
             others = [int(c) for c in b["candidates"] if int(c) != item]
-            total += -math.log(sigmoid(s[item])) - 3 * sum(math.log(sigmoid(-s[c])) for c in others) / len(others)
+            noise = sum(math.log(sigmoid(0.4 - s[c])) for c in others) / len(others)
+            total += -math.log(sigmoid(s[item] - 0.4)) - 3 * noise
         else:
             total += -s[item]
         total += 0.05 * square
