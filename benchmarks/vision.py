@@ -7,10 +7,11 @@
 
 A group is one kind of model at one size, ours and torchvision's with random weights, each in several modes: `eager` is
 fp32 in torch's own memory order, `nhwc` fp32 with channels last, `bf16` in bf16, `nhwc+bf16` both; `folded` ones answer
-with batch norms folded into the convolutions before them. Classifiers stand beside timm's too, and answer beside ONNX
-Runtime, where these are installed. Each group is a process of its own, where all contenders stand in memory, warm up
-once and then take turns: a window each, again and again. What is shown is the median of a contender's windows, the
-slowest and the fastest, and its ratio to torchvision's eager form and to the fastest of all that are not ours.
+as in `eval` and `predict`, with batch norms folded into the convolutions before them. Classifiers stand beside timm's
+too, and answer beside ONNX Runtime, where these are installed. Each group is a process of its own, where all contenders
+stand in memory, warm up once and then take turns: a window each, again and again. What is shown is the median of a
+contender's windows, the slowest and the fastest, and its ratio to torchvision's eager form and to the fastest of all
+that are not ours.
 
 Training is forward, loss, backward and a step of SGD with momentum, on images that are in memory; ours through the task
 that the trainer calls (what the trainer adds: overhead.py). Detectors with random weights keep as many boxes as they
@@ -247,13 +248,11 @@ def contenders(group: Group, what: str, compiled: bool) -> dict[str, Callable[[]
 def contender(
     group: Group, model: nn.Module, mode: str, call: Callable[[nn.Module], Any], *, training: bool
 ) -> Callable[[], None]:
-    from paddlecv.layers.fold import fold_batch_norm
-
     parts = mode.split("+")
     nhwc, bf16 = "nhwc" in parts, "bf16" in parts
     model.train(training)
     if "folded" in parts:
-        model = fold_batch_norm(model)
+        model.for_inference("bf16" if bf16 else "fp32", nhwc)
     if nhwc:
         model.to(memory_format=torch.channels_last)
     if "compiled" in parts:

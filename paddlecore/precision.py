@@ -22,9 +22,15 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
     and is warned of once, for products there take several times as long as in fp32."""
     if precision == "fp32":
         return contextlib.nullcontext()
-    if device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("NO AVX", "DEFAULT", "AVX2"):
+    if emulated(precision, device):
         warnings.warn(_SLOW.format(precision), stacklevel=2)  # shown once for each place that calls
     return torch.autocast(device.type, dtype=_DTYPES[precision])
+
+
+def emulated(precision: str, device: torch.device) -> bool:
+    """Whether the device has no instructions for products in `precision`."""
+    slow = ("NO AVX", "DEFAULT", "AVX2")
+    return precision != "fp32" and device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in slow
 
 
 class LossScaler:

@@ -249,7 +249,8 @@ def _trained(cfg: RunConfig, device: torch.device, *, read: bool) -> tuple[Task,
         _prepare(data)
     task = _task(cfg, data)
     load_exact(task, artefact, artefact.path, cfg.init.into)
-    return task.to(device), data, artefact.path
+    task.to(device).for_inference(cfg.train.precision, cfg.train.channels_last)
+    return task, data, artefact.path
 
 
 def _task(cfg: RunConfig, data: DataModule) -> Task:

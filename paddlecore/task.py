@@ -68,6 +68,11 @@ class Task(nn.Module):
         """[B] how wrong the prediction of each row is; the largest are shown by `eval report=<folder>`."""
         raise NotImplementedError
 
+    def for_inference(self, precision: str, channels_last: bool) -> None:
+        """Make `predict` quicker by what can no longer be trained: called once, when the weights are loaded and will
+        not change, with the recipe's `train.precision` and `train.channels_last`. Scores stay the same up to rounding.
+        """
+
     def export(self) -> dict[str, Any]:
         """What others may want of the trained weights in files of its own, by name: tensors, and JSON-able values.
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from paddlecore.metric import Metric
 from paddlecore.task import Batch, Classification, Prediction
 from paddlecv.metrics.confusion import ConfusionMatrix
+from paddlecv.tasks.vision import VisionTask
 
 
-class ImageClassification(Classification):
+class ImageClassification(Classification, VisionTask):
     """Cross-entropy of one label an image: image [B, channels, H, W] float32, label [B] int64.
 
     Where the classes have names, `eval report=<folder>` draws which are taken for which.

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from paddlecore.metric import Metric
-from paddlecore.task import Batch, Prediction, StepOutput, Task
+from paddlecore.task import Batch, Prediction, StepOutput
 from paddlecv.layers.detection import Detections
 from paddlecv.metrics import DetectionAP
+from paddlecv.tasks.vision import VisionTask
 
 
-class Detection(Task):
+class Detection(VisionTask):
     """The losses of a detector, added up; average precision is measured.
 
     The model is called as `model(image, size, target)` in training, target being a dict of `boxes`, `labels`, `draw`

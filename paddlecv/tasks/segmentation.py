@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from paddlecore.metric import Metric
-from paddlecore.task import Batch, Prediction, StepOutput, Task
+from paddlecore.task import Batch, Prediction, StepOutput
 from paddlecv.metrics.segmentation import MeanIoU
+from paddlecv.tasks.vision import VisionTask
 
 VOID = 255  # of a mask's pixels: no class
 
 
-class Segmentation(Task):
+class Segmentation(VisionTask):
     """Cross-entropy of each pixel that is not void, summed over the pixels of the masks.
 
     The model may give several logits while training, the main ones first: each has a loss, weighted by
