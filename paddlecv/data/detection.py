@@ -420,7 +420,7 @@ class DetectionData(LabelledData):
         batch: Batch = {"image": torch.zeros(len(samples), 3, height, width), "size": sizes}
         for image, sample in zip(batch["image"], samples, strict=True):
             h, w = sample["image"].shape[1:]
-            image[:, :h, :w] = normalise(sample["image"].as_subclass(Tensor), self.mean, self.deviation)
+            normalise(sample["image"].as_subclass(Tensor), self.mean, self.deviation, out=image[:, :h, :w])
         for name in samples[0].keys() - {"image"}:
             values = [sample[name] for sample in samples]
             if name == "masks":

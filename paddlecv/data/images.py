@@ -155,7 +155,9 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(p for p in there if p.suffix.lower() in ENDINGS and p.is_file() and not p.name.startswith("."))
 
 
-def normalise(image: Tensor, mean: Iterable[float] = MEAN, deviation: Iterable[float] = DEVIATION) -> Tensor:
-    """uint8 [..., 3, H, W] -> float32, each channel (pixel / 255 - mean) / deviation."""
+def normalise(
+    image: Tensor, mean: Iterable[float] = MEAN, deviation: Iterable[float] = DEVIATION, out: Tensor | None = None
+) -> Tensor:
+    """uint8 [..., 3, H, W] -> float32, each channel (pixel / 255 - mean) / deviation; into `out` if it is given."""
     shift, scale = (torch.tensor(tuple(v), dtype=torch.float32)[:, None, None] for v in (mean, deviation))
-    return image.float().div_(255).sub_(shift).div_(scale)
+    return torch.mul(image, 1 / (255 * scale), out=out).sub_(shift / scale)

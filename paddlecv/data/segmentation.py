@@ -149,7 +149,7 @@ class SegmentationData(LabelledData):
         self.splits, self._usable = tuple(found), found
         for split, rows in found.items():
             sample = partial(self._sample, split, rows, split == "train")
-            self._rows[split] = SampleRows(len(rows), sample, collate, mix(self.seed))
+            self._rows[split] = SampleRows(len(rows), sample, self._collate, mix(self.seed))
 
     def find(self) -> tuple[dict[str, list[Pair]], list[str], np.ndarray]:
         """The files of each split, the names of the classes, and [256] uint8, the class of each id in a mask (255 =
@@ -284,23 +284,35 @@ class SegmentationData(LabelledData):
         image, mask = kept
         if train:
             image, mask = self._augment(tv_tensors.Image(image), tv_tensors.Mask(mask))
-        image = normalise(image.as_subclass(Tensor), self.mean, self.deviation)
-        return {"image": image, "mask": mask.as_subclass(Tensor).long()}
+        return {"image": image.as_subclass(Tensor), "mask": mask.as_subclass(Tensor)}
 
     def _augment(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         steps: list[nn.Module] = []
-        if self.crop is not None:
-            low, high = self.scale
-            factor = low + (high - low) * float(torch.rand(()))
-            window = [max(1, round(side / factor)) for side in self.crop]  # cut first: fewer pixels are scaled
-            steps += [v2.RandomCrop(window, pad_if_needed=True, fill=_FILL), v2.Resize(self.crop, antialias=True)]
         if self.flip:
             steps.append(v2.RandomHorizontalFlip())
         if self.jitter:
             steps.append(v2.ColorJitter(self.jitter, self.jitter, self.jitter))
+        if self.crop is not None:
+            low, high = self.scale
+            factor = low + (high - low) * float(torch.rand(()))
+            window = [max(1, round(side / factor)) for side in self.crop]
+            # cut first, and scaled where that leaves the rest the fewest pixels
+            steps.insert(len(steps) if factor > 1 else 0, v2.Resize(self.crop, antialias=True))
+            steps.insert(0, v2.RandomCrop(window, pad_if_needed=True, fill=_FILL))
         for step in steps:
             image, mask = step(image, mask)
         return image, mask
+
+    def _collate(self, samples: list[dict[str, Tensor]]) -> Batch:
+        """Samples of perhaps several sizes -> one batch: images filled up with 0, masks with void, right and below."""
+        sizes = torch.tensor([sample["mask"].shape for sample in samples])
+        whole = (len(samples), *sizes.amax(0).tolist())
+        images, masks = torch.zeros(whole[0], 3, *whole[1:]), torch.full(whole, VOID)
+        for image, mask, sample in zip(images, masks, samples, strict=True):
+            height, width = sample["mask"].shape
+            normalise(sample["image"], self.mean, self.deviation, out=image[:, :height, :width])
+            mask[:height, :width] = sample["mask"]
+        return {"image": images, "mask": masks, "size": sizes}
 
     # ------------------------------------------------------------------------------------------------ one input
 
@@ -347,21 +359,6 @@ def palette(classes: int) -> list[tuple[int, int, int]]:
         tuple(sum(((number >> (3 * j + channel)) & 1) << (7 - j) for j in range(3)) for channel in range(3))
         for number in range(1, classes + 1)
     ]  # type: ignore[misc]
-
-
-def collate(samples: list[dict[str, Tensor]]) -> Batch:
-    """Samples of perhaps several sizes -> one batch: images padded with 0 and masks with void, right and below."""
-    sizes = torch.tensor([sample["mask"].shape for sample in samples])
-    height, width = sizes.amax(0).tolist()
-
-    def pad(value: Tensor, fill: int) -> Tensor:
-        return nn.functional.pad(value, (0, width - value.shape[-1], 0, height - value.shape[-2]), value=fill)
-
-    return {
-        "image": torch.stack([pad(sample["image"], 0) for sample in samples]),
-        "mask": torch.stack([pad(sample["mask"], VOID) for sample in samples]),
-        "size": sizes,
-    }
 
 
 def pair_up(images: Path, masks: Path) -> list[Pair]:
