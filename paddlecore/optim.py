@@ -156,7 +156,7 @@ class _RowsTable(_Table):
 
     def settle(self) -> None:
         """Bring all rows up to this step, so that `weight` may be read as a whole. A pass over the table."""
-        if self.fading is None or self.fading.start == self.steps:
+        if self.fading is None or self.fading.start == self.fading.step:
             return
         first, second, last = self.state["first"], self.state["second"], self.state["last"]
         weight, (b1, b2) = self.weight.detach(), self.betas

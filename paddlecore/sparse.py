@@ -205,9 +205,10 @@ class Fading:
                                                  q_j = eps sqrt(1 - b2^j) b2^(-k / 2)
 
     While p_j counts, q_j hardly changes, so the sum is taken as P / (sqrt(v) + Q), with P = sum p_j and Q the mean of
-    the q_j weighted by p_j. What is left out is of second order in the spread of q, so it is nothing where sqrt(v) is
-    well above eps; where it is not, at the usual betas 3e-5 of the movement, and up to 2e-3 in the first hundred steps.
-    P and Q depend on a alone, so a step costs a few hundred numbers to keep them up, whatever the size of the table.
+    the q_j weighted by p_j. What is left out is of second order in the spread of q. At the usual betas it is at most
+    2e-5 of the movement where sqrt(v) is ten times eps or more; below that 1e-4 of it for rows last touched in step 700
+    or later, 2e-3 from step 100 on, and a hundredth and more in the first thirty steps, in which q still grows. P and Q
+    depend on a alone, so a step costs a few hundred numbers to keep them up, whatever the size of the table.
 
     Args:
         step: t so far; no row was touched last before it.

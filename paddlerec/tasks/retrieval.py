@@ -85,6 +85,8 @@ class Retrieval(Task):
             raise ValueError("task.temperature, sgns_negatives and top must be positive, l2 not negative")
         if l2 and not hasattr(model, "penalty"):
             raise ValueError(f"task.l2: {type(model).__name__} has no penalty(); optim.tables_weight_decay may do")
+        if hardest and loss != "bpr":
+            raise ValueError(f"task.hardest chooses among the negatives of task.loss=bpr; the loss is {loss}")
         self.labels, self.measures, self.top = labels, list(measures), top
         self.loss, self.temperature, self.log_q, self.l2 = loss, temperature, log_q, l2
         self.hardest, self.sgns_negatives, self.sgns_offset, self.index = hardest, sgns_negatives, sgns_offset, index

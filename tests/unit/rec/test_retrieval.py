@@ -194,6 +194,8 @@ def test_the_hardest_negative_is_the_only_one() -> None:
 
 def test_a_loss_without_what_it_needs_says_what_to_set() -> None:
     model = MF(num_users=6, num_items=8)
+    with pytest.raises(ValueError, match=r"task\.loss=bpr; the loss is softmax"):
+        Retrieval(model, loss="softmax", hardest=True)
     with pytest.raises(ConfigError, match=r"data\.negatives"):
         Retrieval(model, loss="bpr")({"user": torch.tensor([1]), "item": torch.tensor([1])})
     with pytest.raises(ValueError, match=r"task\.loss must be one of"):
