@@ -181,7 +181,8 @@ class HistoryData(SessionData):
     A row is bad if it lacks a user or an item, has another number of columns than the header, a time that is no number,
     or is not UTF-8.
 
-    Batch: see `HistoryRows` in training and `HeldOutRows` in evaluation.
+    Batch: see `HistoryRows` in training and `HeldOutRows` in evaluation. `encode` gives history, and
+    seen [1, S], all known items of it: they are not recommended, as they are not ranked in evaluation.
 
     Args:
         max_len: items of a history that are kept, the latest ones.
@@ -194,6 +195,8 @@ class HistoryData(SessionData):
             all, which it is ranked among; 0 = it is ranked among all items but those of the history before it.
         **common: see `DataModule`.
     """
+
+    repeats = False
 
     def __init__(
         self,

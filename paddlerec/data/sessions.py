@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -118,6 +119,8 @@ class SessionData(DataModule):
         **common: see `DataModule`.
     """
 
+    repeats = True  # may an item of the history be recommended?
+
     def __init__(
         self,
         *,
@@ -188,8 +191,12 @@ class SessionData(DataModule):
         given = from_json(raw)
         if not isinstance(given, list) or not all(isinstance(x, (str, int)) and not isinstance(x, bool) for x in given):
             raise DataError(f"expected a list of items, oldest first; got {raw!r:.80}")
-        known = [i for i in map(self._id, given) if i][-self.max_len :]
-        return {"history": torch.tensor([known or [0]], dtype=torch.int64)}
+        return self._encoded([i for i in map(self._id, given) if i])
+
+    def _encoded(self, known: list[int]) -> Batch:
+        """A history of ids, oldest first, and, where items do not come back, what is not to be recommended."""
+        batch = {"history": torch.tensor([known[-self.max_len :] or [0]])}
+        return batch if self.repeats else {**batch, "seen": torch.tensor([known or [0]])}
 
     def _id(self, item: str | int) -> int:
         """The id of an item by its name; 0 if it is unknown."""
@@ -389,7 +396,7 @@ class Numbered:
     _items: list[str]
     _ids: dict[str, int]
     _paths: list[Path]
-    max_len: int
+    _encoded: Callable[[list[int]], Batch]
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -423,8 +430,7 @@ class Numbered:
         given = from_json(raw)
         if not isinstance(given, list) or not all(isinstance(x, int) and not isinstance(x, bool) for x in given):
             raise DataError(f"expected a list of item ids, oldest first; got {raw!r:.80}")
-        known = [i for i in given if 1 <= i <= len(self._items)][-self.max_len :]
-        return {"history": torch.tensor([known or [0]], dtype=torch.int64)}
+        return self._encoded([i for i in given if 1 <= i <= len(self._items)])
 
 
 class _PublishedSessions(Numbered, SessionData):

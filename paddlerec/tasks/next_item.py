@@ -25,8 +25,9 @@ class NextItem(Task):
     target may be [B, T], right-padded with 0: then each place of the history has a target of its own, the model itself
     gives the states [B, T, d] to score with, and a target counts as a row does. With loss `bce`, negatives
     [B, T, K] int64 (or [B, K] where target is [B]). In evaluation, perhaps negatives [B, n]: the target is ranked among
-    these only; or seen [B, S], items that are not ranked; both padded with 0.
-    Prediction: query [B, d], from which `recommend` makes the best items; `render` does so for a readable result.
+    these only; or seen [B, S], items that are neither ranked nor recommended; both padded with 0.
+    Prediction: query [B, d], and seen if the batch has it, from which `recommend` makes the best items; `render` does
+    so for a readable result.
 
     In evaluation mode item vectors are computed once and kept until `train()` or `eval()` is called again.
 
@@ -94,7 +95,8 @@ class NextItem(Task):
         return StepOutput(loss, torch.tensor(len(query)), {})
 
     def predict(self, batch: Batch) -> Prediction:
-        return {"query": self.model.encode(batch["history"]).float()}  # type: ignore[operator]
+        query = self.model.encode(batch["history"]).float()  # type: ignore[operator]
+        return {"query": query} | ({"seen": batch["seen"]} if "seen" in batch else {})
 
     def metrics(self) -> list[Metric]:
         return [Ranking(self.measures)]
@@ -122,15 +124,17 @@ class NextItem(Task):
         return {name: value for name, value in given.items() if value is not None}
 
     @torch.no_grad()
-    def recommend(self, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The k best items of each query [B, d]: scores [B, k] and ids [B, k] int64, best first."""
+    def recommend(self, query: Tensor, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The k best items of each query [B, d] but those of `seen` [B, S]: scores [B, k] and ids [B, k], best first;
+        see `top_k`."""
         vectors, bias = self.items()
-        return top_k(query, vectors, k, bias=bias)
+        return top_k(query, vectors, k, bias=bias, seen=seen)
 
     def render(self, prediction: Prediction) -> list[dict[str, Any]]:
         """items: the `top` best as {item: its name or id, score}, best first."""
         rows = []
-        for scores, ids in zip(*(t.tolist() for t in self.recommend(prediction["query"], self.top)), strict=True):
+        found = self.recommend(prediction["query"], self.top, prediction.get("seen"))
+        for scores, ids in zip(*(t.tolist() for t in found), strict=True):
             best = [(i, s) for i, s in zip(ids, scores, strict=True) if i]
             rows.append({"items": [{"item": self._name(i), "score": round(s, 4)} for i, s in best]})
         return rows

@@ -59,8 +59,9 @@ def test_long_histories_keep_the_latest(tmp_path: Path) -> None:
     train, test = data.rows("train").fetch(np.arange(1), 0), data.rows("test").fetch(np.arange(1), 0)
     assert named(data, train["history"]) == ["cde"] and named(data, train["target"]) == ["def"]
     assert named(data, test["history"]) == ["efg"] and named(data, test["seen"]) == ["abcdefg"]
-    assert data.encode(["a", "zzz", "b", "c", "d"])["history"].tolist() == [[data._id(x) for x in "bcd"]]
-    assert data.encode([])["history"].tolist() == [[0]]
+    given = data.encode(["a", "zzz", "b", "c", "d"])
+    assert named(data, given["history"]) == ["bcd"] and named(data, given["seen"]) == ["abcd"]
+    assert data.encode([])["history"].tolist() == data.encode([])["seen"].tolist() == [[0]]
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,16 @@ def test_loss_and_ranks_are_those_of_plain_loops(bias: bool) -> None:
     assert task.render(prediction)[0]["items"][0]["item"] == f"item {best[0]}"
 
 
+def test_items_that_were_seen_are_not_recommended() -> None:
+    torch.manual_seed(1)
+    task = NextItem(Mean(), top=30).eval()
+    history = torch.tensor([[3, 4, 0], [0, 0, 0]])
+    with torch.no_grad():
+        given, had = (task.predict({"history": history, **more}) for more in ({}, {"seen": history}))
+        everything, rest = ([row["item"] for row in task.render(p)[0]["items"]] for p in (given, had))
+    assert rest == [item for item in everything if item not in (3, 4)] and len(everything) == 29
+
+
 def test_an_unknown_target_cannot_be_trained_on() -> None:
     with pytest.raises(IndexError):
         NextItem(Mean())({"history": torch.tensor([[1]]), "target": torch.tensor([0])})
