@@ -42,9 +42,11 @@ def gru_cell(cell: nn.GRUCell, x: Tensor, h: Tensor) -> Tensor:
 
     r = sigmoid(W_xr x + W_hr h), z = sigmoid(W_xz x + W_hz h), n = tanh(W_xn x + r (W_hn h)), h' = (1 - z) n + z h,
     with a bias to each product: Cho et al., 2014, "Learning Phrase Representations using RNN Encoder-Decoder", EMNLP,
-    eq. 5-8, but the reset gate behind its product. On a GPU this is torch's fused cell.
+    eq. 5-8, but the reset gate behind its product. On a GPU this is torch's fused cell. The result has the type of `h`,
+    also under autocast.
     """
     if x.device.type != "cpu":
-        return cell(x, h)  # type: ignore[no-any-return]
-    out: Tensor = _Cell.apply(x, h, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+        return cell(x, h).to(h.dtype)  # type: ignore[no-any-return]
+    with torch.autocast("cpu", enabled=False):  # it would cast some of the products, and nothing of what they meet
+        out: Tensor = _Cell.apply(x.to(h.dtype), h, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
     return out

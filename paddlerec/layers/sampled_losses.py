@@ -2,9 +2,10 @@
 
 Hidasi and Karatzoglou, 2018, "Recurrent Neural Networks with Top-k Gains for Session-based Recommendations", CIKM.
 
-With s_ij = <q_i, v_j> + b_j the score of column j for row i, all of these are a function L of the scores of a row, so
-forward can turn the scores into dL/ds where they stand, and backward is two products. Autograd would keep and sweep
-several matrices of that size. On a CPU that is done for a few rows at a time, whose intermediate values stay in cache.
+All of them are float32, also under autocast. With s_ij = <q_i, v_j> + b_j the score of column j for row i, each is a
+function L of the scores of a row, so forward can turn the scores into dL/ds where they stand, and backward is two
+products. Autograd would keep and sweep several matrices of that size. On a CPU that is done for a few rows at a time,
+whose intermediate values stay in cache.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class _Loss(torch.autograd.Function):
         *options: float,
     ) -> Tensor:
         vectors, bias = items[:, :-1], items[:, -1]
-        scores = torch.addmm(bias if offset is None else bias + offset, query, vectors.t())  # [b, C]
+        with torch.autocast(query.device.type, enabled=False):
+            scores = torch.addmm(bias if offset is None else bias + offset, query, vectors.t())  # [b, C]
         rows, columns = scores.shape
         positive = positive.unsqueeze(1)
         height = max(1, _BLOCK // columns) if scores.device.type == "cpu" else rows

@@ -280,3 +280,25 @@ def test_refuses_what_makes_no_sense() -> None:
         GRU4Rec(num_items=10, layers=[])
     with pytest.raises(ValueError, match=r"task\.loss"):
         SessionParallel(GRU4Rec(num_items=10), slots=2, loss="bpr")
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "bpr-max", "top1-max"])
+def test_under_autocast_a_step_is_that_of_float32(loss: str) -> None:
+    """Elsewhere the products would be bfloat16 beside float32 states and gradients, which do not go together."""
+    torch.manual_seed(1)
+    task = SessionParallel(GRU4Rec(num_items=9, layers=[5, 4]), slots=2, loss=loss, logq=1.0)
+    batch = {
+        "history": torch.tensor([[1], [2]]), "slot": torch.arange(2), "first": torch.tensor([True, False]),
+        "candidates": torch.tensor([3, 4, 5, 3]), "log_q": torch.rand(4), "hits": torch.tensor([3]),
+    }  # fmt: skip
+    found = []
+    for enabled in (False, True):
+        task.state.fill_(0.5)
+        task.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out = task(batch)
+        out.loss_sum.backward()
+        found.append([out.loss_sum.detach(), task.state.clone(), *(p.grad for p in task.parameters())])
+    torch.testing.assert_close(found[1], found[0])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert task.eval().predict({"history": torch.tensor([[1, 2, 0]])})["query"].dtype == torch.float32
