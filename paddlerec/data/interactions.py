@@ -60,6 +60,13 @@ class Steps(Plan):
         return super().rows(epoch, step) + epoch * self.size
 
 
+def _ranges(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """starts[i] .. ends[i] - 1 of each i, one after the other; first, beside each number, its i."""
+    lengths = ends - starts
+    of = np.repeat(np.arange(len(starts)), lengths)
+    return of, np.arange(len(of)) + (starts - np.cumsum(lengths) + lengths)[of]
+
+
 class PairRows:
     """Training pairs, and all that is drawn for them. A row is epoch * n + position in that epoch's order (`Steps`).
 
@@ -71,6 +78,8 @@ class PairRows:
             `sampled` items drawn in proportion to (times in train)^alpha. (Yang et al., 2020, "Mixed Negative Sampling
             for Learning Two-tower Neural Networks in Recommendations", WWW companion.)
         candidates_log_q [C], item_log_q [b]: float32, log of the share of candidates that are this item, expected.
+        hits: [2, h] int64, rows of the batch, ascending, and places of candidates that are no negatives of theirs: the
+            row's own item, with `drop_known` all items that its user has in train.
         history: [b, T] int64, up to `train_history` other items of the user: a window of them at a random place.
         edges: [2, n] int64, users and items of all pairs; the same in every batch.
 
@@ -88,12 +97,13 @@ class PairRows:
         in_batch: int = 0,
         sampled: int = 0,
         alpha: float = 0.75,
+        drop_known: bool = False,
         train_history: int = 0,
         graph: bool = False,
     ) -> None:
         self.lists, self.num_items, self.batch_size, self.seed = lists, num_items, batch_size, seed
         self.negatives, self.in_batch, self.sampled = negatives, in_batch, sampled
-        self.train_history = train_history
+        self.drop_known, self.train_history = drop_known, train_history
         self.users = lists.users().astype(np.int32)
         self.plan = Plan(len(self.users), batch_size, seed=seed)
         self.keys = np.sort(self.users.astype(np.int64) * num_items + lists.items) if negatives else None
@@ -123,6 +133,11 @@ class PairRows:
             batch["candidates"] = self.candidates(epoch, step)
             batch["candidates_log_q"] = self.log_q[batch["candidates"]]
             batch["item_log_q"] = self.log_q[item]
+            if self.drop_known:
+                of, place = _ranges(self.lists.starts[user], self.lists.starts[user + 1])
+                batch["hits"] = self._hits(of, self.lists.items[place], batch["candidates"])
+            else:
+                batch["hits"] = self._hits(np.arange(len(item)), item, batch["candidates"])
         if self.train_history:
             batch["history"] = self._histories(user, chosen, positions, epoch)
         made: Batch = {name: torch.from_numpy(value) for name, value in batch.items()}
@@ -136,6 +151,14 @@ class PairRows:
         random = np.random.Generator(np.random.Philox(key=mix(self.seed, epoch, step, 1)))
         drawn = np.searchsorted(self.cumulative, random.random(self.sampled), side="right")
         return np.concatenate([own, np.minimum(drawn, self.num_items - 1)])
+
+    def _hits(self, rows: np.ndarray, items: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        """[2, h] int64: `rows` [n] again, and the places among the candidates where their `items` [n] stand."""
+        order = np.argsort(candidates, kind="stable")  # the same items stand together
+        count = np.bincount(candidates, minlength=self.num_items)
+        first = np.cumsum(count) - count
+        of, place = _ranges(first[items], first[items] + count[items])
+        return np.stack([rows[of], order[place]])
 
     def _negatives(self, user: np.ndarray, positions: np.ndarray, epoch: int) -> np.ndarray:
         assert self.keys is not None
@@ -226,7 +249,8 @@ class InteractionData(DataModule):
         test_share: of each user's pairs, for a random split.
         valid_share: of each user's training pairs; 0 = no validation.
         split_seed: of both; the run's seed does not change them.
-        negatives, in_batch, sampled, alpha, train_history, graph: what a training batch brings; see `PairRows`.
+        negatives, in_batch, sampled, alpha, drop_known, train_history, graph: what a training batch brings; see
+            `PairRows`.
         max_history: items of a user that evaluation and `encode` give to a user tower, the latest ones.
         **common: see `DataModule`.
     """
@@ -248,6 +272,7 @@ class InteractionData(DataModule):
         in_batch: int = 0,
         sampled: int = 0,
         alpha: float = 0.75,
+        drop_known: bool = False,
         train_history: int = 0,
         max_history: int = 200,
         graph: bool = False,
@@ -266,7 +291,7 @@ class InteractionData(DataModule):
         self.min_rating, self.split, self.test_share, self.valid_share = min_rating, split, test_share, valid_share
         self.split_seed, self.max_history, self.graph = split_seed, max_history, graph
         self.drawn = {"negatives": negatives, "in_batch": in_batch, "sampled": sampled, "alpha": alpha}
-        self.drawn |= {"train_history": train_history}
+        self.drawn |= {"drop_known": drop_known, "train_history": train_history}
         self._names: dict[str, list[str]] = {}  # of users and items; id = 1 + place
         self._ids: dict[str, dict[str, int]] = {}  # once `encode` needs them
         self._rows: dict[str, Rows] = {}

@@ -16,7 +16,8 @@ from paddlerec.layers.topk import top_k
 from paddlerec.metrics import Ranking
 
 _LOSSES = ("bpr", "softmax", "sgns", "linear")
-_SCORES = 1 << 20  # of pairs and candidates at a time: 4 MiB, which stay in the cache from one pass to the next
+_SCORES = 1 << 20  # of pairs and candidates at a time: 4 MiB, which stay in a CPU's cache from one pass to the next
+_SCORES_GPU = 1 << 28  # the same for the sake of memory: 1 GiB
 
 
 class Retrieval(Task):
@@ -29,10 +30,9 @@ class Retrieval(Task):
       Collaborative Filtering via Dynamic Negative Item Sampling", SIGIR);
     - softmax: -ln of e^(s_ui - a) / (e^(s_ui - a) + sum over candidates c of e^(s_uc - a_c)), where a = log_q times
       the logarithm of how often an item is among the candidates (Bengio and Senecal, 2008; Yi et al., 2019, RecSys, eq.
-      4). Candidates that are the pair's own item are left out of the sum;
+      4). Candidates that are `hits` of the pair are left out of the sum;
     - sgns: -ln sigmoid(s_ui - o) - k times the mean over candidates of ln sigmoid(o - s_uc), k = `sgns_negatives`, o =
-      `sgns_offset` (Mikolov et al., 2013, NeurIPS, eq. 4, where o = 0); candidates that are the pair's own item do not
-      count;
+      `sgns_offset` (Mikolov et al., 2013, NeurIPS, eq. 4, where o = 0); hits do not count;
     - linear: -s_ui, for models in closed form.
 
     Batch: those of `PairRows` in training and of `UserRows` in evaluation (paddlerec/data/interactions.py); to predict,
@@ -142,20 +142,33 @@ class Retrieval(Task):
         """Queries [B, d], scores of their own items [B], vectors of the candidates [C, d] -> [] sum."""
         if self.log_q:
             positive = positive - self.log_q * batch["item_log_q"]
-        rows = max(_SCORES // len(rest), 1)  # all [B, C] at once take twice the time, and memory
+        at_a_time = _SCORES if query.device.type == "cpu" else _SCORES_GPU
+        rows = max(at_a_time // len(rest), 1)  # all [B, C] at once take twice the time, and memory
+        hits = self._hits(batch, rows)
         loss = positive.new_zeros(())
-        for some, own, item in zip(query.split(rows), positive.split(rows), batch["item"].split(rows), strict=True):
+        for some, own, known in zip(query.split(rows), positive.split(rows), hits, strict=True):
             score = (some @ rest.t()).float()
             if self.log_q:
                 score = score - self.log_q * batch["candidates_log_q"]
-            score = score.masked_fill(item.unsqueeze(1) == batch["candidates"], -torch.inf)
+            # not -inf, whose gradient would be NaN where all candidates of a pair are hits
+            score = score.flatten().index_fill(0, known, torch.finfo(score.dtype).min).view_as(score)
             # log(e^p + sum e^n) - p, without a [B, 1 + C] copy
             loss = loss + nn.functional.softplus(score.logsumexp(1) - own).sum()
         return loss
 
+    def _hits(self, batch: Batch, rows: int) -> list[Tensor]:
+        """For each `rows` pairs, [h] int64: the places of their hits in the flat [rows, C] scores."""
+        row, place = batch["hits"]
+        flat = row % rows * len(batch["candidates"]) + place
+        if len(batch["item"]) <= rows:
+            return [flat]
+        starts = torch.arange(rows, len(batch["item"]), rows, device=row.device)
+        return list(flat.tensor_split(torch.searchsorted(row, starts).tolist()))
+
     def _sgns(self, positive: Tensor, negative: Tensor, batch: Batch) -> Tensor:
         """[B], [B, C] -> [] sum."""
-        other = batch["item"].unsqueeze(1) != batch["candidates"]
+        other = torch.ones_like(negative, dtype=torch.bool)
+        other[tuple(batch["hits"])] = False
         noise = (nn.functional.softplus(negative) * other).sum(1) / other.sum(1).clamp(min=1)
         return (nn.functional.softplus(-positive) + self.sgns_negatives * noise).sum()
 

@@ -53,6 +53,20 @@ def test_a_piece_has_what_the_whole_step_has() -> None:
         assert torch.equal(whole["candidates"][: len(own)], own) and len(whole["candidates"]) == len(own) + 5
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_hits_are_what_a_loop_finds(known: bool) -> None:
+    rows = rows_of(**EVERYTHING, drop_known=known)
+    plan = Steps(len(rows), 16)
+    for piece in (plan.rows(0, 0), plan.rows(1, 2)[5:]):
+        batch = rows.fetch(piece, 0)
+        expected = []
+        for row, (user, item) in enumerate(zip(batch["user"].tolist(), batch["item"].tolist(), strict=True)):
+            own = rows.lists.items[rows.lists.starts[user] : rows.lists.starts[user + 1]] if known else [item]
+            expected += [(row, place) for place, c in enumerate(batch["candidates"].tolist()) if c in own]
+        found = list(zip(*batch["hits"].tolist(), strict=True))
+        assert sorted(found) == expected and [r for r, _ in found] == sorted(r for r, _ in found)
+
+
 def test_negatives_are_uniform_over_what_the_user_does_not_have() -> None:
     rows = rows_of(negatives=200)
     batch = rows.fetch(Steps(len(rows), len(rows)).rows(0, 0), 0)

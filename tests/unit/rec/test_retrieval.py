@@ -138,6 +138,7 @@ def batch() -> dict[str, torch.Tensor]:
         "candidates": torch.tensor([3, 1, 6, 3, 2]),
         "candidates_log_q": torch.tensor([-1.0, -2.0, -3.0, -1.0, -4.0]),
         "item_log_q": torch.tensor([-1.0, -2.0, -1.0]),
+        "hits": torch.tensor([[0, 0, 0, 1, 2, 2], [0, 3, 2, 1, 3, 0]]),  # own items; and item 6 is known to user 1
     }
 
 
@@ -163,12 +164,13 @@ def test_losses_against_slow_transcriptions(loss: str, log_q: float) -> None:
             total += sum(-math.log(sigmoid(s[item] - s[j])) for j in negatives) / 2
             square += sum(float(v[j].square().sum()) for j in negatives)
         elif loss == "softmax":
-            others = [c for c in range(5) if int(b["candidates"][c]) != item]
+            others = [c for c in range(5) if (row, c) not in zip(*b["hits"].tolist(), strict=True)]
             top = math.exp(s[item] - log_q * float(b["item_log_q"][row]))
             terms = [math.exp(s[int(b["candidates"][c])] - log_q * float(b["candidates_log_q"][c])) for c in others]
             total += -math.log(top / (top + sum(terms)))
         elif loss == "sgns":
-            others = [int(c) for c in b["candidates"] if int(c) != item]
+            hits = set(zip(*b["hits"].tolist(), strict=True))
+            others = [int(b["candidates"][c]) for c in range(5) if (row, c) not in hits]
             noise = sum(math.log(sigmoid(0.4 - s[c])) for c in others) / len(others)
             total += -math.log(sigmoid(s[item] - 0.4)) - 3 * noise
         else:
@@ -176,6 +178,23 @@ def test_losses_against_slow_transcriptions(loss: str, log_q: float) -> None:
         total += 0.05 * square
     output = task(b)
     assert float(output.loss_sum) == pytest.approx(total, rel=1e-5) and output.weight == 3
+
+
+def test_scores_in_pieces_are_those_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    task = Retrieval(MF(num_users=6, num_items=8, dim=4, init_std=1.0), loss="softmax")
+    expected = task(batch()).loss_sum
+    for rows in (1, 2):
+        monkeypatch.setattr("paddlerec.tasks.retrieval._SCORES", 5 * rows)
+        torch.testing.assert_close(task(batch()).loss_sum, expected)
+
+
+def test_a_pair_whose_candidates_are_all_hits_counts_nothing() -> None:
+    task = Retrieval(MF(num_users=6, num_items=8, dim=4), loss="softmax")
+    b = batch()
+    b["hits"] = torch.cat([b["hits"], torch.tensor([[2, 2, 2], [1, 2, 4]])], 1)
+    task(b).loss_sum.backward()
+    assert task.model.users.weight.grad.isfinite().all() and not task.model.users.weight.grad[5].any()
 
 
 def test_the_hardest_negative_is_the_only_one() -> None:
