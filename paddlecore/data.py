@@ -351,6 +351,8 @@ class DataModule:
     splits: tuple[str, ...] = ("train", "valid", "test")
     input_endings: ClassVar[tuple[str, ...]] = ()
     """Endings of the files that `predict input=<folder>` takes from a folder; none: inputs are no files."""
+    vocabulary_options: ClassVar[tuple[str, ...]] = ()
+    """Options that decide what the vocabularies in `state` are of: with other values weights would see other ids."""
 
     def __init__(
         self,

@@ -244,13 +244,28 @@ def _trained(cfg: RunConfig, device: torch.device, *, read: bool) -> tuple[Task,
     where = _weights(cfg)
     artefact = hub.read_weights(where, cfg.init.average)
     data = _data(cfg)
-    data.restore(artefact.data_state)
+    _restore(data, artefact)
     if read:
         _prepare(data)
     task = _task(cfg, data)
     load_exact(task, artefact, artefact.path, cfg.init.into)
     task.to(device).for_inference(cfg.train.precision, cfg.train.channels_last)
     return task, data, artefact.path
+
+
+def _restore(data: DataModule, artefact: hub.Artefact, without: str = "") -> None:
+    """Take over what the data of these weights have learned.
+
+    Raises:
+        ConfigError: a vocabulary was made with other options than those of `data`.
+    """
+    made = artefact.recipe.get("data") or {}
+    for name in data.vocabulary_options:
+        here = getattr(data, name)
+        if (there := made.get(name, here)) != here:
+            shown, wanted = (f"data.{name}={str(value).lower()}" for value in (here, there))
+            raise ConfigError(f"{shown}, but the vocabulary of {artefact.path} was made with {wanted}; give that")
+    data.restore({k: v for k, v in artefact.data_state.items() if k != without})
 
 
 def _task(cfg: RunConfig, data: DataModule) -> Task:
@@ -277,7 +292,7 @@ def build_trainer(
         data.restore(checkpoint.read_json(last / "data.json")["state"])
     elif cfg.init.weights is not None:
         pretrained = hub.read_weights(cfg.init.weights, cfg.init.average)
-        data.restore({k: v for k, v in pretrained.data_state.items() if k != "labels"})
+        _restore(data, pretrained, without="labels")
     _prepare(data)
     task = _task(cfg, data)
     if pretrained is not None:

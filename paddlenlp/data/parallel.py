@@ -107,6 +107,8 @@ class ParallelData(DataModule):
         **common: see `DataModule`.
     """
 
+    vocabulary_options = ("lower",)
+
     def __init__(
         self,
         *,

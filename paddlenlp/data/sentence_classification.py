@@ -122,6 +122,8 @@ class TextTableData(DataModule):
         **common: see `DataModule`.
     """
 
+    vocabulary_options = ("tokenizer", "lower")
+
     def __init__(
         self,
         *,

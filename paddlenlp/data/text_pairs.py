@@ -189,6 +189,8 @@ class TextPairData(DataModule):
         **common: see `DataModule`; `batch_size` counts queries.
     """
 
+    vocabulary_options = ("tokenizer", "trigrams", "lower")
+
     def __init__(
         self,
         *,

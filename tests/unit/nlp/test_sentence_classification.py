@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from paddlecore.errors import DataError
+from paddlecore import cli
+from paddlecore.errors import ConfigError, DataError
 from paddlenlp.data import MRData, TextTableData
 from paddlenlp.data.sentence_classification import folds
 
@@ -353,3 +354,18 @@ def test_toy_sentences_tell_their_class() -> None:
         scores = np.add.reduceat(weights[:, test.tokens], test.offsets[:-1], axis=1)  # [classes, rows]
         right = (scores.argmax(0) == test.labels).sum()
         assert right > 480
+
+
+def test_weights_are_refused_where_text_is_read_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else every token would be unknown, and scores and predictions would be wrong without a word."""
+    words = ["recipe=nlp/textcnn_mr", "data.source=toy", "model.dim=4", "model.maps=2"]
+    run, wrong = tmp_path / "run", f"init.weights={tmp_path / 'run'}"
+    made = "data.tokenizer=characters"
+    assert cli.main(["train", *words, made, "train.max_steps=1", f"output_dir={run}"]) == 0
+    for verb, more in (("predict", "input=good"), ("eval", "split=test"), ("train", f"output_dir={tmp_path / 'more'}")):
+        assert cli.main([verb, *words, wrong, more]) == ConfigError.exit_code
+        said = capsys.readouterr().err
+        assert "data.tokenizer=words, but the vocabulary of" in said and f"made with {made}; give that" in said
+    assert cli.main(["predict", *words, wrong, made, "data.lower=false", "input=good"]) == ConfigError.exit_code
+    assert "was made with data.lower=true" in capsys.readouterr().err
+    assert cli.main(["predict", *words, wrong, made, "input=good"]) == 0
