@@ -103,7 +103,8 @@ class Transformer(nn.Module):
         end = first + tokens.shape[1]
         if end > len(self._positions) or self._positions.device != tokens.device:
             self._positions = positions(max(end, 2 * len(self._positions)), self.dim).to(tokens.device)
-        return self.dropout(embedding(tokens) * math.sqrt(self.dim) + self._positions[first:end])
+        words = embedding(tokens) * math.sqrt(self.dim)
+        return self.dropout(words + self._positions[first:end].to(words.dtype))
 
     def encode(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """[B, S] -> what the decoder reads [B, S, d], and [B, 1, 1, S] bool: no padding."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from paddlenlp.layers.beam_search import beam_search
 from paddlenlp.layers.dropout import Dropout
 from paddlenlp.models import Transformer
 from paddlenlp.models.transformer import positions
@@ -186,3 +187,13 @@ def test_dropout_drops_the_share_it_says_and_keeps_the_mean() -> None:
     x.requires_grad_()
     drop.train()(x).sum().backward()
     assert x.grad is not None and set(x.grad.unique().tolist()) == {0.0, y.max().item()}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_model_works_in_other_widths(dtype: torch.dtype) -> None:
+    """As people hold a model on a GPU: `.half()`."""
+    net, wanted = model().to(dtype), model()(SOURCE, TARGET).detach()
+    got = net(SOURCE, TARGET)
+    assert got.dtype == dtype
+    torch.testing.assert_close(got.float(), wanted, atol=0.1 * float(wanted.std()), rtol=0.1)
+    assert beam_search(net, SOURCE, bos_id=2, eos_id=3).scores.isfinite().all()
