@@ -193,7 +193,7 @@ class RunningTextData(DataModule):
 
     def _know(self, vocabulary: list[str]) -> None:
         self._vocabulary = vocabulary
-        self._ids = {word: i for i, word in enumerate(vocabulary)}
+        self._ids = {word: i for i, word in enumerate(vocabulary) if i != PAD}  # a text's own <pad> is a word
 
     def encode(self, raw: Any) -> Batch:
         """The beginning of a text, or {"text": ...}; other words than the vocabulary's are <unk>; it may be empty."""

@@ -25,6 +25,34 @@ class Stepwise(Protocol):
     def reorder(self, state: Any, index: Tensor) -> Any: ...
 
 
+def check_search(beam: int, coverage_penalty: float, max_ratio: float, max_extra: int) -> None:
+    """
+    Raises:
+        ValueError: an option of `beam_search` is out of its range.
+    """
+    for name, value, low in (
+        ("beam", beam, 1),
+        ("coverage_penalty", coverage_penalty, 0),
+        ("max_ratio", max_ratio, 0),
+        ("max_extra", max_extra, 1),
+    ):
+        if not value >= low:
+            raise ValueError(f"{name} must be at least {low}, got {value}")
+
+
+def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """
+    Raises:
+        ValueError: an option of `sample` is out of its range.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}; top_k=1 takes the most probable tokens")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, or null for all tokens, got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
+
+
 @dataclass
 class Hypotheses:
     """The n best of each source, best first; where there are fewer, a score of -inf."""
@@ -72,12 +100,14 @@ def beam_search(
         max_ratio: most tokens of a translation, as a multiple of the source's ...
         max_extra: ... plus this many; the end token counts.
         prefix: [B, P] int64, padded on the right: tokens that each translation has to begin with.
-        banned: further tokens that are never produced.
+        banned: further tokens that are never produced, unless a prefix has them.
 
     Memory: scores of B x beam x vocabulary float32, a few times.
+
+    Raises:
+        ValueError: an option is out of its range.
     """
-    if beam < 1 or max_ratio < 0 or max_extra < 1:
-        raise ValueError(f"beam and max_extra must be at least 1, max_ratio 0: got {beam}, {max_extra}, {max_ratio}")
+    check_search(beam, coverage_penalty, max_ratio, max_extra)
     device, count = source.device, len(source)
     most = ((source != pad_id).sum(1) * max_ratio).long() + max_extra  # [B] tokens, the end token included
     if prefix is not None:
@@ -103,10 +133,12 @@ def beam_search(
         logits, state = model.step(last, state)  # [B K, V]
         width = log_probs.shape[1]
         step = logits.float().log_softmax(1).view(len(where), width, -1)  # [B, K, V]
+        given = prefix[where, length - 1] if prefix is not None and length <= prefix.shape[1] else None  # [B]
+        kept = None if given is None else step.gather(2, given[:, None, None].expand(-1, width, 1))  # [B, K, 1]
         step[:, :, never] = -torch.inf
         _force(step, most[where] <= length, eos_id)
-        if prefix is not None and length <= prefix.shape[1]:
-            _force_tokens(step, prefix[where, length - 1], pad_id)
+        if given is not None and kept is not None:
+            _force_tokens(step, given, kept, pad_id)
         total = step.add_(log_probs[:, :, None]).flatten(1)  # [B, K V]
         best, place = _largest(total, min(2 * beam, total.shape[1]))  # half of them may end
         parent, token = place // step.shape[2], place % step.shape[2]  # [B, C] each
@@ -190,9 +222,8 @@ def _force(step: Tensor, now: Tensor, token: int) -> None:
         step[now, :, token] = kept
 
 
-def _force_tokens(step: Tensor, tokens: Tensor, pad_id: int) -> None:
-    """Leave only token b of `tokens` [B] in step [B, K, V], where it is no padding."""
-    kept = step.gather(2, tokens[:, None, None].expand(-1, step.shape[1], 1))
+def _force_tokens(step: Tensor, tokens: Tensor, kept: Tensor, pad_id: int) -> None:
+    """Leave only token b of `tokens` [B] in step [B, K, V], with the value `kept` [B, K, 1], where it is no padding."""
     forced = tokens != pad_id
     step.masked_fill_(forced[:, None, None], -torch.inf)
     rows = forced.nonzero()[:, 0]
@@ -231,10 +262,14 @@ def sample(
 
     A token is drawn from the distribution at `temperature`, cut to the `top_k` most probable tokens and to the fewest
     whose probabilities reach `top_p` (Holtzman et al., 2020, "The Curious Case of Neural Text Degeneration", section
-    3.1). Scores are log-probabilities by the model itself, before any of that. Other arguments: see `beam_search`.
+    3.1). Scores are log-probabilities by the model itself, before any of that. Other arguments: see `beam_search`; an
+    end token in a prefix ends nothing.
+
+    Raises:
+        ValueError: an option is out of its range.
     """
-    if temperature <= 0 or (top_k or 1) < 1 or not 0 < (1.0 if top_p is None else top_p) <= 1:
-        raise ValueError(f"temperature > 0, top_k >= 1, 0 < top_p <= 1: got {temperature}, {top_k}, {top_p}")
+    check_sampling(temperature, top_k, top_p)
+    check_search(1, 0.0, max_ratio, max_extra)
     device, count = source.device, len(source)
     most = ((source != pad_id).sum(1) * max_ratio).long() + max_extra
     if prefix is not None:
@@ -247,16 +282,17 @@ def sample(
     for length in range(1, tokens.shape[1] + 1):
         logits, state = model.step(last, state)
         step = logits.float().log_softmax(1)  # [B, V]
-        step[:, never] = -torch.inf
-        chances = cut(step / temperature, top_k, top_p).softmax(1)
+        chances = cut(step.index_fill(1, never, -torch.inf) / temperature, top_k, top_p).softmax(1)
         last = torch.multinomial(chances, 1, generator=generator)[:, 0]
         last = torch.where(most[where] <= length, eos_id, last)
+        goes_on = last != eos_id
         if prefix is not None and length <= prefix.shape[1]:
             given = prefix[where, length - 1]
             last = torch.where(given != pad_id, given, last)
+            goes_on |= given != pad_id
         tokens[where, length - 1] = last
         log_probs[where] += step.gather(1, last[:, None])[:, 0]
-        alive = (last != eos_id) & (most[where] > length)
+        alive = goes_on & (most[where] > length)
         if not bool(alive.any()):
             break
         where, last = where[alive], last[alive]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ from torch import nn
 from paddlecore import distributed
 from paddlecore.metric import Metric
 from paddlecore.task import Batch, Prediction, StepOutput, Task
-from paddlenlp.layers.beam_search import sample
+from paddlenlp.layers.beam_search import check_sampling, sample
 from paddlenlp.layers.smoothing import smoothed_cross_entropy
 from paddlenlp.metrics import Perplexity
 
@@ -41,6 +41,7 @@ class LanguageModel(Task):
     """
 
     run_state = ("state",)
+    state: torch.Tensor
 
     def __init__(
         self,
@@ -59,10 +60,11 @@ class LanguageModel(Task):
         super().__init__(model)
         if length < 1:
             raise ValueError(f"task.length must be at least 1, got {length}")
+        check_sampling(temperature, top_k, top_p)
         self.vocabulary, self.pad_id, self.end_id, self.unknown_id = vocabulary, pad_id, end_id, unknown_id
         self.length, self.temperature, self.top_k, self.top_p = length, temperature, top_k, top_p
         self.sample_seed = sample_seed
-        self.register_buffer("state", torch.zeros(slots, model.state_size))  # type: ignore[arg-type]
+        self.register_buffer("state", torch.zeros(slots, cast(int, model.state_size)))
 
     def _loss(self, batch: Batch, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The sum of -log P, how many targets count, and the state after them."""
@@ -96,7 +98,7 @@ class LanguageModel(Task):
             top_k=self.top_k,
             top_p=self.top_p,
             max_ratio=1.0,
-            max_extra=self.length,
+            max_extra=self.length + 1,  # the end token counts there
             prefix=given,
             banned=(self.unknown_id,),
             generator=torch.Generator(given.device).manual_seed(self.sample_seed),

@@ -11,7 +11,7 @@ from torch import nn
 from paddlecore.errors import ConfigError
 from paddlecore.metric import Metric
 from paddlecore.task import Batch, Prediction, StepOutput, Task
-from paddlenlp.layers.beam_search import Hypotheses, alignment, beam_search, sample
+from paddlenlp.layers.beam_search import Hypotheses, alignment, beam_search, check_sampling, check_search, sample
 from paddlenlp.layers.int8 import quantised
 from paddlenlp.layers.smoothing import smoothed_cross_entropy
 from paddlenlp.metrics import Bleu, ChrF, Perplexity
@@ -59,6 +59,8 @@ class Translation(Task):
         top_p: see `sample`.
     """
 
+    starts: torch.Tensor
+
     def __init__(
         self,
         model: nn.Module,
@@ -87,8 +89,11 @@ class Translation(Task):
         super().__init__(model)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"task.label_smoothing must be at least 0 and below 1, got {label_smoothing}")
-        if temperature < 0:
-            raise ValueError(f"task.temperature must be at least 0, got {temperature}")
+        check_search(beam, coverage_penalty, max_ratio, max_extra)
+        if temperature:
+            check_sampling(temperature, top_k, top_p)
+        elif top_k is not None or top_p is not None:
+            raise ValueError("task.top_k and task.top_p are of drawn translations: give task.temperature above 0, too")
         if nbest < 1 or (nbest > beam and not temperature):
             raise ValueError(f"task.nbest must be 1 to task.beam={beam}, got {nbest}")
         self.vocabulary, self.pad_id, self.eos_id = vocabulary, pad_id, eos_id
@@ -194,7 +199,7 @@ class Translation(Task):
         attention, if asked for: {source: pieces, target: pieces of the best, weights: for each target piece the shares
         of the source pieces}, end tokens included.
         """
-        rows = []
+        rows: list[dict[str, Any]] = []
         for tokens, scores in zip(prediction["tokens"].tolist(), prediction["score"].tolist(), strict=True):
             best = [(t, s) for t, s in zip(tokens, scores, strict=True) if s > -torch.inf][: self.nbest]
             rows.append({"translations": [{"text": self.text(t), "score": round(s, 4)} for t, s in best]})

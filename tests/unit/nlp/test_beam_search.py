@@ -120,6 +120,18 @@ def test_a_prefix_is_kept_and_counts() -> None:
     )
 
 
+def test_a_prefix_may_hold_what_is_banned_elsewhere() -> None:
+    """Without that there would be no translation at all."""
+    net, prefix = model(30), torch.tensor([[1], [0], [8]])
+    for found in (
+        beam_search(net, SOURCE, **IDS, beam=3, prefix=prefix, banned=(1,)),
+        sample(net, SOURCE, **IDS, prefix=prefix, banned=(1,)),
+    ):
+        assert found.scores.isfinite().all() and found.tokens[0, 0, 0] == 1 and not (found.tokens[..., 1:] == 1).any()
+        wanted = log_prob(net, SOURCE[0], tuple(sentence(found.tokens[0, 0])))
+        assert float(found.log_probs[0, 0]) == pytest.approx(wanted, abs=1e-4)
+
+
 def test_banned_tokens_do_not_come() -> None:
     found = beam_search(model(), SOURCE, **IDS, beam=5, banned=(1, 4))
     assert not (found.tokens == 4).any()

@@ -115,10 +115,30 @@ def test_it_writes_on_from_what_is_given_the_same_each_time() -> None:
         logits[[0, 1, 2]] = -torch.inf
         tokens.append(int(logits.argmax()))
         words.append(VOCABULARY[tokens[-1]])
-    assert row["text"].split() == words[: len(row["text"].split())]
+    assert row["text"].split() == words  # all five
     drawn = task(length=9).eval()
     assert torch.equal(drawn.predict({"tokens": given})["tokens"], drawn.predict({"tokens": given})["tokens"])
     assert "text" in drawn.render(drawn.predict({"tokens": torch.zeros(1, 0, dtype=torch.int64)}))[0]
+
+
+def test_writing_goes_on_behind_an_end_of_line_that_was_given() -> None:
+    subject = task(length=5, top_k=1).eval()
+    (row,) = subject.render(subject.predict({"tokens": torch.tensor([[7, 1, 8]])}))
+    assert len(row["text"].split()) == 5
+    for options in ({"temperature": 0.0}, {"top_k": 0}, {"top_p": 1.5}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            task(**options)
+
+
+def test_a_text_may_hold_the_word_pad(tmp_path: Path) -> None:
+    """It would be taken for padding, and count nowhere."""
+    for split in ("train", "valid"):
+        (tmp_path / f"{split}.txt").write_text("a <pad> b\n" * 20, encoding="utf-8")
+    data = RunningTextData(source=str(tmp_path), batch_size=2, steps=3)
+    data.prepare()
+    assert data.encode("a <pad>")["tokens"][0, 1] == data.spec["unknown_id"]
+    target = data.rows("valid").fetch(np.array([0]), 0)["target"]
+    assert int((target != data.spec["pad_id"]).sum()) == 80
 
 
 def test_own_text(tmp_path: Path) -> None:

@@ -163,10 +163,23 @@ def test_translations_are_drawn_if_there_is_a_temperature() -> None:
         steps = subject.model(BATCH["source"][1:, :2], torch.tensor([[2, *line[:-1]]])).log_softmax(2)[0]
     assert float(scores[1, 7]) == pytest.approx(sum(float(steps[i, t]) for i, t in enumerate(line)), abs=1e-4)
     assert len(subject.render(prediction)[0]["translations"]) == 30
-    with pytest.raises(ValueError, match="task.temperature"):
+    with pytest.raises(ValueError, match="temperature must be above 0"):
         task(temperature=-1.0)
     with pytest.raises(ValueError, match="task.nbest"):
         task(nbest=6)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("beam", 0), ("coverage_penalty", -0.1), ("max_ratio", -1.0), ("max_extra", 0), ("top_k", 3), ("top_p", 0.9)],
+)
+def test_options_of_decoding_are_refused_before_anything_is_trained(option: str, value: float) -> None:
+    with pytest.raises(ValueError, match=option):
+        task(**{option: value})
+    if option.startswith("top"):  # of drawn translations alone
+        task(**{option: value}, temperature=1.0)
+        with pytest.raises(ValueError, match=option):
+            task(**{option: 0}, temperature=1.0)
 
 
 def test_decoding_in_int8_is_nearly_that_of_the_model_and_follows_its_weights() -> None:
