@@ -178,22 +178,25 @@ def _predict(words: list[str]) -> int:
 def read_inputs(values: Sequence[str]) -> list[Any]:
     """Raw inputs from the values of `input=`: text as it stands, `-` the lines of stdin, `@<file>` the lines of a file.
 
+    Lines end as in files of training texts, at line feeds alone, and a mark of UTF-8 before the first one is no text.
     Empty lines are left out, but not an empty `input=`. What is a JSON object or list is given to the data module as
     such.
     """
     inputs: list[Any] = []
     for value in values:
-        if value == "-":
-            texts = sys.stdin.read().splitlines()
-        elif value.startswith("@"):
-            try:
-                texts = Path(value[1:]).read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"input={value}: cannot read {value[1:]} as UTF-8 text: {error}") from None
-        else:
+        if value != "-" and not value.startswith("@"):
             inputs.append(_as_json(value))
             continue
-        inputs += [_as_json(text) for text in texts if text.strip()]
+        try:
+            if value == "-":
+                raw = sys.stdin.buffer.read()  # bytes, for the locale may have another encoding
+            else:
+                raw = Path(value[1:]).read_bytes()
+            lines = raw.decode("utf-8-sig").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            what = "stdin" if value == "-" else f"{value[1:]} (a text that begins with @ goes through stdin, input=-)"
+            raise ConfigError(f"input={value}: cannot read {what} as UTF-8 text: {error}") from None
+        inputs += [_as_json(line.rstrip("\r")) for line in lines if line.strip()]
     if not inputs:
         raise ConfigError(f"there is no input in {', '.join(f'input={v}' for v in values)}")
     return inputs

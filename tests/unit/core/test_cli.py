@@ -16,7 +16,7 @@ import pytest
 
 import paddlecore
 from paddlecore import cli, config, hub
-from paddlecore.errors import CheckpointError, NonFiniteLoss
+from paddlecore.errors import CheckpointError, ConfigError, NonFiniteLoss
 
 ROOT = Path(__file__).resolve().parents[3]
 VERBS = ["train", "eval", "predict", "zoo", "check-data", "doctor", "bench", "publish", "convert", "plot"]
@@ -145,13 +145,30 @@ def test_predict_takes_text_json_files_and_stdin(
     run: SimpleNamespace, root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (root / "lines.txt").write_text("aus einer Datei\n\nzwei\n", encoding="utf-8")
-    monkeypatch.setattr(sys, "stdin", io.StringIO("from stdin\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"from stdin\n")))
     words = ["a=b, c", '{"user": 3, "item": "x"}', "", f"@{root / 'lines.txt'}", "-", "{not json"]
     assert cli.main(["predict", "recipe=rec/one", *(f"input={w}" for w in words)]) == 0
     wanted = ["a=b, c", {"user": 3, "item": "x"}, "", "aus einer Datei", "zwei", "from stdin", "{not json"]
     assert run.calls == [wanted]
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["input"] for line in lines] == wanted
+
+
+def test_lines_to_predict_end_where_those_of_training_files_do(
+    run: SimpleNamespace, root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At line feeds, not at the other ends that Unicode knows; a mark of UTF-8 is no part of the first line."""
+    raw = '\ufeff{"text": 1}\r\none\u2028line\x85 that goes\x0con\n'.encode()
+    (root / "lines.txt").write_bytes(raw)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw), encoding="ascii"))
+    assert cli.main(["predict", "recipe=rec/one", f"input=@{root / 'lines.txt'}", "input=-"]) == 0
+    assert run.calls == [[{"text": 1}, "one\u2028line\x85 that goes\x0con"] * 2]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n")))
+    capsys.readouterr()
+    for given in ("-", "@user hello"):
+        assert cli.main(["predict", "recipe=rec/one", f"input={given}"]) == ConfigError.exit_code
+    said = capsys.readouterr().err
+    assert "cannot read stdin as UTF-8 text" in said and "a text that begins with @ goes through stdin" in said
 
 
 def test_a_warning_is_one_line_that_a_user_can_read(
