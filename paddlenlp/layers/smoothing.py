@@ -37,7 +37,7 @@ class _Smoothed(torch.autograd.Function):
         return (1 - smoothing) * nll + smoothing * even, nll
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         grad = grads[0]
         if grad.device.type == "cpu" and grad == 1.0:  # a loss that is backpropagated itself: no pass over the logits

@@ -60,7 +60,8 @@ class ARCI(nn.Module):
         shortest = 2 ** len(maps)
         if min(query_length, document_length) < shortest:
             raise ValueError(f"{len(maps)} layers need sentences of at least {shortest} words")
-        self.query_length, self.document_length, self.pad_id = query_length, document_length, pad_id
+        self.query_length, self.document_length = query_length, document_length
+        self.width, self.pad_id = width, pad_id
         self.embedding = word_vectors(vocab_size, dim, pad_id)
         self.overlap = nn.Parameter(torch.empty(dim).uniform_(-0.1, 0.1)) if overlap else None
         sizes = [dim, *maps]
@@ -83,8 +84,7 @@ class ARCI(nn.Module):
             words = words + both[:, :, None] * self.overlap
         x, there = words.transpose(1, 2), there.float()[:, None]  # [N, dim, T], [N, 1, T]
         for layer in layers:
-            width = layer.kernel_size[0]
-            gate = nn.functional.max_pool1d(there, width, stride=1, padding=width // 2)
+            gate = nn.functional.max_pool1d(there, self.width, stride=1, padding=self.width // 2)
             x = nn.functional.max_pool1d(layer(x).relu() * gate, 2)  # [N, maps, T // 2]
             there = nn.functional.max_pool1d(gate, 2)
         return x.flatten(1)

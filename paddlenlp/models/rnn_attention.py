@@ -112,7 +112,7 @@ class RNNAttention(nn.Module):
         states, last = self.encoder(packed)
         memory, _ = pad_packed_sequence(states, batch_first=True, total_length=source.shape[1])  # [B, S, 2 d]
         final = last if self.cell == "gru" else last[0]  # [2 layers, B, d]
-        hidden = []
+        hidden: list[tuple[Tensor, ...]] = []
         for i, bridge in enumerate(self.bridge):
             h = bridge(torch.cat([final[2 * i], final[2 * i + 1]], 1)).tanh()  # [B, d]
             hidden.append((h,) if self.cell == "gru" else (h, torch.zeros_like(h)))

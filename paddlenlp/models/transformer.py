@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +129,7 @@ class Transformer(nn.Module):
     def start(self, source: Tensor, *, attention: bool = False) -> TransformerState:
         """The state of one hypothesis without tokens for each source [B, S]; `attention`: steps say where they look."""
         memory, visible = self.encode(source)
-        kept = [layer.cross.memory(memory) for layer in self.decoder]
+        kept = [layer.cross.memory(memory) for layer in cast("Iterable[DecoderLayer]", self.decoder)]
         empty = [k[:, :, :0] for k, _ in kept]
         own = visible.new_empty(len(source), 1, 0)
         looked = memory.new_zeros(source.shape) if attention else None
@@ -144,7 +145,7 @@ class Transformer(nn.Module):
             state.keys = [F.pad(k, room) for k in state.keys]
             state.values = [F.pad(v, room) for v in state.values]
         x = x.view(count, width, self.dim)
-        for i, layer in enumerate(self.decoder):
+        for i, layer in enumerate(cast("Iterable[DecoderLayer]", self.decoder)):
             x, looked = layer.step(x, state, i)
             if state.attention is not None and i == len(self.decoder) - 1:
                 state.attention = looked.float().mean(1).flatten(0, 1)
