@@ -15,10 +15,21 @@ import numpy as np
 import torch
 
 from paddlecore.data import DataModule, Plan, Rows, mix, padded
-from paddlecore.errors import DataError, nearest
+from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, fingerprint
 from paddlecore.task import Batch
-from paddlenlp.data.text_files import BadRow, decoded, lines_of, published
+from paddlenlp.data.text_files import (
+    BadRow,
+    cells,
+    check_columns,
+    check_header,
+    decoded,
+    is_blank,
+    json_object,
+    lines_of,
+    published,
+    row_cells,
+)
 from paddlenlp.data.token_buckets import TokenBuckets
 
 if TYPE_CHECKING:
@@ -72,7 +83,8 @@ class ParallelData(DataModule):
 
     `source` is a folder that holds for each of train, valid (also val, dev) and test (there need be none) either two
     files of one sentence a line, named by language (train.en, train.de), or one file of pairs: .tsv (tabs, no quoting;
-    a header line, or `columns`) or .jsonl (an object a line). Any may end in .gz. Files are UTF-8.
+    a header line, or `columns`) or .jsonl (an object a line). Any may end in .gz. Files are UTF-8. Several of one split
+    and one side alone are refused.
 
     A pair is bad if a side is empty or is not UTF-8; it is named by file and line. Parallel files of different numbers
     of lines, a missing column and a damaged file stop the reading, whatever `on_bad_row` says. Training pairs of more
@@ -138,6 +150,7 @@ class ParallelData(DataModule):
                 "data.max_length must be at least 2, data.batch_tokens at least 1, data.coverage in (0, 1]: "
                 f"got {max_length}, {batch_tokens}, {coverage}"
             )
+        check_columns(columns, (source_column, target_column))
         self.source_language, self.target_language = source_language, target_language
         self.source_column, self.target_column, self.columns = source_column, target_column, columns
         self.vocab_size, self.pieces, self.normalization = vocab_size, pieces, normalization
@@ -236,24 +249,47 @@ class ParallelData(DataModule):
         folder = Path(self.source)
         if not folder.is_dir():
             raise DataError(f"data.source={self.source}: there is no such folder")
-        names = {path.name.removesuffix(".gz"): path for path in sorted(folder.iterdir())}
         read: dict[str, _Pairs] = {}
         for split, starts in _NAMES.items():
-            for start in starts:
-                sides = [names.get(f"{start}.{language}") for language in (self.source_language, self.target_language)]
-                table = next((names[n] for n in (f"{start}.tsv", f"{start}.jsonl") if n in names), None)
-                if sides[0] is not None and sides[1] is not None:
-                    read[split] = self._read_sides(sides[0], sides[1])
-                elif table is not None:
-                    read[split] = self._read_table(table)
-        if missing := [split for split in ("train", "valid") if split not in read]:
-            there = ", ".join(list(names)[:20])
-            raise DataError(
-                f"{folder} has no {missing[0]} pairs: expected {missing[0]}.{self.source_language} and "
-                f"{missing[0]}.{self.target_language}, or {missing[0]}.tsv or .jsonl, each perhaps with .gz; it holds "
-                f"{there or 'nothing'}"
-            )
+            files = self._files_of(folder, starts)
+            if len(files) == 2:
+                read[split] = self._read_sides(*files)
+            elif files:
+                read[split] = self._read_table(files[0])
+            elif split != "test":
+                there = ", ".join(sorted(path.name for path in folder.iterdir())[:20])
+                raise DataError(
+                    f"{folder} has no {split} pairs: expected {split}.{self.source_language} and "
+                    f"{split}.{self.target_language}, or {split}.tsv or .jsonl, each perhaps with .gz; it holds "
+                    f"{there or 'nothing'}"
+                )
         return read
+
+    def _files_of(self, folder: Path, starts: Sequence[str]) -> list[Path]:
+        """Source and target of a split, or its table, or nothing.
+
+        Raises:
+            DataError: there are several, or one side alone.
+        """
+        sides, tables = (
+            [
+                [p for s in starts for p in (folder / f"{s}.{end}", folder / f"{s}.{end}.gz") if p.is_file()]
+                for end in ends
+            ]
+            for ends in ((self.source_language, self.target_language), ("tsv", "jsonl"))
+        )
+        files = [path for found in (*sides, *tables) for path in found]
+        if len(files) < 2 and not any(sides):
+            return files
+        if [len(side) for side in sides] == [1, 1] and len(files) == 2:
+            if len({path.name.split(".")[0] for path in files}) == 1:
+                return files
+        names = ", ".join(path.name for path in files)
+        raise DataError(
+            f"{folder} must have one pair of files, or one table, of a split: of {' or '.join(starts)} there is "
+            f"{names}; the languages are data.source_language={self.source_language}, "
+            f"data.target_language={self.target_language}"
+        )
 
     def _read_sides(self, source: Path, target: Path) -> _Pairs:
         """Two files of one sentence a line.
@@ -291,24 +327,16 @@ class ParallelData(DataModule):
                 if not content.strip():
                     continue
                 if ".jsonl" in path.suffixes:
-                    row = _parsed(content)
+                    row = json_object(content, wanted)
                 elif columns is None:
-                    columns = content.split("\t")
-                    for name in wanted:
-                        if name not in columns:
-                            raise DataError(
-                                f"{path}:{line}: no column {name!r} in the header ({', '.join(columns[:20])})"
-                                f"{nearest(name, columns)}; see data.source_column, data.target_column, data.columns"
-                            )
+                    columns = cells(content, "tsv")
+                    check_header(path, line, columns, wanted, "data.source_column, data.target_column")
                     continue
                 else:
-                    cells = content.split("\t")
-                    if len(cells) != len(columns):
-                        raise BadRow(f"expected {len(columns)} columns ({', '.join(columns)}), found {len(cells)}")
-                    row = dict(zip(columns, cells, strict=True))
+                    row = dict(zip(columns, row_cells(content, "tsv", columns), strict=True))
                 for name in wanted:
-                    if not isinstance(row.get(name), str):
-                        raise BadRow(f"no text under {name!r}{nearest(name, row)}")
+                    if not isinstance(row[name], str):
+                        raise BadRow(f"what stands under {name!r} is no text")
                 source, target = _text(row[wanted[0]]), _text(row[wanted[1]])
                 pairs.source.append(source)
                 pairs.target.append(target)
@@ -383,7 +411,7 @@ class ParallelData(DataModule):
                 raise DataError(f'expected {{"text": ..., "prefix": ...}}, got the keys {keys}')
         if not isinstance(raw, str) or not isinstance(prefix, str):
             raise DataError(f"the text must be a string, got {type(raw).__name__}")
-        if not raw.strip():
+        if is_blank(raw):
             raise DataError("the text is empty; there is nothing to translate")
         (tokens,) = self._tokens([raw])
         if len(tokens) > self.max_length:
@@ -450,19 +478,9 @@ _TOY = [
 
 
 def _text(text: str) -> str:
-    if not (text := text.strip()):
+    if is_blank(text):
         raise BadRow("the sentence is empty")
-    return text
-
-
-def _parsed(content: str) -> dict[str, Any]:
-    try:
-        row = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise BadRow(f"not JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise BadRow(f"expected a JSON object, got {content[:40]}")
-    return row
+    return text.strip()
 
 
 def _some(pairs: _Pairs, path: Path) -> _Pairs:

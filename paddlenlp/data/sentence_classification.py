@@ -19,9 +19,11 @@ from paddlecore.sources import File, Source, fingerprint
 from paddlecore.task import Batch
 from paddlenlp.data.buckets import LengthBuckets, padding_share
 from paddlenlp.data.text_files import (
+    SET_ENCODING,
     TOKENIZERS,
     BadRow,
     cells,
+    check_columns,
     check_header,
     decoded,
     json_object,
@@ -155,8 +157,7 @@ class TextTableData(DataModule):
                 raise ValueError(f"data.encoding={encoding}: lines cannot be told apart in it; convert to utf-8")
         except LookupError:
             raise ValueError(f"data.encoding={encoding!r}: there is no such encoding; try utf-8 or latin-1") from None
-        if columns is not None and (missing := [name for name in (text, label) if name not in columns]):
-            raise ValueError(f"data.columns lacks {missing[0]!r}{nearest(missing[0], columns)}")
+        check_columns(columns, (text, label))
         self.text, self.label, self.columns, self.encoding = text, label, columns, encoding
         self.labels, self.tokenizer, self.lower = labels, tokenizer, lower
         self.min_count, self.max_length = min_count, max_length
@@ -266,7 +267,7 @@ class TextTableData(DataModule):
         texts, line = _Texts(path), 0
         for line, raw in lines_of(path):
             try:
-                content = decoded(raw, encoding or self.encoding, line)
+                content = decoded(raw, encoding or self.encoding, line, SET_ENCODING)
                 if not content.strip():
                     continue
                 if columns is None and kind != "jsonl":

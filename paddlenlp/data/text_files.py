@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import re
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise, zip_longest
@@ -19,6 +20,7 @@ from paddlecore import sources
 from paddlecore.errors import ConfigError, DataError, nearest
 from paddlecore.sources import Source, data_root, locate
 
+SET_ENCODING = "convert the file, or set data.encoding"
 _KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".txt": "txt", ".all": "txt"}
 
 # words; n't and 's, 've, ... as tokens of their own, as in the Penn Treebank; any other character but space by itself
@@ -77,16 +79,23 @@ def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
         raise DataError(f"{path}:{line + 1}: the file is damaged or cut off ({error})") from None
 
 
-def decoded(raw: bytes, encoding: str, line: int) -> str:
+def decoded(raw: bytes, encoding: str, line: int, remedy: str = "convert the file") -> str:
+    """A line as text; the first one without the mark that editors on Windows put before UTF-8.
+
+    Raises:
+        BadRow: it is not in `encoding`.
+    """
     if line == 1:
         raw = raw.removeprefix(codecs.BOM_UTF8)
     try:
         return raw.decode(encoding)
     except UnicodeDecodeError as error:
-        raise BadRow(
-            f"byte {error.start + 1} of the line is not {encoding} ({error.reason}); convert the file, or set "
-            "data.encoding"
-        ) from None
+        raise BadRow(f"byte {error.start + 1} of the line is not {encoding} ({error.reason}); {remedy}") from None
+
+
+def is_blank(text: str) -> bool:
+    """Whether a reader sees nothing: there are but spaces, control characters and marks such as zero-width joiners."""
+    return all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in text)
 
 
 def cells(content: str, kind: str) -> list[str]:
@@ -120,6 +129,16 @@ def json_object(content: str, names: Iterable[str]) -> dict[str, Any]:
         if name not in row:
             raise BadRow(f"no key {name!r}{nearest(name, row)}")
     return row
+
+
+def check_columns(columns: list[str] | None, names: Iterable[str]) -> None:
+    """
+    Raises:
+        ValueError: the option `columns` lacks one of `names`.
+    """
+    for name in names:
+        if columns is not None and name not in columns:
+            raise ValueError(f"data.columns lacks {name!r}{nearest(name, columns)}")
 
 
 def check_header(path: Path, line: int, columns: list[str], names: Iterable[str], options: str) -> None:

@@ -14,14 +14,16 @@ import numpy as np
 import torch
 
 from paddlecore.data import DataModule, Rows, mix, padded, uniform
-from paddlecore.errors import DataError, nearest
+from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, fingerprint
 from paddlecore.task import Batch
 from paddlenlp.data.sentence_classification import PAD, UNKNOWN
 from paddlenlp.data.text_files import (
+    SET_ENCODING,
     TOKENIZERS,
     BadRow,
     cells,
+    check_columns,
     check_header,
     decoded,
     json_object,
@@ -162,7 +164,8 @@ class TextPairData(DataModule):
     with one candidate is a pair.
 
     Blank lines are left out. A row is bad if it has another number of columns than the header, an empty text, a label
-    that is not 0 or 1, or is not in `encoding`: bad rows are named by file and line.
+    that is not 0 or 1, another query than its group's first row, or is not in `encoding`: bad rows are named by file
+    and line.
 
     Tokens get ids by the training rows alone, the most frequent first, from 2 on; 0 fills up. A token that is not among
     them is 1, or, with `buckets`, one of so many ids by its hash: then a word that training has not seen is still the
@@ -222,6 +225,7 @@ class TextPairData(DataModule):
         ):
             if value < low:
                 raise ValueError(f"data.{name} must be at least {low}, got {value}")
+        check_columns(columns, [name for name in (query, document, label, group) if name is not None])
         self.query, self.document, self.label, self.group = query, document, label, group
         self.columns, self.encoding, self.tokenizer, self.trigrams = columns, encoding, tokenizer, trigrams
         self.lower, self.min_count, self.buckets = lower, min_count, buckets
@@ -312,9 +316,10 @@ class TextPairData(DataModule):
             names = {"group": self.group, **names}
         columns = self.columns
         pairs, line = _Pairs(path), 0
+        asked: dict[str, tuple[int, list[str]]] = {}  # of each group: line and query of its first row
         for line, raw in lines_of(path):
             try:
-                content = decoded(raw, self.encoding, line)
+                content = decoded(raw, self.encoding, line, SET_ENCODING)
                 if not content.strip():
                     continue
                 if kind == "jsonl":
@@ -330,6 +335,9 @@ class TextPairData(DataModule):
                 if label not in ("0", "1"):
                     raise BadRow(f"the label must be 0 or 1, got {label[:40]!r}")
                 group = str(row[names["group"]]) if "group" in names else "\t".join(query)
+                first, same = asked.setdefault(group, (line, query))
+                if query != same:
+                    raise BadRow(f"the query is another than that of {names['group']}={group} in line {first}")
                 pairs.add(line, group, query, document, int(label))
             except BadRow as error:
                 self.bad_rows.add(path, line, str(error))
@@ -419,9 +427,8 @@ class TextPairData(DataModule):
             except (ValueError, RecursionError):
                 raise DataError('expected {"query": "...", "candidates": ["...", ...]} as JSON') from None
         if not isinstance(raw, dict) or "query" not in raw or not isinstance(raw.get("candidates"), list):
-            raise DataError('expected {"query": "...", "candidates": ["...", ...]}' + (
-                nearest("candidates", raw) if isinstance(raw, dict) and "query" in raw else ""
-            ))  # fmt: skip
+            found = f"the keys {', '.join(map(str, raw))}" if isinstance(raw, dict) else type(raw).__name__
+            raise DataError(f'expected {{"query": "...", "candidates": ["...", ...]}}, a list of texts; got {found}')
         if not raw["candidates"]:
             raise DataError("there are no candidates to rank")
         try:

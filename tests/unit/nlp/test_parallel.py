@@ -75,7 +75,12 @@ def test_lines_that_do_not_pair_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "why"), [(b"\xff\xfe", r"train\.en:3: byte 1 of the line is not utf-8"), (b" ", r"train\.en:3: .*empty")]
+    ("line", "why"),
+    [
+        (b"\xff\xfe", r"train\.en:3: byte 1 of the line is not utf-8 [(].*[)]; convert the file\n"),
+        (b" ", r"train\.en:3: .*empty"),
+        ("\u200b\u00ad".encode(), r"train\.en:3: .*empty"),
+    ],
 )
 def test_bad_lines_are_named_or_skipped_with_their_partner(tmp_path: Path, line: bytes, why: str) -> None:
     parallel(tmp_path)
@@ -94,9 +99,11 @@ def test_bad_lines_are_named_or_skipped_with_their_partner(tmp_path: Path, line:
 @pytest.mark.parametrize(
     ("name", "text", "why"),
     [
-        ("train.tsv", "source\tgoal\na\tb\n", r"train\.tsv:1: no column 'target'"),
+        ("train.tsv", "source\tgoal\na\tb\n", r"train\.tsv:1: column 'target' is not in the header"),
         ("train.tsv", "source\ttarget\na b\n", r"train\.tsv:2: expected 2 columns"),
-        ("train.jsonl", '{"source": "a"}\n', r"train\.jsonl:1: no text under 'target'"),
+        ("train.jsonl", '{"source": "a"}\n', r"train\.jsonl:1: no key 'target'"),
+        ("train.jsonl", '{"source": "a", "target": 1}\n', r"train\.jsonl:1: what stands under 'target' is no text"),
+        ("train.tsv", "source\ttarget\ttarget\n", r"train\.tsv:1: column 'target' is twice"),
         ("train.jsonl", '{"source": "a"\n', r"train\.jsonl:1: not JSON"),
         ("train.tsv", "source\ttarget\n", "no pairs"),
         ("other.tsv", "", "has no train pairs"),
@@ -105,6 +112,14 @@ def test_bad_lines_are_named_or_skipped_with_their_partner(tmp_path: Path, line:
 def test_what_cannot_be_read_is_said(tmp_path: Path, name: str, text: str, why: str) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=why):
+        prepared(tmp_path)
+
+
+@pytest.mark.parametrize("more", ["train.en.gz", "train.tsv", "dev.en", "test.en", "test.de"])
+def test_files_of_which_it_is_not_clear_which_to_read_are_refused(tmp_path: Path, more: str) -> None:
+    """And a side of a test split without the other, which would be left out in silence."""
+    (parallel(tmp_path) / more).write_bytes(b"")
+    with pytest.raises(DataError, match=rf"of a split: .*{more.replace('.', '[.]')}"):
         prepared(tmp_path)
 
 
@@ -137,7 +152,13 @@ def test_any_text_has_tokens_and_comes_back(tmp_path: Path, pieces: str) -> None
 
 def test_inputs_that_are_no_sentence_are_refused(tmp_path: Path) -> None:
     data = prepared(parallel(tmp_path), max_length=20)
-    for raw, why in [("  ", "empty"), ({"tekst": "a"}, "expected"), (["a"], "string"), ("dogs " * 30, "max_length")]:
+    for raw, why in [
+        ("  ", "empty"),
+        ("\u200b", "empty"),
+        ({"tekst": "a"}, "expected"),
+        (["a"], "string"),
+        ("dogs " * 30, "max_length"),
+    ]:
         with pytest.raises(DataError, match=why):
             data.encode(raw)
     assert data.encode('{"text": "the man", "prefix": "der"}')["prefix"].shape[1] >= 1

@@ -13,7 +13,7 @@ import torch
 from scipy.stats import chisquare
 
 from paddlecore.errors import DataError
-from paddlenlp.data import MSRPData, TextPairData, WikiQAData
+from paddlenlp.data import MSRPData, ParallelData, TextPairData, WikiQAData
 from paddlenlp.data.text_pairs import letter_trigrams
 
 ROWS = [
@@ -236,3 +236,29 @@ def test_msrp() -> None:
     found = real(MSRPData, "msrp").describe()["splits"]
     counts = {split: (facts["pairs"], facts["right"]) for split, facts in found.items()}
     assert counts == {"train": (3576, 2407), "valid": (500, 346), "test": (1725, 1147)}
+
+
+def test_a_group_has_one_query(tmp_path: Path) -> None:
+    """Else all of its candidates would be ranked under the first one."""
+    folder_of(tmp_path)
+    rows = [
+        "day\tquery\tdocument\tlabel",
+        "1\thow far\tfar\t1",
+        "2\twho\tme\t0",
+        "1\tHow far\tred\t0",
+        "1\twho\tyou\t1",
+    ]
+    (tmp_path / "train.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (tmp_path / "valid.tsv").write_text("\n".join(rows[:4]) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"train\.tsv:5: the query is another than that of day=1 in line 2"):
+        prepared(tmp_path, group="day")
+    data = prepared(tmp_path, group="day", on_bad_row="skip")
+    assert len(data.rows("train")) == 2 and data.bad_rows.count == 1
+
+
+def test_columns_that_lack_one_are_refused() -> None:
+    for options in ({"columns": ["query", "document"]}, {"columns": ["query", "document", "label"], "group": "day"}):
+        with pytest.raises(ValueError, match=r"data\.columns lacks '(label|day)'"):
+            TextPairData(source="x", **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"data\.columns lacks 'source'; did you mean 'sources'"):
+        ParallelData(source="x", columns=["sources", "target"])
