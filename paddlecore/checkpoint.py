@@ -205,9 +205,12 @@ def load_foreign(path: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in state.items()}
 
 
-def prune(root: Path, keep: int, best: str | None) -> None:
-    """Delete all but the newest `keep` checkpoints and `best`; also what killed saves left behind."""
-    for folder in steps(root)[:-keep]:
+def prune(root: Path, keep: int, best: str | None, last: str) -> None:
+    """Delete all but the newest `keep` checkpoints up to `last`, and `best`; also what killed saves left behind.
+
+    What lies after `last`, the one just written or resumed from, was passed over as damaged: it takes nobody's place.
+    """
+    for folder in [f for f in steps(root) if f.name <= last][:-keep]:
         if folder.name != best:
             shutil.rmtree(folder, ignore_errors=True)
     for part in root.glob(".step_*.part"):

@@ -423,7 +423,7 @@ class Trainer:
             best = f"step_{self.best['step']:08d}"
             if (self.folder / "checkpoints" / best).is_dir():
                 checkpoint.write_json(self.folder / "best.json", {"checkpoint": best, **self.best})
-        checkpoint.prune(self.folder / "checkpoints", self.options.keep, best)
+        checkpoint.prune(self.folder / "checkpoints", self.options.keep, best, written.name)
 
     def _state(self) -> dict[str, Any]:
         return {

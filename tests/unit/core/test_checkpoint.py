@@ -75,7 +75,7 @@ def test_a_half_written_checkpoint_is_not_seen(tmp_path: Path) -> None:
     (tmp_path / ".step_00000010.part").mkdir()
     (tmp_path / "step_junk").mkdir()
     assert checkpoint.latest(tmp_path) == good
-    checkpoint.prune(tmp_path, 1, None)
+    checkpoint.prune(tmp_path, 1, None, good.name)
     assert not (tmp_path / ".step_00000010.part").exists()
     assert checkpoint.latest(tmp_path / "none") is None
 
@@ -83,7 +83,7 @@ def test_a_half_written_checkpoint_is_not_seen(tmp_path: Path) -> None:
 def test_prune_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         make(tmp_path, step)
-    checkpoint.prune(tmp_path, 2, "step_00000001")
+    checkpoint.prune(tmp_path, 2, "step_00000001", "step_00000004")
     assert [p.name[-1] for p in checkpoint.steps(tmp_path)] == ["1", "3", "4"]
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from paddlecore import checkpoint, config, hub, run
-from paddlecore.errors import CheckpointError, ConfigError
+from paddlecore.errors import CheckpointError, ConfigError, Stopped
 from paddlecore.schema import RunConfig
+from paddlecore.trainer import Trainer
 
 DATA = ["data.train_rows=2000", "data.valid_rows=500", "data.test_rows=500", "data.batch_size=100"]
 
@@ -110,6 +111,31 @@ def test_an_average_of_checkpoints_is_scored_and_goes_on_being_trained() -> None
         torch.testing.assert_close(value, mean[name])
     with pytest.raises(ConfigError, match="train.keep=4"):
         run.evaluate(compose("init.weights=out", "init.average=4"))
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """A SIGTERM arrives during `step`."""
+    advance = Trainer._advance
+
+    def stopping(self: Trainer, sums: list[torch.Tensor]) -> None:
+        if self.step == step - 2:
+            self._stop_asked = True
+        advance(self, sums)
+
+    monkeypatch.setattr(Trainer, "_advance", stopping)
+
+
+def test_what_is_saved_after_damage_is_not_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("output_dir=out", "train.save_every=10", "train.keep=1", "optim.lr=0.0")  # the first evaluation is best
+    run.train(compose(*options, "train.eval_every=10"))
+    last = checkpoint.steps(Path("out/checkpoints"))[-1]
+    assert last.name == "step_00000020"
+    (last / "model.safetensors").write_bytes(b"")
+    stop_at(monkeypatch, 15)
+    with pytest.raises(Stopped, match="step 15"):
+        run.train(compose(*options, "train.eval_every=10"))
+    found = checkpoint.latest(Path("out/checkpoints"))
+    assert found is not None and found.name == "step_00000015"
 
 
 def test_a_damaged_best_checkpoint_is_named() -> None:
