@@ -495,7 +495,7 @@ def write_artefact(
 
     Args:
         runs: run folders, each with its result.json.
-        out: folder to write, e.g. pretrained/rec/deepfm_frappe; replaced if it is there.
+        out: folder to write, e.g. pretrained/rec/deepfm_frappe; an artefact that is there is replaced.
         fp16: store floats as float16, half the size. Scoring `out` again shows whether that costs anything.
         notes: free text for the card.
         over: the option that differs between the runs: seed, or e.g. data.fold in a cross-validation.
@@ -503,13 +503,16 @@ def write_artefact(
             since the runs' own scores, which mean and deviation are made of, are those of their best checkpoints.
 
     Raises:
-        ConfigError: a run is not finished, the runs are of different recipes or options, or `average` cannot be had.
+        ConfigError: a run is not finished, the runs are of different recipes or options, `average` cannot be had, or
+            `out` holds something else than an artefact.
         CheckpointError: a checkpoint is damaged.
     """
     from paddlecore import checkpoint
     from paddlecore.sources import sha256_of
 
-    folders = [Path(run) for run in runs]
+    folders, out = [Path(run) for run in runs], Path(out)
+    if out.exists() and not (out / "card.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise ConfigError(f"out={out} is there and is not an artefact, so it is not replaced; give another folder")
     if not folders:
         raise ConfigError("which runs? Give at least one run folder")
     if average > 1 and len(folders) > 1:
@@ -528,7 +531,6 @@ def write_artefact(
     weights = {name: stored(tensor) for name, tensor in first.state_dict.items() if name not in carried}
     tied = _tied(weights)
 
-    out = Path(out)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -573,7 +575,14 @@ def _finished(folders: Sequence[Path], over: str) -> tuple[list[dict[str, Any]],
     for folder in folders:
         if not (folder / "result.json").is_file():
             raise ConfigError(f"{folder} is not a finished run: it has no result.json")
-        results.append(_mapping(folder / "result.json"))
+        result = _mapping(folder / "result.json")
+        last = _mapping(folder / "last.json").get("checkpoint")
+        if last != f"step_{result['steps']:08d}":
+            raise ConfigError(
+                f"{folder} is not a finished run: its result.json is of step {result['steps']}, and it has gone on to "
+                f"{last}; give its command again"
+            )
+        results.append(result)
         record = _mapping(_of_run(folder) / "recipe.json")
         identities.append({k: v for k, v in record.get("identity", {}).items() if k != "recipe"})
     for folder, result, identity in zip(folders, results, identities, strict=True):

@@ -43,9 +43,10 @@ def make_run(folder: Path, *, seed: int = 0, auc: float = 0.9, ema: bool = False
             },
         )  # fmt: skip
     checkpoint.write_json(folder / "best.json", {"checkpoint": "step_00000001"})
+    checkpoint.write_json(folder / "last.json", {"checkpoint": "step_00000002"})
     checkpoint.write_json(folder / "environment.json", {"commit": "c0ffee", "cpu": "a CPU", "threads": 2, "gpus": []})
     checkpoint.write_json(folder / "result.json", {
-        "recipe": "rec/one", "seed": seed, "parameters": 26, "seconds": 1.5,
+        "recipe": "rec/one", "seed": seed, "steps": 2, "parameters": 26, "seconds": 1.5,
         "best": {"metric": "auc", "metrics": {"auc": auc - 0.1}}, "test": {"auc": auc},
     })  # fmt: skip
     return folder
@@ -295,7 +296,21 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path: Path, zoo: Path)
     (other / "result.json").unlink()
     with pytest.raises(ConfigError, match="not a finished run"):
         hub.write_artefact([other], tmp_path / "out")
+    checkpoint.write_json(first / "last.json", {"checkpoint": "step_00000003"})
+    with pytest.raises(ConfigError, match="result.json is of step 2.*step_00000003"):
+        hub.write_artefact([first], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_only_an_artefact_is_replaced(tmp_path: Path, zoo: Path) -> None:
+    run, out = make_run(tmp_path / "a"), tmp_path / "precious"
+    out.mkdir()
+    hub.write_artefact([run], out)
+    hub.write_artefact([run], out)
+    (out / "card.json").rename(out / "thesis.txt")
+    with pytest.raises(ConfigError, match="not an artefact"):
+        hub.write_artefact([run], out)
+    assert (out / "thesis.txt").is_file()
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "data.json"])
