@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import logging
 import os
@@ -20,9 +21,14 @@ from typing import Any
 from paddlecore import __version__, config
 from paddlecore.errors import ConfigError, SuiteError, nearest
 
+_REFUSED = (  # a folder or disk that cannot be written; all other failures of the system keep their traceback
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.ENAMETOOLONG,
+)  # fmt: skip
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb. Returns the exit code: 0, that of a `SuiteError`, or 130 after Ctrl-C."""
+    """Run one verb. Returns the exit code: 0, that of a `SuiteError`, 1 if a disk refuses, or 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _dispatch(words)
@@ -37,6 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader (head, less) has left; Python would complain once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # 128 + SIGPIPE, as other tools end
+    except OSError as error:
+        if error.errno not in _REFUSED or error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr, flush=True)
+        return SuiteError.exit_code
 
 
 def _dispatch(words: list[str]) -> int:
@@ -165,13 +176,16 @@ def _predict(words: list[str]) -> int:
     if own["vectors"]:
         from paddlecore import run
 
-        _print_json(run.export_vectors(cfg, Path(own["vectors"][-1])))
+        exported = run.export_vectors(cfg, Path(own["vectors"][-1]))
+        if _is_first_rank():
+            _print_json(exported)
         return 0
     inputs = read_inputs(own["input"]) if own["input"] else None
     from paddlecore import run
 
     for prediction in run.predict(cfg, inputs, _folder(own["draw"])):
-        _print_json(prediction)
+        if _is_first_rank():
+            _print_json(prediction)
     return 0
 
 
@@ -227,7 +241,9 @@ def _bench(words: list[str]) -> int:
     steps = _count(own["steps"], "steps", 100, low=5)
     from paddlecore import run
 
-    _print_json(run.bench(cfg, steps=steps))
+    result = run.bench(cfg, steps=steps)
+    if _is_first_rank():
+        _print_json(result)
     return 0
 
 
@@ -399,6 +415,8 @@ def _zoo_one(name: str, as_json: bool) -> int:
 
 
 def _doctor(words: list[str]) -> int:
+    if wrong := [word for word in words if word != "--json"]:
+        raise ConfigError(f"doctor: {wrong[0]!r} is not an option (it has --json)")
     report = _report()
     if "--json" in words:
         _print_json(report, indent=1)

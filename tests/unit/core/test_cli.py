@@ -108,6 +108,34 @@ def test_ctrl_c_ends_without_a_traceback(run: SimpleNamespace, root: Path, capsy
     assert capsys.readouterr().err == "interrupted\n"
 
 
+def test_a_folder_that_cannot_be_written_is_named(
+    run: SimpleNamespace, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = root / "file"
+    file.touch()
+    run.evaluate = lambda *_: (file / "x").mkdir()
+    assert cli.main(["eval", "recipe=rec/one"]) == 1
+    assert capsys.readouterr().err == f"error: {file / 'x'}: Not a directory\n"
+
+    def bug(*_: Any) -> None:
+        raise OSError("driver too old")
+
+    run.evaluate = bug
+    with pytest.raises(OSError, match="driver"):
+        cli.main(["eval", "recipe=rec/one"])
+
+
+def test_the_first_of_several_ranks_speaks(
+    run: SimpleNamespace, root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.bench = lambda cfg, steps: {"steps": steps}
+    for rank, lines in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        for verb in ("bench", "predict", "eval"):
+            assert cli.main([verb, "recipe=rec/one"]) == 0
+            assert len(capsys.readouterr().out.splitlines()) == lines, (verb, rank)
+
+
 def test_a_bug_keeps_its_traceback(run: SimpleNamespace, root: Path) -> None:
     def bug(cfg: Any) -> None:
         raise ZeroDivisionError
@@ -261,6 +289,7 @@ def test_doctor_never_fails(root: Path, capsys: pytest.CaptureFixture[str], monk
     monkeypatch.undo()
     assert cli.main(["doctor"]) == 0
     assert "vector instructions: " in capsys.readouterr().out
+    assert cli.main(["doctor", "--jsn"]) == 2
 
 
 def test_a_mistyped_key_is_refused_in_a_second_without_torch() -> None:
