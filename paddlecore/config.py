@@ -339,11 +339,20 @@ def _pairs(overrides: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
             problems.append(f"{shown!r}: {key!r} is not the name of an option")
         elif "${" in text:
             problems.append(f"{shown!r}: interpolation is not allowed; write the value itself")
+        elif text.startswith("~"):
+            problems.append(f"{shown!r}: ~ is not replaced here; write $HOME, which the shell replaces")
         elif not override.isprintable():
             problems.append(f"{shown!r}: there are characters in it that are not text")
         else:
-            pairs.append((key, text))
+            pairs.append((key, text if key in ("recipe", "debug") else _quoted(text)))
     return pairs, problems
+
+
+def _quoted(text: str) -> str:
+    """`text` between quotes where it can only be text, such as a path with é, = or # in it, but Hydra's grammar would
+    refuse it without them."""
+    foreign = re.search(r"[^\x20-\x7e]|[=#&;!^`<>]", text) and not re.search(r"""['"\\()\[\]{},$]""", text)
+    return f'"{text}"' if foreign else text
 
 
 def _plain_overrides(pairs: list[tuple[str, str]]) -> dict[str, Any] | None:

@@ -219,6 +219,13 @@ def test_refused_override(root: Path, override: str, parts: list[str]) -> None:
         assert part in message, message
 
 
+@pytest.mark.parametrize("text", ["runs/é ü 中文", "runs/lr=0.1", "/a/#3; b", "Grüße"])
+def test_text_needs_no_quotes(root: Path, text: str) -> None:
+    cfg = compose(["recipe=rec/toy", f"output_dir={text}", f"init.weights={text}"], root=root)
+    assert cfg.output_dir == cfg.init.weights == text
+    assert "optim.lr: expected float, got 'é'" in refused(root, "optim.lr=é")
+
+
 def test_without_a_recipe_all_are_listed(root: Path) -> None:
     with pytest.raises(ConfigError, match=r"(?s)python tools/check_data.py recipe=.*rec/toy"):
         compose(["seed=3"], verb="check-data", root=root)
