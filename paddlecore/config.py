@@ -795,8 +795,11 @@ def identity(config: RunConfig) -> dict[str, Any]:
     if config.recipe.endswith(".yaml"):
         flat["recipe"] = Path(config.recipe).stem  # the file's place does not matter, its content is here
     # a schedule that ends with the run has another curve in a longer run
-    schedule = config.optim.get("schedule", {})
-    to_the_end = schedule.get("kind") in ("cosine", "linear") and schedule.get("total_steps") is None
+    to_the_end = any(
+        kind in ("cosine", "linear") and flat.get(key.removesuffix("kind") + "total_steps") is None
+        for key, kind in flat.items()
+        if key.startswith("optim.") and key.endswith("schedule.kind")  # also of a phase
+    )
     if config.init.weights is None:
         del flat["init.into"]
     if config.init.weights is None or config.init.average == 1:

@@ -244,6 +244,14 @@ def test_length_is_part_of_a_run_only_where_the_schedule_ends_with_it() -> None:
                 folder(constant, "data.batch_size=50"), folder(constant, "model.dim=8")}) == 5  # fmt: skip
 
 
+def test_length_is_part_of_a_run_also_where_one_phase_ends_with_it() -> None:
+    phases = "optim.phases={judge: {schedule: {kind: linear}}}"
+    two, three = (
+        config.identity(compose(phases, "optim.schedule.kind=constant", f"train.max_epochs={n}")) for n in (2, 3)
+    )
+    assert two != three
+
+
 def test_bare_files_of_tensors(capfd: pytest.CaptureFixture[str]) -> None:
     """A safetensors file or a saved state dict gives weights to a model or to a part of it, and can be scored."""
     from safetensors.torch import save_file
