@@ -401,6 +401,11 @@ def _run_folder(cfg: RunConfig) -> tuple[Path, Path | None]:
         folder = Path(cfg.init.resume)
         if not (folder / "checkpoints").is_dir():
             raise ConfigError(f"init.resume={cfg.init.resume} is not a run folder (it has no checkpoints/)")
+        if cfg.output_dir is not None and Path(cfg.output_dir).resolve() != folder.resolve():
+            raise ConfigError(
+                f"init.resume={cfg.init.resume} goes on in that folder, so output_dir={cfg.output_dir} cannot be "
+                "another; leave one of the two out, or take weights alone with init.weights"
+            )
     else:
         folder = Path(cfg.output_dir or config.default_run_dir(cfg))
     if not checkpoint.steps(folder / "checkpoints"):

@@ -78,6 +78,9 @@ def test_a_folder_of_another_run_is_refused_with_the_options_that_differ() -> No
     with pytest.raises(ConfigError, match="not a run folder"):
         run.train(compose("init.resume=nowhere"))
     assert run.train(compose("init.resume=out"))["run"] == "out"
+    assert run.train(compose("init.resume=out", "output_dir=./out"))["run"] == "out"
+    with pytest.raises(ConfigError, match="output_dir=other cannot be another"):
+        run.train(compose("init.resume=out", "output_dir=other"))
 
 
 def test_evaluating_needs_weights_and_finds_the_run_s_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
