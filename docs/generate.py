@@ -49,8 +49,7 @@ def _section(section: Any, prefix: str, title: str) -> list[str]:
         facts = [str(meta["help"])]
         if meta["choices"]:
             facts.append("one of " + ", ".join(f"`{c}`" for c in meta["choices"]))
-        if meta["low"] is not None:
-            facts.append(f"at least {meta['low']:g}")
+        facts += [f"{words} {number:g}" for words, number in meta["bounds"].items()]
         facts += [meta["unit"]] if meta["unit"] else []
         shown = str(value).lower() if isinstance(value, bool) else str(value)
         default = "none" if value is None or shown == "" else f"`{shown}`"

@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from paddlecore.errors import ConfigError, nearest
-from paddlecore.schema import Optim, RunConfig, Schedule
+from paddlecore.schema import Optim, RunConfig, Schedule, outside
 from paddlecore.signature import Signature, check_value, signature_of, split_target
 
 # What a recipe may name. `build` also holds the `__module__` of what it found against this list.
@@ -503,12 +503,12 @@ class _Checker:
         if dataclasses.is_dataclass(field.default_factory):
             return self.schema(field.default_factory, value, key + ".")
         value, why = _fit(str(field.type), value)
-        choices, low = field.metadata.get("choices"), field.metadata.get("low")
+        choices = field.metadata.get("choices")
         for item in value if isinstance(value, list) else [value]:
             if why is None and choices and item is not None and item not in choices:
                 why = f"expected {_or(choices)}, got {item!r}{nearest(str(item), choices)}"
-            elif why is None and low is not None and item is not None and item < low:
-                why = f"must be at least {low}, got {item}"
+            elif why is None and item is not None:
+                why = outside(field, item)
         if why is not None:
             self.problem(key, why)
         return value
@@ -864,7 +864,7 @@ def _schema_help(section: Any, prefix: str) -> list[str]:
             inner += ["", f"{key}: {meta['help']}", *_schema_help(value, f"{key}.")]
             continue
         choices = [] if all(c in meta["help"] for c in meta["choices"]) else meta["choices"]
-        facts = [meta["unit"], f"at least {meta['low']}" if meta["low"] is not None else "", _or(choices)]
+        facts = [meta["unit"], *(f"{words} {number}" for words, number in meta["bounds"].items()), _or(choices)]
         noted = "; ".join(f for f in facts if f)
         lines.append(_row(f"{key}={_plain_text(value)}", meta["help"] + (f" ({noted})" if noted else "")))
     return lines + inner

@@ -7,16 +7,38 @@ nothing but the standard library, so that a mistyped option is refused before to
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import operator
+from dataclasses import Field, dataclass, field
 from typing import Any
 
 
-def opt(default: Any, help: str, *, choices: tuple[str, ...] = (), unit: str = "", low: float | None = None) -> Any:
-    """A dataclass field with its documentation: `choices` the values allowed, `low` the least number allowed."""
-    meta = {"help": help, "choices": choices, "unit": unit, "low": low}
+def opt(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    unit: str = "",
+    low: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A dataclass field with its documentation: `choices` the values allowed, `low` the least number allowed, `above`
+    and `below` bounds that are not allowed themselves.
+    """
+    bounds = {words: n for words, n in (("at least", low), ("above", above), ("below", below)) if n is not None}
+    meta = {"help": help, "choices": choices, "unit": unit, "bounds": bounds}
     if isinstance(default, (dict, list)):
         return field(default_factory=lambda: type(default)(default), metadata=meta)
     return field(default=default, metadata=meta)
+
+
+def outside(field: Field[Any], value: Any) -> str | None:
+    """Why a number does not suit the bounds of a field; None if it does."""
+    holds = {"at least": operator.ge, "above": operator.gt, "below": operator.lt}
+    for words, number in field.metadata.get("bounds", {}).items():
+        if not holds[words](value, number):
+            return f"must be {words} {number}, got {value}"
+    return None
 
 
 @dataclass
@@ -90,8 +112,10 @@ class Train:
     compile: bool = opt(False, "torch.compile the task's model")
     channels_last: bool = opt(False, "NHWC memory format for image batches and convolutions")
     activation_checkpointing: bool = opt(False, "recompute activations of the model's blocks in backward")
-    clip_norm: float | None = opt(None, "largest L2 norm of the whole gradient", low=0)
-    ema: float | None = opt(None, "decay of an exponential moving average of the weights, used to evaluate", low=0)
+    clip_norm: float | None = opt(None, "largest L2 norm of the whole gradient; default: not clipped", above=0)
+    ema: float | None = opt(
+        None, "decay of an exponential moving average of the weights, used to evaluate", low=0, below=1
+    )
     log_every: int = opt(100, "interval of a log line", unit="steps", low=1)
     eval_every: int | None = opt(None, "interval of an evaluation; default: each epoch", unit="steps", low=1)
     save_every: int | None = opt(None, "interval of a checkpoint; default: at each evaluation", unit="steps", low=1)
@@ -124,7 +148,7 @@ class RunConfig:
 
     recipe: str = opt("", "<suite>/<name>: a file under configs/recipe")
     output_dir: str | None = opt(None, "run folder; default: runs/<recipe>-<hash of what changes the result>")
-    seed: int = opt(1, "seed of weights, order, augmentation and dropout", low=0)
+    seed: int = opt(1, "seed of weights, order, augmentation and dropout", low=0, below=2**63)
     device: str = opt("auto", "auto, cpu, cuda or cuda:<n>")
     debug: str | None = opt(
         None, "smoke = two steps of everything; overfit = one batch; profile", choices=("smoke", "overfit", "profile")
