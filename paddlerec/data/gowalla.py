@@ -12,7 +12,7 @@ import numpy as np
 from paddlecore.data import mix
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, locate
-from paddlerec.data.interactions import InteractionData
+from paddlerec.data.interactions import InteractionData, Splits
 
 _USERS, _ITEMS = 29_858, 40_981
 
@@ -99,7 +99,7 @@ class GowallaData(InteractionData):
             return {"train": folder / "train.txt.gz", "test": folder / "test.txt.gz"}
         return super()._files()
 
-    def _read_splits(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def _read_splits(self) -> tuple[Splits, None]:
         files = self._files()
         self._paths = list(files.values())
         read = {split: self._read_lines(path) for split, path in files.items()}
@@ -109,7 +109,7 @@ class GowallaData(InteractionData):
         random = np.random.Generator(np.random.Philox(key=mix(22)))
         order = random.permutation(len(read["train"][0]))
         read["train"] = (read["train"][0][order], read["train"][1][order])
-        return read
+        return read, None
 
     def _read_lines(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
         """Pairs of ids from lines `user item item ...`."""
@@ -133,6 +133,6 @@ class GowallaData(InteractionData):
             raise DataError(f"{path}: it has no rows{' that can be used' if self.bad_rows.count else ''}")
         return np.concatenate(users), np.concatenate(items)
 
-    def _toy(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def _toy(self) -> Splits:
         self._sizes = {"users": 121, "items": 81}
         return super()._toy()

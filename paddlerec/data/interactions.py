@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _TRIES = 8  # draws for each negative, until one is not among the user's items
 _MOVIELENS = ["user", "item", "rating", "time"]  # columns of .dat and .data files, which have no header
 
+Splits = dict[str, tuple[np.ndarray, np.ndarray]]  # users and items of each split's pairs, or of "all" yet to be split
+Names = tuple[list[str], list[str]]  # of users and of items
+
 
 class Lists:
     """Items of each user, one user after the other, in the order given.
@@ -233,8 +236,8 @@ class InteractionData(DataModule):
     twice counts once.
 
     Ids: users are 1..U and items 1..N, most frequent in train first; `num_users` = U + 1, `num_items` = N + 1; 0 is
-    padding and unknown. In validation and test, users who are not in train are left out, items that are not in train
-    count as missed; `describe` says how many there are.
+    padding and unknown. In validation and test, users who are not in train are left out, and so are pairs that the user
+    had before, which are not ranked; items that are not in train count as missed. `describe` says how many there are.
 
     A row is bad if it has another number of columns than the header, an empty user or item, a rating or time that is
     no number, or is not UTF-8.
@@ -292,7 +295,7 @@ class InteractionData(DataModule):
         self.split_seed, self.max_history, self.graph = split_seed, max_history, graph
         self.drawn = {"negatives": negatives, "in_batch": in_batch, "sampled": sampled, "alpha": alpha}
         self.drawn |= {"drop_known": drop_known, "train_history": train_history}
-        self._names: dict[str, list[str]] = {}  # of users and items; id = 1 + place
+        self._names: dict[str, list[str]] = {}  # of users and items in train; id = 1 + place
         self._ids: dict[str, dict[str, int]] = {}  # once `encode` needs them
         self._rows: dict[str, Rows] = {}
         self._seen: Lists | None = None  # all pairs but those of test
@@ -399,11 +402,13 @@ class InteractionData(DataModule):
         Raises:
             DataError: a file or row that cannot be used, by file and line.
         """
-        read = self._toy() if self.source == "toy" else self._read_splits()
+        read, names = (self._toy(), None) if self.source == "toy" else self._read_splits()
         if "all" in read:
             read["train"], read["test"] = self._divided(*read.pop("all"), self.test_share, 0)
         if "valid" not in read and self.valid_share:
             read["train"], read["valid"] = self._divided(*read["train"], self.valid_share, 1)
+        if names is not None:
+            read = self._numbered(read, names)
         read = {split: pairs for split, pairs in read.items() if len(pairs[0])}
         if "train" not in read:
             raise DataError("the train split is empty")
@@ -415,12 +420,15 @@ class InteractionData(DataModule):
             if split in read:
                 users, items = read[split]
                 known = users > 0
-                self._rows[split] = UserRows(users[known], items[known], self._seen, self.max_history, rows.edges)
+                had = np.isin(users * num_items + items, self._seen.users() * num_items + self._seen.items)
                 self._counts[split] = {
                     "pairs": len(users),
                     "of_unknown_users": int((~known).sum()),
                     "of_unknown_items": int((items[known] == 0).sum()),
+                    "had_before": int(had.sum()),
                 }
+                users, items = users[known & ~had], items[known & ~had]
+                self._rows[split] = UserRows(users, items, self._seen, self.max_history, rows.edges)
             if split == "valid" and split in read:  # what was held out for validation is known by the time of the test
                 both = [np.concatenate(parts) for parts in zip(read["train"], read["valid"], strict=True)]
                 good = (both[0] > 0) & (both[1] > 0)
@@ -444,28 +452,31 @@ class InteractionData(DataModule):
         held[order] = place < taken[users[order]]
         return (users[~held], items[~held]), (users[held], items[held])
 
-    def _read_splits(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Users and items of each split by id, each pair once, in order of time."""
+    def _read_splits(self) -> tuple[Splits, Names | None]:
+        """Users and items of each split, each pair once, in order of time; and, where they are no ids yet, the names of
+        users and of items by number."""
         files = self._files()
         self._paths = list(files.values())
-        read = {split: self._read(path) for split, path in files.items()}
+        places: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        read = {split: self._read(path, places) for split, path in files.items()}
+        return read, (list(places[0]), list(places[1]))
+
+    def _numbered(self, read: Splits, names: Names) -> Splits:
+        """The same by id. What is held out has no part in the vocabulary, nor in the order of the ids, which ties are
+        broken by."""
         if not self._names:
-            codes, names = read["all" if "all" in read else "train"]
-            for kind, column in (("users", 0), ("items", 1)):
-                counts = np.bincount(codes[column], minlength=len(names[column]))
-                order = np.argsort(-counts, kind="stable")
-                self._names[kind] = [names[column][i] for i in order]
-        found = {}
-        for split, (codes, names) in read.items():
-            users, items = (
-                np.array([self._id(kind, n) for n in names[c]], np.int64)[codes[c]]
-                for c, kind in enumerate(("users", "items"))
-            )
-            if split in ("all", "train"):  # restored vocabularies may lack some
-                good = (users > 0) & (items > 0)
-                users, items = users[good], items[good]
-            found[split] = users, items
-        return found
+            for kind, known, codes in zip(("users", "items"), names, read["train"], strict=True):
+                there, first, counts = np.unique(codes, return_index=True, return_counts=True)
+                order = there[np.lexsort((first, -counts))]  # among equals, the one that comes first
+                self._names[kind] = [known[i] for i in order]
+        ids = [
+            np.array([self._id(kind, name) for name in known], np.int64)
+            for kind, known in zip(("users", "items"), names, strict=True)
+        ]
+        found = {split: (ids[0][users], ids[1][items]) for split, (users, items) in read.items()}
+        users, items = found["train"]
+        good = (users > 0) & (items > 0)  # restored vocabularies may lack some
+        return {**found, "train": (users[good], items[good])}
 
     def _files(self) -> dict[str, Path]:
         """The file of each split, or {"all": file} of one that is yet to be split."""
@@ -476,12 +487,11 @@ class InteractionData(DataModule):
             return {"all": source}
         return split_files(source, suffix, ".txt, .tsv, .csv (perhaps with .gz), .parquet, .dat or .data")
 
-    def _read(self, path: Path) -> tuple[tuple[np.ndarray, np.ndarray], tuple[list[str], list[str]]]:
-        """Codes of users and items, each pair once and in order of time, and the names that the codes stand for."""
+    def _read(self, path: Path, places: tuple[dict[str, int], dict[str, int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of users and items, each pair once, in order of time; `places` has those of names, and gets more."""
         headless = suffix(path) in (".dat", ".data")
         columns = self.columns or (_MOVIELENS if headless else None)
         wanted = [name for name in (self.user, self.item, self.rating, self.time) if name is not None]
-        places: tuple[dict[str, int], dict[str, int]] = ({}, {})
 
         def convert(table: pa.Table) -> tuple[np.ndarray, ...]:
             found = [strings(table[name], name) for name in (self.user, self.item)]
@@ -508,9 +518,9 @@ class InteractionData(DataModule):
         order = np.argsort(when, kind="stable")
         _, first = np.unique(users[order] * len(places[1]) + items[order], return_index=True)
         order = order[np.sort(first)]
-        return (users[order], items[order]), (list(places[0]), list(places[1]))
+        return users[order], items[order]
 
-    def _toy(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def _toy(self) -> Splits:
         """120 users of four tastes, 80 items; each user has 5 to 14 items, mostly of one taste."""
         random = np.random.Generator(np.random.Philox(key=mix(21)))
         users, items = [], []

@@ -152,10 +152,11 @@ def test_formats_and_leaving_out_the_last(tmp_path: Path, name: str) -> None:
     )
     data.prepare()
     assert data.splits == ("train", "valid", "test")
-    assert found(data, "test") == {("ann", "x"), ("bob", "z")}  # latest in time
-    assert found(data, "valid") == {("ann", "z")}  # bob has one left
+    assert found(data, "test") == {("ann", "x")}  # latest in time; bob's is z, which nobody has in train
+    assert data.rows("valid").fetch(np.arange(1), 0)["num_relevant"].tolist() == [1]  # ann's z; bob has one left
     assert found(data, "train") == {("ann", "y"), ("bob", "x")}
-    assert data.spec == {"num_users": 3, "num_items": 4, "labels": ["", "x", "z", "y"]}
+    assert data.spec == {"num_users": 3, "num_items": 3, "labels": ["", *data._names["items"]]}
+    assert [data.describe()["splits"][split]["of_unknown_items"] for split in ("valid", "test")] == [1, 1]
 
 
 def test_low_ratings_are_left_out_and_repeated_pairs_count_once(tmp_path: Path) -> None:
@@ -175,8 +176,32 @@ def test_given_files_and_what_is_unknown_in_them(tmp_path: Path) -> None:
     batch = data.rows("test").fetch(np.arange(2), 0)
     assert batch["num_relevant"].tolist() == [1, 2]
     assert found(data, "test") == {("b", "y")}
-    assert data.describe()["splits"]["test"] == {"pairs": 4, "of_unknown_users": 1, "of_unknown_items": 2}
+    counts = data.describe()["splits"]["test"]
+    assert counts == {"pairs": 4, "of_unknown_users": 1, "of_unknown_items": 2, "had_before": 0}
     assert batch["seen"].tolist() == [[1, 2], [1, 0]]
+    (tmp_path / "test.tsv").write_text("user\titem\na\tx\na\tz\nb\tx\n")  # what was had cannot be found again
+    data = InteractionData(source=str(tmp_path), valid_share=0.0)
+    data.prepare()
+    assert len(data.rows("test")) == 1 and data.rows("test").fetch(np.arange(1), 0)["num_relevant"].tolist() == [1]
+    assert data.describe()["splits"]["test"]["had_before"] == 2
+
+
+@pytest.mark.parametrize("split", ["last", "random"])
+def test_what_is_held_out_leaves_no_trace_in_the_ids(tmp_path: Path, split: str) -> None:
+    """Ties are broken by them: in order of all counts, the popular items of the test would win."""
+    path = tmp_path / "log.csv"
+    rows = [f"u{user},{item}" for user in range(8) for item in (f"own{user}", "both", "late")]
+    path.write_text("\n".join(["user,item", *rows]))
+    data = InteractionData(source=str(path), split=split, test_share=0.34, valid_share=0.0)
+    data.prepare()
+    train = found(data, "train")
+    counts = [sum(item == name for _, item in train) for name in data._names["items"]]
+    assert counts == sorted(counts, reverse=True) and min(counts) > 0
+    assert split == "random" or data._names["items"] == ["both", *(f"own{user}" for user in range(8))]
+    again = InteractionData(source=str(path), split=split, test_share=0.34, valid_share=0.0)
+    again.restore(data.state())  # as scoring does
+    again.prepare()
+    assert found(again, "train") == train and found(again, "test") == found(data, "test")
 
 
 def test_random_split_takes_a_share_of_each_user_and_leaves_one() -> None:
