@@ -12,7 +12,7 @@ from paddlecore.data import DataModule, Plan, Rows, mix, uniform
 from paddlecore.errors import DataError
 from paddlecore.sources import fingerprint, split_files
 from paddlecore.task import Batch
-from paddlerec.data.reader import BadValue, from_json, numbers, pieces, salvage, strings, suffix
+from paddlerec.data.reader import BadValue, from_json, is_name, numbers, pieces, salvage, strings, suffix
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -362,19 +362,22 @@ class InteractionData(DataModule):
             given = from_json(raw)
         if isinstance(given, list):
             given = {"history": given}
-        elif isinstance(given, (str, int)) and not isinstance(given, bool):
+        elif is_name(given):
             given = {"user": given}
         if not isinstance(given, dict) or not given or not set(given) <= {"user", "history"}:
             raise DataError(f'expected a user, a list of items, or {{"user": ..., "history": [...]}}; got {raw!r:.80}')
-        user = self._id("users", given["user"]) if given.get("user") is not None else 0
+        name = given.get("user")
+        if name is not None and not is_name(name):
+            raise DataError(f"user must be a name or a number, got {name!r:.80}")
+        user = 0 if name is None else self._id("users", name)
         if "history" in given:
             history = given["history"]
-            if not isinstance(history, list):
-                raise DataError(f"history must be a list of items, got {history!r:.80}")
+            if not isinstance(history, list) or not all(map(is_name, history)):
+                raise DataError(f"history must be a list of items, each a name or a number; got {history!r:.80}")
             items = [i for i in (self._id("items", x) for x in history) if i]
         else:
             if not user:
-                raise DataError(f"user {given['user']!r} is not known; give a history")
+                raise DataError(f"user {name!r} is not known; give a history")
             if self._seen is None:
                 self.prepare()
             assert self._seen is not None

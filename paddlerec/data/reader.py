@@ -368,6 +368,23 @@ def sequences(column: pa.ChunkedArray, name: str, separator: str, max_len: int) 
     return codes, encoded.dictionary.to_pylist()
 
 
+def row_table(given: dict[str, Any]) -> pa.Table:
+    """A row as a table of one row.
+
+    Raises:
+        DataError: a value that no column can hold, by its name.
+    """
+    import pyarrow as pa
+
+    columns = {}
+    for name, value in given.items():
+        try:
+            columns[name] = pa.array([value])
+        except (ValueError, TypeError, OverflowError):  # values of several types in a list, lone surrogates, 10^400
+            raise DataError(f"column {name!r}: {value!r:.80} is no value, nor a list of values of one type") from None
+    return pa.table(columns)
+
+
 def row(raw: Any, names: Sequence[str], label: str | None = None) -> dict[str, Any]:
     """One row that a user gave, a dict or the text of a JSON object, with every column of `names`.
 
@@ -383,6 +400,11 @@ def row(raw: Any, names: Sequence[str], label: str | None = None) -> dict[str, A
     if missing := [name for name in names if name not in raw]:
         raise DataError(f"the row lacks {', '.join(map(repr, missing))}; its columns are {', '.join(names)}")
     return raw
+
+
+def is_name(value: Any) -> bool:
+    """May a user have meant a name of the data by this: text, or a whole number, whose digits it is?"""
+    return isinstance(value, (str, int)) and not isinstance(value, bool)
 
 
 def from_json(raw: Any) -> Any:

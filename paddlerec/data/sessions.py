@@ -15,7 +15,7 @@ from paddlecore.data import DataModule, Plan, Rows, mix
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, fingerprint, locate, split_files
 from paddlecore.task import Batch
-from paddlerec.data.reader import BadValue, from_json, numbers, pieces, salvage, strings, suffix
+from paddlerec.data.reader import BadValue, from_json, is_name, numbers, pieces, salvage, strings, suffix
 from paddlerec.data.session_parallel import SessionPlan, SessionStreams
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class SessionData(DataModule):
         Unknown items are left out, of more than `max_len` the latest are kept; an empty history is allowed.
         """
         given = from_json(raw)
-        if not isinstance(given, list) or not all(isinstance(x, (str, int)) and not isinstance(x, bool) for x in given):
+        if not isinstance(given, list) or not all(map(is_name, given)):
             raise DataError(f"expected a list of items, oldest first; got {raw!r:.80}")
         return self._encoded([i for i in map(self._id, given) if i])
 

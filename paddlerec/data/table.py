@@ -17,7 +17,7 @@ from paddlerec.data import cache
 from paddlerec.data.columns import Categorical, ColumnMap, Dense, Sequence, hashed, options
 from paddlerec.data.ctr_toy import World
 from paddlerec.data.preparation import Columns, Preparation, divided, progress, spooled
-from paddlerec.data.reader import pieces, row, salvage, suffix
+from paddlerec.data.reader import pieces, row, row_table, salvage, suffix
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -300,10 +300,9 @@ class TableData(DataModule):
         """
         names = self._inputs()
         given = row(raw, names, self.map.label)
-        import pyarrow as pa
-
+        table = row_table({name: given[name] for name in names})
         try:
-            found, dense = self.map.read(self._derive(pa.table({name: [given[name]] for name in names})))
+            found, dense = self.map.read(self._derive(table))
         except (ValueError, TypeError, OverflowError) as error:  # BadValue, and what pyarrow makes of odd objects
             raise DataError(str(error)) from None
         ids = [self._ids(field, found[field][1])[0] for field in self.map.categorical]

@@ -251,7 +251,8 @@ def test_state_is_enough_to_encode() -> None:
     assert other.encode({"history": []})["seen"].tolist() == [[0]]
     batch = other.encode("u7")  # looked up in the data
     assert batch["user"].tolist() == [other._id("users", "u7")] and (batch["seen"] > 0).all()
-    for wrong in ("nobody", 3.5, {}, {"history": "i3"}, {"users": ["u1"]}, True):
+    nested = (["i3", ["i4"]], [{"item": "i3"}], [None], [3.0], {"user": ["u1"], "history": []}, {"user": None})
+    for wrong in ("nobody", 3.5, {}, {"history": "i3"}, {"users": ["u1"]}, True, *nested):
         with pytest.raises(DataError):
             other.encode(wrong)
 
