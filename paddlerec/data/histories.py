@@ -178,8 +178,8 @@ class HistoryData(SessionData):
     Ids: items are 1..N, most frequent in the file first; `num_items` = N + 1. Id 0 is padding. Items that are too rare
     are left out of histories. An item may be known from others' last items only: its vector is then as it was drawn.
 
-    A row is bad if it lacks a user or an item, has another number of columns than the header, a time that is no number,
-    or is not UTF-8.
+    A row is bad if it lacks a user or an item, has another number of columns than the header, a time that is neither a
+    number nor a date, or is not UTF-8.
 
     Batch: see `HistoryRows` in training and `HeldOutRows` in evaluation. `encode` gives history, and
     seen [1, S], all known items of it: they are not recommended, as they are not ranked in evaluation.
@@ -189,7 +189,7 @@ class HistoryData(SessionData):
         min_count: items with fewer interactions are left out.
         user: column of the user, in files of columns.
         item: column of the item.
-        time: column of the time, a number.
+        time: column of the time, numbers or dates.
         negatives: items drawn for each training target among those that are not in the user's training history.
         eval_negatives: items drawn for each evaluated target among those that are not in the user's history, once for
             all, which it is ranked among; 0 = it is ranked among all items but those of the history before it.

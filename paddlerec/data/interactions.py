@@ -12,7 +12,7 @@ from paddlecore.data import DataModule, Plan, Rows, mix, uniform
 from paddlecore.errors import DataError
 from paddlecore.sources import fingerprint, split_files
 from paddlecore.task import Batch
-from paddlerec.data.reader import BadValue, from_json, is_name, numbers, pieces, salvage, strings, suffix
+from paddlerec.data.reader import BadValue, Times, from_json, is_name, numbers, pieces, salvage, strings, suffix
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -239,13 +239,13 @@ class InteractionData(DataModule):
     padding and unknown. In validation and test, users who are not in train are left out, and so are pairs that the user
     had before, which are not ranked; items that are not in train count as missed. `describe` says how many there are.
 
-    A row is bad if it has another number of columns than the header, an empty user or item, a rating or time that is
-    no number, or is not UTF-8.
+    A row is bad if it has another number of columns than the header, an empty user or item, a rating that is no number,
+    a time that is neither a number nor a date (see `Times`), or is not UTF-8.
 
     Args:
         user, item: columns of the pair.
         rating: column of a rating, for `min_rating`.
-        time: column that orders a user's pairs; None = the order of the file.
+        time: column that orders a user's pairs, numbers or dates; None = the order of the file.
         columns: names of all columns, for text files without a header line.
         min_rating: pairs rated lower are left out.
         split: random or last, where `source` is one file.
@@ -495,13 +495,14 @@ class InteractionData(DataModule):
         headless = suffix(path) in (".dat", ".data")
         columns = self.columns or (_MOVIELENS if headless else None)
         wanted = [name for name in (self.user, self.item, self.rating, self.time) if name is not None]
+        times = Times(self.time or "")
 
         def convert(table: pa.Table) -> tuple[np.ndarray, ...]:
             found = [strings(table[name], name) for name in (self.user, self.item)]
             for name, (_, values) in zip((self.user, self.item), found, strict=True):
                 if "" in values:
                     raise BadValue(f"column {name!r} is empty")
-            when = numbers(table[self.time], self.time) if self.time else np.zeros(table.num_rows)
+            when = times.read(table[self.time]) if self.time else np.zeros(table.num_rows)
             rated = numbers(table[self.rating], self.rating) if self.rating else np.zeros(table.num_rows)
             codes = [
                 np.array([known.setdefault(v, len(known)) for v in values], np.int64)[codes]

@@ -321,6 +321,54 @@ def numbers(column: pa.ChunkedArray, name: str, missing: float | None = None) ->
     return values
 
 
+class Times:
+    """The column of times of one file, all rows alike: numbers of whatever rises, or dates as seconds since 1970.
+
+    Dates are Parquet's own, or text in ISO 8601: 2014-04-07, 2014-04-07 10:51:09, 2014-04-07T10:51:09.277Z. Without a
+    zone they are UTC.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.dates: bool | None = None  # known from the first rows that can be read
+
+    def read(self, column: pa.ChunkedArray) -> np.ndarray:
+        """[n] float64.
+
+        Raises:
+            BadValue: a row is neither, or not what the rows before are.
+        """
+        if not self.dates:
+            try:
+                found = numbers(column, self.name)
+            except BadValue:
+                if self.dates is not None:
+                    raise
+            else:
+                self.dates = False
+                return found
+        found, self.dates = _seconds(column, self.name), True
+        return found
+
+
+def _seconds(column: pa.ChunkedArray, name: str) -> np.ndarray:
+    """A column of dates as seconds since 1970, [n] float64. Raises BadValue."""
+    import pyarrow as pa
+
+    if _is_text(column.type) or pa.types.is_temporal(column.type):
+        for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC")):  # text without a zone, and with one
+            try:
+                found = column.cast(kind, safe=False)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                continue
+            if not found.null_count:
+                return np.array(found.cast(pa.int64()).to_numpy(), dtype=np.float64) / 1e6
+    value = column[0].as_py()
+    if value is None or value == "":
+        raise BadValue(f"column {name!r} is empty")
+    raise BadValue(f"column {name!r}: {value!r:.80} is not a number, nor a date like 2014-04-07 10:51:09")
+
+
 def strings(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, list[str]]:
     """A column as (codes [n] int32, distinct values): text as it is, whole numbers as their digits, null as "".
 

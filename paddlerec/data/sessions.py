@@ -15,7 +15,7 @@ from paddlecore.data import DataModule, Plan, Rows, mix
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, fingerprint, locate, split_files
 from paddlecore.task import Batch
-from paddlerec.data.reader import BadValue, from_json, is_name, numbers, pieces, salvage, strings, suffix
+from paddlerec.data.reader import BadValue, Times, from_json, is_name, pieces, salvage, strings, suffix
 from paddlerec.data.session_parallel import SessionPlan, SessionStreams
 
 if TYPE_CHECKING:
@@ -97,9 +97,9 @@ class SessionData(DataModule):
     not in the train file (or too rare there) is left out of histories, which may so become empty; as a target it has
     id 0, is evaluated and counts as a miss. `describe` says how many there are.
 
-    A row is bad if it has another number of columns than the header, an empty session or item, a time that is no
-    number, or is not UTF-8; a line of text, if it is empty or has more than one tab. Sessions of one click give no
-    example; `describe` counts them.
+    A row is bad if it has another number of columns than the header, an empty session or item, a time that is neither a
+    number nor a date (see `Times`), or is not UTF-8; a line of text, if it is empty or has more than one tab. Sessions
+    of one click give no example; `describe` counts them.
 
     Batch: see `PrefixRows`; with `batches=parallel` that of training is of `SessionStreams`, where `batch_size` is the
     number of sessions side by side. Evaluation rows are prefixes in either case, in order of their length.
@@ -112,7 +112,7 @@ class SessionData(DataModule):
         min_count: items with fewer clicks in the train file are unknown.
         session: column of the session, in files of clicks.
         item: column of the item.
-        time: column of the time, a number.
+        time: column of the time, numbers or dates.
         valid_share: share of the training sessions that become validation where there is no valid file; 0 = none.
         test_share: share of all sessions that become test where `source` is one file; 0 = none.
         split_seed: of these shares; the run's seed does not change them.
@@ -290,6 +290,7 @@ class SessionData(DataModule):
     def _read_clicks(self, path: Path) -> Log:
         """One click a row."""
         session, item, time = self.columns
+        times = Times(time)
         sessions: dict[str, int] = {}
         items: dict[str, int] = {}
 
@@ -298,7 +299,7 @@ class SessionData(DataModule):
             for name, (_, values) in zip((session, item), found, strict=True):
                 if "" in values:
                     raise BadValue(f"column {name!r} is empty")
-            when = numbers(table[time], time)
+            when = times.read(table[time])
             codes = [
                 np.array([places.setdefault(v, len(places)) for v in values], np.int32)[codes]
                 for places, (codes, values) in zip((sessions, items), found, strict=True)

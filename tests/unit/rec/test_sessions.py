@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from paddlecore.data import Rows
@@ -80,6 +81,34 @@ def test_clicks_are_put_in_order_of_time(tmp_path: Path) -> None:
     other = SessionData(source=str(csv), session="who", item="what", time="when", valid_share=0.0)
     other.prepare()
     assert sorted(examples(other.rows("train"))) == sorted(examples(data.rows("train")))
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%dT%H:%M:%S.%fZ", "%Y-%m-%d %H:%M", "%Y-%m-%d", "parquet"])
+def test_times_may_be_dates(tmp_path: Path, form: str) -> None:
+    when = pd.to_datetime(["2014-04-09 10:30", "2014-04-08 23:59", "2015-01-01 00:00", "2014-12-31 23:59"])
+    table = pd.DataFrame({"SessionId": [1, 1, 2, 2], "ItemId": list("abcd"), "Time": when})
+    if form == "parquet":
+        table.to_parquet(tmp_path / "train.parquet")
+    else:
+        table.assign(Time=when.strftime(form)).to_csv(tmp_path / "train.tsv", sep="\t", index=False)
+    data = prepared(tmp_path, {})
+    names = data.spec["labels"]
+    assert [(names[h[0]], names[target]) for h, target in examples(data.rows("train"))] == [("b", "a"), ("d", "c")]
+
+
+@pytest.mark.parametrize(
+    ("times", "line", "why"),
+    [
+        (["1", "2", "2014-04-09"], 4, "'2014-04-09' is not a number"),
+        (["2014-04-09", "2014-04-08 10:00", "7"], 4, "'7' is not a number, nor a date like"),
+        (["2014-04-09", "2014-13-08", "2014-04-09"], 3, "'2014-13-08' is not a number, nor a date"),
+        (["2014-04-09", "", "2014-04-09"], 3, "column 'Time' is empty"),
+    ],
+)
+def test_numbers_and_dates_do_not_mix(tmp_path: Path, times: list[str], line: int, why: str) -> None:
+    text = "SessionId\tItemId\tTime\n" + "".join(f"1\tx\t{when}\n" for when in times)
+    with pytest.raises(DataError, match=rf"train\.tsv:{line}: .*{why}"):
+        prepared(tmp_path, {"train.tsv": text})
 
 
 def test_one_file_is_split_by_sessions(tmp_path: Path) -> None:
