@@ -300,7 +300,7 @@ def compose(overrides: Sequence[str], *, verb: str = "train", root: Path | None 
         # Hydra takes a third of a second to load; a mistake in simple values is found without it
         _finish(checker, _merge([*(layer.values for layer in layers), plain or {}]), recipe, debug)
     checker = _Checker(layers, [key for key, _ in pairs], [])
-    return _finish(checker, _hydra(root, recipe, debug, pairs), recipe, debug)
+    return _finish(checker, _hydra(root, recipe, debug, pairs, _merge(layer.values for layer in layers)), recipe, debug)
 
 
 def _finish(checker: _Checker, raw: dict[str, Any], recipe: str, debug: str | None) -> RunConfig:
@@ -384,8 +384,25 @@ def _plain_overrides(pairs: list[tuple[str, str]]) -> dict[str, Any] | None:
 _OWN = "_own_recipe"  # what Hydra knows a user's own file as
 
 
-def _hydra(root: Path, recipe: str, debug: str | None, pairs: list[tuple[str, str]]) -> dict[str, Any]:
-    """The composed options as plain data. The files have been read and found plain before Hydra sees them."""
+def _replaced(pairs: list[tuple[str, str]], below: dict[str, Any]) -> list[str]:
+    """Hydra's words for taking away the mappings inside a section that a list takes the place of: it would merge them.
+    `data.categorical` of a table, for one, may be either."""
+    words = []
+    for key, text in pairs:
+        section, *inner = key.split(".")
+        there: Any = below.get(section)
+        for part in inner:
+            there = there.get(part) if isinstance(there, dict) else None
+        if inner and isinstance(there, dict) and text.lstrip().startswith("["):
+            words.append(f"~{key}")
+    return list(dict.fromkeys(words))
+
+
+def _hydra(
+    root: Path, recipe: str, debug: str | None, pairs: list[tuple[str, str]], below: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The composed options as plain data. The files have been read and found plain before Hydra sees them; `below` is
+    what they say."""
     import hydra
     from hydra.core.config_store import ConfigStore
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -408,7 +425,8 @@ def _hydra(root: Path, recipe: str, debug: str | None, pairs: list[tuple[str, st
     groups = [f"recipe={name}", *([f"debug={debug}"] if debug else [])]
     try:
         with hydra.initialize_config_dir(str(root.resolve()), version_base="1.3"):
-            composed = hydra.compose("train", groups + [f"++{key}={text}" for key, text in pairs])
+            words = groups + _replaced(pairs, below or {}) + [f"++{key}={text}" for key, text in pairs]
+            composed = hydra.compose("train", words)
         plain = OmegaConf.to_container(composed, resolve=False)
     except Exception as error:  # Hydra and OmegaConf have no common base for theirs
         raise ConfigError(f"cannot compose {recipe}: {' '.join(str(error).split())}") from error

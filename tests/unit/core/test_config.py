@@ -113,6 +113,14 @@ def test_values_follow_hydras_grammar(root: Path) -> None:
     assert cfg.about.title == "New"
 
 
+def test_a_list_takes_the_place_of_a_mapping_inside_a_section() -> None:
+    given = ["recipe=rec/deepfm_table", "data.categorical=[who]", "data.categorical=[shop, page]", "data.dense=[price]"]
+    data = config.compose(given).data
+    assert data["categorical"] == ["shop", "page"] and data["dense"] == ["price"]
+    merged = config.compose([given[0], "data.categorical={shop: {}}"]).data["categorical"]
+    assert list(merged) == ["user", "friend", "item", "page", "shop"]
+
+
 def test_phases_lie_over_the_optimiser(root: Path) -> None:
     gen, disc = "{lr: 1e-4, schedule: {kind: cosine}}", "{_target_: torch.optim.SGD, momentum: 0.9}"
     phases = f"optim.phases={{gen: {gen}, disc: {disc}}}"
