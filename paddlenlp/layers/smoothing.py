@@ -16,7 +16,10 @@ class _Smoothed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
         count, size = logits.shape
-        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        ctx.width = logits.dtype
+        # in float16 it would lose what a scaled loss is scaled for, and the scale itself is beyond its range
+        kept = torch.float32 if logits.dtype == torch.float16 else logits.dtype
+        gradient = torch.empty_like(logits, dtype=kept) if ctx.needs_input_grad[0] else None
         nll = torch.zeros((), dtype=torch.float32, device=logits.device)
         even = torch.zeros_like(nll)
         step = max(1, _CHUNK // size) if logits.device.type == "cpu" else count
@@ -42,7 +45,7 @@ class _Smoothed(torch.autograd.Function):
         grad = grads[0]
         if grad.device.type == "cpu" and grad == 1.0:  # a loss that is backpropagated itself: no pass over the logits
             return gradient, None, None
-        return gradient * grad.to(gradient.dtype), None, None
+        return (gradient * grad).to(ctx.width), None, None
 
 
 def smoothed_cross_entropy(logits: Tensor, target: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:

@@ -59,6 +59,18 @@ def test_smoothed_loss_is_a_dense_kl_and_the_entropy(smoothing: float, rows: int
     torch.testing.assert_close(doubled, 2 * wanted, atol=1e-6, rtol=1e-4)
 
 
+def test_the_gradient_of_a_scaled_loss_keeps_its_small_parts_in_half_precision() -> None:
+    """As the trainer scales it in fp16: by 2^16 at first, which float16 itself does not hold."""
+    logits = torch.zeros(1, 3000, dtype=torch.float16)
+    logits[0, :1000] = -10.0  # shares of 2e-8, below float16's smallest number
+    logits.requires_grad_()
+    loss, _ = smoothed_cross_entropy(logits, torch.tensor([2999]), 0.0)
+    (2.0**16 * loss).backward()
+    wanted = logits.detach().double().softmax(1) * 2.0**16
+    assert logits.grad is not None and logits.grad.dtype == torch.float16
+    torch.testing.assert_close(logits.grad[0, :2999].double(), wanted[0, :2999], atol=0.0, rtol=2e-3)
+
+
 def test_a_step_counts_target_tokens() -> None:
     out = task()(BATCH)
     assert out.weight == 5
