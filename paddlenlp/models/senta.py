@@ -7,6 +7,8 @@ and activations are theirs. Dropout is added here, for the training set at hand 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from paddlenlp.layers import BagOfWords, Convolution, Recurrent, text_lengths, word_vectors
@@ -100,64 +102,54 @@ class SentaCNN(_Senta):
         super().__init__(encoder, vocab_size, num_classes, dim, [hidden2], dropout, pad_id)
 
 
-class SentaLSTM(_Senta):
+class _Recurrent(_Senta):
+    """A recurrent layer, the maximum of its states over the text, one tanh layer, and the classes.
+
+    Args:
+        vocab_size: tokens, padding included.
+        num_classes: classes, C.
+        dim: width of a word vector.
+        hidden: width of a state.
+        hidden2: width of the layer.
+        dropout: probability that a value of a word vector or of a layer's input is dropped.
+        pad_id: token that fills up short texts; its vector is zero and stays zero.
+
+    Shapes: tokens [B, T] int64, padded on the right -> class scores (logits) [B, C].
+    """
+
+    kind: ClassVar[str]  # of `Recurrent`
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        num_classes: int,
+        dim: int = 128,
+        hidden: int = 128,
+        hidden2: int = 96,
+        dropout: float = 0.0,
+        pad_id: int = 0,
+    ) -> None:
+        encoder = Recurrent(kind=self.kind, dim=dim, hidden=hidden, pool="max")
+        super().__init__(encoder, vocab_size, num_classes, dim, [hidden2], dropout, pad_id)
+
+
+class SentaLSTM(_Recurrent):
     """An LSTM, the maximum of its states over the text, one tanh layer, and the classes (lstm_net).
 
-    Args:
-        vocab_size: tokens, padding included.
-        num_classes: classes, C.
-        dim: width of a word vector.
-        hidden: width of a state.
-        hidden2: width of the layer.
-        dropout: probability that a value of a word vector or of a layer's input is dropped.
-        pad_id: token that fills up short texts; its vector is zero and stays zero.
-
     Shapes: tokens [B, T] int64, padded on the right -> class scores (logits) [B, C].
     """
 
-    def __init__(
-        self,
-        *,
-        vocab_size: int,
-        num_classes: int,
-        dim: int = 128,
-        hidden: int = 128,
-        hidden2: int = 96,
-        dropout: float = 0.0,
-        pad_id: int = 0,
-    ) -> None:
-        encoder = Recurrent(kind="lstm", dim=dim, hidden=hidden, pool="max")
-        super().__init__(encoder, vocab_size, num_classes, dim, [hidden2], dropout, pad_id)
+    kind = "lstm"
 
 
-class SentaGRU(_Senta):
+class SentaGRU(_Recurrent):
     """A GRU, the maximum of its states over the text, one tanh layer, and the classes (gru_net).
 
-    Args:
-        vocab_size: tokens, padding included.
-        num_classes: classes, C.
-        dim: width of a word vector.
-        hidden: width of a state.
-        hidden2: width of the layer.
-        dropout: probability that a value of a word vector or of a layer's input is dropped.
-        pad_id: token that fills up short texts; its vector is zero and stays zero.
-
     Shapes: tokens [B, T] int64, padded on the right -> class scores (logits) [B, C].
     """
 
-    def __init__(
-        self,
-        *,
-        vocab_size: int,
-        num_classes: int,
-        dim: int = 128,
-        hidden: int = 128,
-        hidden2: int = 96,
-        dropout: float = 0.0,
-        pad_id: int = 0,
-    ) -> None:
-        encoder = Recurrent(kind="gru", dim=dim, hidden=hidden, pool="max")
-        super().__init__(encoder, vocab_size, num_classes, dim, [hidden2], dropout, pad_id)
+    kind = "gru"
 
 
 class SentaBiLSTM(_Senta):
