@@ -112,7 +112,7 @@ def beam_search(
     most = ((source != pad_id).sum(1) * max_ratio).long() + max_extra  # [B] tokens, the end token included
     if prefix is not None:
         most = most.maximum((prefix != pad_id).sum(1) + 1)
-    room = int(most.max())
+    room, least = int(most.max()), int(most.min())
     found = Hypotheses(
         torch.full((count, beam, room), pad_id, device=device),
         torch.full((count, beam), -torch.inf, device=device),
@@ -136,7 +136,8 @@ def beam_search(
         given = prefix[where, length - 1] if prefix is not None and length <= prefix.shape[1] else None  # [B]
         kept = None if given is None else step.gather(2, given[:, None, None].expand(-1, width, 1))  # [B, K, 1]
         step[:, :, never] = -torch.inf
-        _force(step, most[where] <= length, eos_id)
+        if length >= least:
+            _force(step, most[where] <= length, eos_id)
         if given is not None and kept is not None:
             _force_tokens(step, given, kept, pad_id)
         total = step.add_(log_probs[:, :, None]).flatten(1)  # [B, K V]
@@ -162,11 +163,13 @@ def beam_search(
         go_on, order = best.masked_fill(ends, -torch.inf).topk(min(beam, best.shape[1]), 1)
         parent, token = parent.gather(1, order), token.gather(1, order)
         alive = (finished < beam) & (most[where] > length) & go_on[:, 0].isfinite()  # [B]
-        if not bool(alive.any()):
+        left = int(alive.sum())
+        if not left:
             break
-        if not bool(alive.all()):
+        if left < len(where):
             go_on, parent, token = go_on[alive], parent[alive], token[alive]
             where, finished = where[alive], finished[alive]
+            least = int(most[where].min())
         rows = alive.nonzero() * width + parent  # [B', K']: rows of the step before
         tokens = tokens.flatten(0, 1)[rows]
         tokens[:, :, length - 1] = token
@@ -216,10 +219,8 @@ def _largest(scores: Tensor, count: int, width: int = 64) -> tuple[Tensor, Tenso
 
 def _force(step: Tensor, now: Tensor, token: int) -> None:
     """Where `now` [B], leave only `token` in step [B, K, V]."""
-    if bool(now.any()):
-        kept = step[now][:, :, token]
-        step[now] = -torch.inf
-        step[now, :, token] = kept
+    kept = step[:, :, token].clone()
+    step.masked_fill_(now[:, None, None], -torch.inf)[:, :, token] = kept
 
 
 def _force_tokens(step: Tensor, tokens: Tensor, kept: Tensor, pad_id: int) -> None:
