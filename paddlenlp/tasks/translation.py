@@ -16,6 +16,7 @@ from paddlenlp.layers.int8 import quantised
 from paddlenlp.layers.smoothing import smoothed_cross_entropy
 from paddlenlp.metrics import Bleu, ChrF, Perplexity
 
+_SOLID = ("ja", "th", "lo", "km", "my")  # languages whose words are written without spaces between, beside Chinese
 SPACE = "\u2581"  # sentencepiece's mark of a space; each word begins with one
 
 
@@ -49,7 +50,8 @@ class Translation(Task):
         max_ratio: most tokens of a translation as a multiple of the source's, plus `max_extra`.
         max_extra: see `max_ratio`.
         nbest: translations that `render` lists.
-        tokenize: sacrebleu's tokeniser for the metric `sacrebleu`: 13a, zh, char, ...
+        tokenize: sacrebleu's tokeniser for the metric `sacrebleu`: 13a, zh, char, ...; None = zh or char for languages
+            that are written without spaces (zh; ja, th, lo, km, my), else 13a.
         attention: `render` says where the model looked for each token of the best translation (of a Transformer, the
             mean over the heads of its last layer); it costs going through that translation once more.
         int8: translations are made with the linear layers in 8-bit integers (weights by output channel, activations by
@@ -79,7 +81,7 @@ class Translation(Task):
         max_ratio: float = 1.5,
         max_extra: int = 10,
         nbest: int = 1,
-        tokenize: str = "13a",
+        tokenize: str | None = None,
         attention: bool = False,
         int8: bool = False,
         temperature: float = 0.0,
@@ -99,7 +101,10 @@ class Translation(Task):
         self.vocabulary, self.pad_id, self.eos_id = vocabulary, pad_id, eos_id
         starts = [piece.startswith(SPACE) or i == eos_id for i, piece in enumerate(vocabulary)]
         self.register_buffer("starts", torch.tensor(starts), persistent=False)  # [V] bool: a word, or the end
-        self.target_language, self.lower, self.tokenize = target_language, lower, tokenize
+        self.target_language, self.lower = target_language, lower
+        self.tokenize = tokenize or (
+            "zh" if target_language == "zh" else "char" if target_language in _SOLID else "13a"
+        )
         self.label_smoothing, self.nbest, self.attention = label_smoothing, nbest, attention
         self.int8 = int8
         self.drawn = {"temperature": temperature, "top_k": top_k, "top_p": top_p}

@@ -97,6 +97,13 @@ def test_only_a_batch_with_references_or_without_a_target_is_translated() -> Non
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("language", "tokens"), [("de", "tok:13a"), ("zh", "tok:zh"), ("ja", "tok:char")])
+def test_bleu_has_tokens_where_words_are_written_without_spaces(language: str, tokens: str) -> None:
+    """With 13a a Chinese sentence is one token, and BLEU says whether all of it is right."""
+    assert tokens in task(target_language=language).metrics()[3].signature
+    assert "tok:intl" in task(target_language=language, tokenize="intl").metrics()[3].signature
+
+
 def test_words_are_counted_by_their_first_pieces() -> None:
     """Two sentences of 3 and 2 tokens, ends included: as many words as pieces that begin one, and two ends."""
     subject = task().eval()
@@ -280,3 +287,10 @@ def test_tokenised_bleu_compares_tokens_in_lower_case() -> None:
 )
 def test_moses_tokens(language: str, text: str, tokens: str) -> None:
     assert " ".join(moses_tokenize(text, language)) == tokens
+
+
+def test_the_guide_gives_the_score_of_the_published_weights() -> None:
+    root = Path(__file__).resolve().parents[3]
+    card = json.loads((root / "pretrained/nlp/transformer_multi30k/card.json").read_text(encoding="utf-8"))
+    page = (root / "docs/translation.md").read_text(encoding="utf-8")
+    assert f"test BLEU {card['metrics']['test']['bleu_tok_lc']:.1f}." in page, "its translations are of other weights"
