@@ -14,7 +14,7 @@ from paddlecore.data import DataModule, Plan, Rows, mix
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, fingerprint
 from paddlecore.task import Batch
-from paddlenlp.data.text_files import BadRow, decoded, lines_of, published
+from paddlenlp.data.text_files import BadRow, decoded, lines_of, published, warn_unknown
 
 PAD, END, UNKNOWN = 0, 1, 2  # fills up a batch; ends a line, and stands before the text; not in the vocabulary
 
@@ -82,7 +82,7 @@ class RunningTextData(DataModule):
 
     `source` is a folder of train.txt, valid.txt and perhaps test.txt, each perhaps with .gz; or toy = generated. Each
     line, a blank one too, ends with the end token. A line that is not UTF-8 is bad, and is named by file and line.
-    The vocabulary is that of the training text; other words are <unk>.
+    The vocabulary is that of the training text; other words are <unk>. No Unicode normalisation is done.
 
     Training reads `batch_size` streams side by side, `steps` tokens at a time: see `StreamRows`; nothing is shuffled.
     Validation and test are scored in windows that begin with `context` tokens which do not count, so that every token
@@ -157,7 +157,8 @@ class RunningTextData(DataModule):
         self._paths = list(files.values())
         read = {split: self._read(path) for split, path in files.items()} or self._toy()
         self.splits = tuple(read)
-        if not self._vocabulary:
+        given = bool(self._vocabulary)
+        if not given:
             counts = Counter(read["train"])
             for special in ("<pad>", "<eos>", "<unk>"):
                 counts.pop(special, None)
@@ -166,6 +167,8 @@ class RunningTextData(DataModule):
         for split, words in read.items():
             ids = [END, *(self._ids.get(word, UNKNOWN) for word in words)]
             self._texts[split] = np.array(ids, np.int32)
+        if given and files:
+            warn_unknown(files["train"], float((self._texts["train"] == UNKNOWN).mean()))
 
     def _files(self) -> dict[str, Path]:
         folder = Path(self.source)

@@ -32,6 +32,7 @@ from paddlenlp.data.text_files import (
     published,
     row_cells,
     split_files,
+    warn_unknown,
 )
 
 PAD, UNKNOWN = 0, 1  # ids of what fills up a batch, and of tokens that the vocabulary lacks
@@ -95,7 +96,8 @@ class TextTableData(DataModule):
     line. A missing column and an empty or damaged file stop the reading, whatever `on_bad_row` says.
 
     Tokens get ids by the training rows alone, the most frequent first, from 2 on; 0 fills up a batch, 1 is any token
-    not seen there (or too rarely). Texts longer than `max_length` tokens are cut off at the end; `describe` counts them
+    not seen there (or too rarely). No Unicode normalisation is done: an accent as a character of its own makes another
+    token. Texts longer than `max_length` tokens are cut off at the end; `describe` counts them
     and the share of unknown tokens.
 
     Batch: tokens [B, T] int64, padded on the right with 0 to the longest; label [B] int64.
@@ -236,12 +238,15 @@ class TextTableData(DataModule):
         self.splits = tuple(read)
         numbers = self._numbers(read["train"])
         read = {split: self._of_known_class(texts, numbers) for split, texts in read.items()}
-        if not self._vocabulary:
+        given = bool(self._vocabulary)
+        if not given:
             counts = Counter(token for tokens in read["train"].tokens for token in tokens)
             self._know([token for token, count in counts.most_common() if count >= self.min_count])
         if not self._examples:
-            self._examples = [" ".join(tokens) for tokens in read["train"].tokens[:3]]
+            self._examples = [self._text_of(tokens) for tokens in read["train"].tokens[:3]]
         self._rows = {split: self._numbered(split, texts, numbers) for split, texts in read.items()}
+        if given:
+            warn_unknown(read["train"].path, float((self._rows["train"].tokens == UNKNOWN).mean()))
 
     def _read_splits(self) -> dict[str, _Texts]:
         files = self._files()
@@ -306,6 +311,12 @@ class TextTableData(DataModule):
 
     def _tokens(self, text: str) -> list[str]:
         return TOKENIZERS[self.tokenizer](text.lower() if self.lower else text)
+
+    def _text_of(self, tokens: list[str]) -> str:
+        """A text that has these tokens."""
+        if self.tokenizer == "bigrams":
+            tokens = tokens[::2]  # between each two characters stands the pair of them
+        return (" " if self.tokenizer in ("words", "space") else "").join(tokens)
 
     def _divided(self, texts: _Texts) -> dict[str, _Texts]:
         """One file's rows by `split`; a part of no rows is left out."""

@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import unicodedata
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise, zip_longest
@@ -23,8 +24,10 @@ from paddlecore.sources import Source, data_root, locate
 SET_ENCODING = "convert the file, or set data.encoding"
 _KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".txt": "txt", ".all": "txt"}
 
+# what is written over, under or into the letters of a word: accents, vowels of Hebrew, Arabic, Hindi and Thai, joiners
+_MARKS = "\u200c\u200d" + "".join(c for c in map(chr, range(0x300, 0x20000)) if unicodedata.category(c)[0] == "M")
 # words; n't and 's, 've, ... as tokens of their own, as in the Penn Treebank; any other character but space by itself
-_WORD = re.compile(r"\w+?(?=n't\b)|n't\b|'(?:s|m|re|ve|ll|d)\b|\w+|[^\w\s]", re.IGNORECASE)
+_WORD = re.compile(rf"\w[\w{_MARKS}]*?(?=n't\b)|n't\b|'(?:s|m|re|ve|ll|d)\b|\w[\w{_MARKS}]*|[^\w\s]", re.IGNORECASE)
 
 
 def _characters(text: str) -> list[str]:
@@ -153,6 +156,12 @@ def check_header(path: Path, line: int, columns: list[str], names: Iterable[str]
                 f"{path}:{line}: column {name!r} is {what} in the header ({', '.join(columns[:20])})"
                 f"{nearest(name, columns) if what == 'not' else ''}; see {options} and data.columns"
             )
+
+
+def warn_unknown(path: Path, share: float) -> None:
+    """Say it where most tokens of a file are unknown to a vocabulary that came with weights: little is learned then."""
+    if share > 0.5:
+        warnings.warn(f"{path}: {share:.0%} of the tokens are not in the vocabulary of the weights", stacklevel=2)
 
 
 def split_files(source: Path) -> dict[str, Path]:

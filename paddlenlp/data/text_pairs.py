@@ -32,6 +32,7 @@ from paddlenlp.data.text_files import (
     published,
     row_cells,
     split_files,
+    warn_unknown,
 )
 
 _LETTERS = 24  # terms of a word at most; longer words are links and the like
@@ -169,7 +170,8 @@ class TextPairData(DataModule):
 
     Tokens get ids by the training rows alone, the most frequent first, from 2 on; 0 fills up. A token that is not among
     them is 1, or, with `buckets`, one of so many ids by its hash: then a word that training has not seen is still the
-    same word in query and candidate. Texts longer than their `length` are cut off; `describe` counts them.
+    same word in query and candidate. No Unicode normalisation is done. Texts longer than their `length` are cut off;
+    `describe` counts them.
 
     Batch: see `PairRows`. Memory: 4 bytes a token; while reading, the texts as Python strings.
 
@@ -289,7 +291,8 @@ class TextPairData(DataModule):
         """
         read = self._toy() if self.source == "toy" else self._read_splits()
         self.splits = tuple(read)
-        if not self._vocabulary:
+        given = bool(self._vocabulary)
+        if not given:
             train = read["train"]
             counts: Counter[str] = Counter()
             for _, text in _unique(train):
@@ -298,6 +301,8 @@ class TextPairData(DataModule):
                 counts.update(self._terms(text))
             self._know([token for token, count in counts.most_common() if count >= self.min_count])
         self._rows = {split: self._numbered(split, pairs) for split, pairs in read.items()}
+        if given and not self.buckets:
+            warn_unknown(read["train"].path, self._facts["train"]["without_own_id"])
 
     def _read_splits(self) -> dict[str, _Pairs]:
         if self.source == "auto":

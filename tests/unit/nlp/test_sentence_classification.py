@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from paddlecore import cli
+from paddlecore.data import DataModule
 from paddlecore.errors import ConfigError, DataError
-from paddlenlp.data import MRData, TextTableData
+from paddlenlp.data import MRData, RunningTextData, TextPairData, TextTableData
 from paddlenlp.data.sentence_classification import folds
 
 TRAIN = [("pos", "A good film"), ("neg", "a bad film !"), ("pos", "good , good"), ("neg", "so bad")]
@@ -101,6 +102,13 @@ def test_a_batch_is_padded_to_its_longest_row(tmp_path: Path) -> None:
 )
 def test_tokenizers(tokenizer: str, expected: list[str]) -> None:
     assert TextTableData(tokenizer=tokenizer)._tokens("It's n't DON'T l'été,\tok!👍\u3000好的") == expected
+
+
+def test_words_keep_their_marks() -> None:
+    """Vowel signs, points and accents are no letters to Python; they would part words into pieces."""
+    words = ["हिन्दी", "में", "שָׁלוֹם", "مُحَمَّد", "cafe\u0301", "می\u200cخواهم", "İstanbul".lower()]
+    assert TextTableData()._tokens(" ".join(words)) == words
+    assert TextTableData()._tokens("👩\u200d👧 don't") == ["👩", "\u200d", "👧", "do", "n't"]
 
 
 def test_words_parted_already_stay_as_they_are() -> None:
@@ -369,3 +377,28 @@ def test_weights_are_refused_where_text_is_read_otherwise(tmp_path: Path, capsys
     assert cli.main(["predict", *words, wrong, made, "data.lower=false", "input=good"]) == ConfigError.exit_code
     assert "was made with data.lower=true" in capsys.readouterr().err
     assert cli.main(["predict", *words, wrong, made, "input=good"]) == 0
+
+
+@pytest.mark.parametrize("kind", ["table", "pairs", "running"])
+def test_a_vocabulary_of_weights_that_knows_little_of_the_texts_is_named(kind: str, tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        (tmp_path / f"{split}.tsv").write_text("text\tlabel\nein hund\t1\neine katze\t0\n", encoding="utf-8")
+        (tmp_path / f"{split}.txt").write_text("ein hund\n" * 9, encoding="utf-8")
+    options: dict[str, Any] = {"source": str(tmp_path), "batch_size": 1}
+    if kind == "running":
+        data: DataModule = RunningTextData(steps=2, **options)
+    else:
+        (tmp_path / "train.txt").unlink(), (tmp_path / "valid.txt").unlink()
+        columns = {"query": "text", "document": "text"}
+        data = TextTableData(**options) if kind == "table" else TextPairData(**columns, **options)
+    data.restore({"vocabulary": ["<pad>", "<eos>", "<unk>", "a", "dog"]})
+    with pytest.warns(UserWarning, match=r"train.*: \d+% of the tokens are not in the vocabulary of the weights"):
+        data.prepare()
+
+
+@pytest.mark.parametrize("tokenizer", ["words", "space", "characters", "bigrams"])
+def test_examples_are_texts_of_the_training_rows(tokenizer: str, tmp_path: Path) -> None:
+    data = prepared(folder_of(tmp_path, train=[("pos", "It isn't bad!"), ("neg", "这个房间很小")]), tokenizer=tokenizer)
+    for row, raw in enumerate(data.examples()):
+        wanted = data.rows("train").fetch(np.array([row]), 0)["tokens"]
+        assert torch.equal(data.encode(raw)["tokens"], wanted)
