@@ -214,6 +214,8 @@ def split_files(
     Raises:
         DataError: there is no such folder, it lacks a needed split, or has several files of one.
     """
+    if source.is_file():
+        raise DataError(f"data.source={source} is a file: give the folder that holds those of train, valid and test")
     if not source.is_dir():
         raise DataError(f"data.source={source}: there is no such file or folder")
     there = sorted(source.iterdir())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -241,6 +242,12 @@ class ParallelData(DataModule):
                 source, target = [source[i] for i in kept], [target[i] for i in kept]
                 if not kept:
                     raise DataError(f"all training pairs are longer than data.max_length={self.max_length} tokens")
+                if self._too_long:
+                    warnings.warn(
+                        f"{self._too_long} training pairs are left out: a side is longer than "
+                        f"data.max_length={self.max_length} tokens",
+                        stacklevel=2,
+                    )
             self._rows[split] = PairRows(source, target, reference)
 
     def _read_splits(self) -> dict[str, _Pairs]:

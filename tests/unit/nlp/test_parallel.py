@@ -167,7 +167,8 @@ def test_inputs_that_are_no_sentence_are_refused(tmp_path: Path) -> None:
 
 def test_long_training_pairs_are_left_out_and_counted(tmp_path: Path) -> None:
     folder = parallel(tmp_path, [*PAIRS, ("dogs " * 200, "hunde " * 200)])
-    data = prepared(folder, max_length=64)
+    with pytest.warns(UserWarning, match="1 training pairs are left out"):
+        data = prepared(folder, max_length=64)
     assert len(data.rows("train")) == len(PAIRS)
     assert len(data.rows("valid")) == len(PAIRS) + 1
     assert data.describe()["left_out_too_long"] == 1

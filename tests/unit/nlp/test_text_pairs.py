@@ -262,3 +262,8 @@ def test_columns_that_lack_one_are_refused() -> None:
             TextPairData(source="x", **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"data\.columns lacks 'source'; did you mean 'sources'"):
         ParallelData(source="x", columns=["sources", "target"])
+
+
+def test_a_file_in_place_of_a_folder_is_called_one(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train\.tsv is a file: give the folder"):
+        prepared(folder_of(tmp_path) / "train.tsv")
