@@ -276,7 +276,7 @@ def _publish(words: list[str]) -> int:
     out = Path(own["out"][-1]) if own["out"] else hub.pretrained_root() / cfg.recipe
     over = (own["over"] or ["seed"])[-1]
     notes, average = " ".join(own["notes"]), cfg.init.average
-    hub.write_artefact(runs, out, fp16=fp16, notes=notes, over=over, average=average)
+    hub.write_artefact(runs, out, recipe=cfg.recipe, fp16=fp16, notes=notes, over=over, average=average)
     trained = hub.read_artefact(out).card["metrics"]
     # The card gives what the weights in it score, not what they scored before they were rounded and stored.
     cfg.init.weights, cfg.init.average = str(out), 1

@@ -483,6 +483,7 @@ def write_artefact(
     runs: Sequence[str | Path],
     out: str | Path,
     *,
+    recipe: str | None = None,
     fp16: bool = False,
     notes: str = "",
     over: str = "seed",
@@ -496,6 +497,7 @@ def write_artefact(
     Args:
         runs: run folders, each with its result.json.
         out: folder to write, e.g. pretrained/rec/deepfm_frappe; an artefact that is there is replaced.
+        recipe: that they are runs of; default: any.
         fp16: store floats as float16, half the size. Scoring `out` again shows whether that costs anything.
         notes: free text for the card.
         over: the option that differs between the runs: seed, or e.g. data.fold in a cross-validation.
@@ -518,6 +520,8 @@ def write_artefact(
     if average > 1 and len(folders) > 1:
         raise ConfigError(f"init.average={average}: give one run; the scores of {len(folders)} are not of averages")
     results, identities = _finished(folders, over)
+    if recipe is not None and results[0]["recipe"] != recipe:
+        raise ConfigError(f"{folders[0]} is a run of {results[0]['recipe']}, not of {recipe}")
     first = read_weights(folders[0], average)
     metrics, spread = _scores(results, over)
     if average > 1:  # the split that is scored again; the run's own scores are not those of its averaged weights
@@ -537,10 +541,10 @@ def write_artefact(
     checkpoint.save_tensors(part / "model.safetensors", {n: t for n, t in weights.items() if n not in tied})
     _cut(part / "model.safetensors")
     checkpoint.write_json(part / "data.json", {"_target_": first.recipe["data"]["_target_"], "state": first.data_state})
-    recipe, value = str(results[0]["recipe"]), identities[0].get(over)
+    name, value = str(results[0]["recipe"]), identities[0].get(over)
     card = {
-        "recipe": recipe,
-        **_described(recipe, first),
+        "recipe": name,
+        **_described(name, first),
         "metrics": metrics,
         "best_possible": results[0].get("best_possible"),
         "signatures": None,  # with the scores of what was stored
@@ -552,8 +556,8 @@ def write_artefact(
         "data_sha256": _mapping(first.path / "trainer.json").get("data", {}).get("fingerprint", ""),
         "labels": list(first.data_state.get("labels") or ()) or None,
         "parameters": results[0]["parameters"],
-        "command": _command(recipe, identities[0]),
-        "eval_command": f"paddlesuite eval recipe={recipe} init.weights={recipe}",
+        "command": _command(name, identities[0]),
+        "eval_command": f"paddlesuite eval recipe={name} init.weights={name}",
         "train_seconds": results[0]["seconds"],
         **_made_on(_mapping(folders[0] / "environment.json")),
         "notes": notes,

@@ -302,6 +302,14 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path: Path, zoo: Path)
     assert not (tmp_path / "out").exists()
 
 
+def test_an_artefact_is_not_replaced_by_runs_of_another_recipe(tmp_path: Path, zoo: Path) -> None:
+    before = hub.read_artefact(zoo).card
+    with pytest.raises(ConfigError, match="is a run of rec/one, not of rec/two"):
+        hub.write_artefact([make_run(tmp_path / "a")], zoo, recipe="rec/two")
+    assert hub.read_artefact(zoo).card == before
+    hub.write_artefact([tmp_path / "a"], zoo, recipe="rec/one")
+
+
 def test_only_an_artefact_is_replaced(tmp_path: Path, zoo: Path) -> None:
     run, out = make_run(tmp_path / "a"), tmp_path / "precious"
     out.mkdir()
