@@ -243,6 +243,9 @@ def _trained(cfg: RunConfig, device: torch.device, *, read: bool) -> tuple[Task,
     """Task and data of finished weights, and where those are; `read`: the data set itself is needed."""
     where = _weights(cfg)
     artefact = hub.read_weights(where, cfg.init.average)
+    theirs, ours = ((section or {}).get("_target_", "") for section in (artefact.recipe.get("data"), cfg.data))
+    if not read and theirs and theirs.rpartition(".")[2] != ours.rpartition(".")[2]:
+        raise ConfigError(f"the weights in {artefact.path} are of {theirs}, and this recipe reads input as {ours} does")
     data = _data(cfg)
     _restore(data, artefact)
     if read:

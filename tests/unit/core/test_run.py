@@ -149,6 +149,12 @@ def test_a_damaged_best_checkpoint_is_named() -> None:
         run.evaluate(compose("init.weights=out"))
 
 
+def test_predict_refuses_weights_of_other_data() -> None:
+    run.train(compose("output_dir=out", "train.max_steps=1"))
+    with pytest.raises(ConfigError, match="weights in out.* are of paddlerec.data.CtrToyData, .* as paddlecv.data"):
+        next(run.predict(config.compose(["recipe=cv/lenet_mnist", "init.weights=out", "device=cpu"])))
+
+
 def test_predict_takes_raw_rows_one_at_a_time() -> None:
     run.train(compose())
     rows = list(run.predict(compose()))
