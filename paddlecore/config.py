@@ -726,7 +726,8 @@ def build(section: Mapping[str, Any], where: str, /, **extra: Any) -> Any:
     the section that name a class are built first, from what they say alone. `where` is the section's name in errors.
 
     Raises:
-        ConfigError: class not allowed, an argument missing, or refused by the constructor (TypeError, ValueError).
+        ConfigError: class not allowed, an argument missing, or refused by the constructor (TypeError, ValueError, and
+            what torch and arithmetic raise for sizes that cannot be).
     """
     key = f"{where}._target_"
     if "_target_" not in section:
@@ -752,8 +753,9 @@ def build(section: Mapping[str, Any], where: str, /, **extra: Any) -> Any:
         )
     try:
         return made(**arguments)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: {signature.target} refuses its arguments: {error}") from error
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        reason = str(error).partition("\nException raised from")[0]  # torch's own stack follows
+        raise ConfigError(f"{where}: {signature.target} refuses its arguments: {reason}") from error
 
 
 def resolved(section: Mapping[str, Any], where: str, /, **extra: Any) -> dict[str, Any]:

@@ -498,7 +498,7 @@ def _optimizer(options: Mapping[str, Any], groups: list[dict[str, Any]]) -> torc
     optimizer: torch.optim.Optimizer
     try:
         optimizer = config.build({**section, "fused": True} if can_fuse else section, "optim", params=groups)
-    except RuntimeError:  # torch knows this class fused, but not on this device
+    except ConfigError:  # torch knows this class fused, but not on this device
         optimizer = config.build(section, "optim", params=groups)
     if inspect.signature(type(optimizer).step).parameters["closure"].default is inspect.Parameter.empty:
         raise ConfigError(

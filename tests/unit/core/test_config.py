@@ -373,6 +373,10 @@ def test_build_says_what_is_missing_or_refused() -> None:
         build({**plan, "siz": 3}, "data")
     with pytest.raises(ConfigError, match="data: .*Plan refuses its arguments: batch_size must be at least"):
         build(plan, "data", size=3)
+    with pytest.raises(ConfigError, match="model: .*MLP refuses its arguments: .*negative dimension"):  # a RuntimeError
+        build({"_target_": "torchvision.ops.MLP", "in_channels": -1, "hidden_channels": [2]}, "model")
+    with pytest.raises(ConfigError, match="model: .*SASRec refuses its arguments: .*by zero"):  # a ZeroDivisionError
+        build({"_target_": "paddlerec.models.SASRec", "num_items": 3, "heads": 0}, "model")
     with pytest.raises(ConfigError, match="model: .*refuses its arguments: .*depht"):
         build({"_target_": "torchvision.models.resnet18", "depht": 3}, "model")
     with pytest.raises(ConfigError, match="model._target_"):
