@@ -198,7 +198,8 @@ class Trainer:
 
                     optimizer.collect()  # rows of embedding tables, gathered over ranks
                     # DDP has averaged over ranks, so `world` undoes that; tables follow the same convention
-                    factor = world / counted[0].clamp(min=1e-12)
+                    # a step without anything that counts (a detector's: no object in it) divides by one
+                    factor = world / counted[0].where(counted[0] != 0, 1.0)
                     optimizer.scale((factor if self.scaler is None else factor / self.scaler.scale).float())
                     if options.clip_norm is not None:
                         norm = optimizer.clip(options.clip_norm)

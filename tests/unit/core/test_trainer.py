@@ -121,6 +121,24 @@ class _Plain(Regression):
         return {"y": self.model(batch["x"]).squeeze(1)}
 
 
+class _Uncounted(_Plain):
+    """A loss that counts nothing, as a detector's on pictures without an object."""
+
+    def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
+        return super().forward(batch, phase)._replace(weight=torch.tensor(0))
+
+
+def test_a_step_without_weight_is_divided_by_one() -> None:
+    torch.manual_seed(0)
+    run = trainer(_Uncounted(nn.Linear(3, 1)), max_steps=1, batch_size=8, log_every=1)
+    torch.manual_seed(0)
+    net, batch = nn.Linear(3, 1), rows().fetch(Plan(103, 8, seed=5).rows(0, 0), 0)
+    (net(batch["x"]).squeeze(1) - batch["y"]).square().sum().backward()
+    run.fit()
+    norm = torch.cat([p.grad.flatten() for p in net.parameters()]).norm()  # type: ignore[union-attr]
+    assert run.journal.of("train", "grad_norm") == pytest.approx([float(norm)], rel=1e-5)  # type: ignore[union-attr]
+
+
 def test_ema_is_the_average_and_is_what_is_evaluated() -> None:
     torch.manual_seed(0)
     run = trainer(_Plain(nn.Linear(3, 1)), max_steps=5, ema=0.8, valid=rows(40, 1))
