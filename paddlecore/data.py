@@ -459,6 +459,7 @@ def to_device(batch: Batch, device: torch.device, channels_last: bool = False) -
         if not isinstance(value, Tensor):
             return value
         value = value.to(device, non_blocking=True)
-        return value.contiguous(memory_format=torch.channels_last) if channels_last and value.dim() == 4 else value
+        images = channels_last and value.dim() == 4 and value.is_floating_point()  # not a detector's masks
+        return value.contiguous(memory_format=torch.channels_last) if images else value
 
     return {name: move(value) for name, value in batch.items()}

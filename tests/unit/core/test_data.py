@@ -176,3 +176,9 @@ print(len(next(stream)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+
+
+def test_images_take_the_memory_order_asked_for_and_masks_keep_theirs() -> None:
+    batch = {"image": torch.rand(2, 3, 4, 5), "masks": torch.ones(2, 3, 4, 5, dtype=torch.uint8), "size": torch.ones(2)}
+    moved = D.to_device(batch, torch.device("cpu"), channels_last=True)
+    assert moved["image"].is_contiguous(memory_format=torch.channels_last) and moved["masks"].is_contiguous()
