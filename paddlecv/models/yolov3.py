@@ -163,7 +163,8 @@ class YOLOv3(nn.Module):
             away = self._squared(t, box, slots, image)
         else:
             loss = complete_box_iou_loss if self.box_loss == "ciou" else generalized_box_iou_loss
-            away = loss(found, box)
+            # elsewhere a box may have no height, whose gradient is not a number, and `where` below would let it through
+            away = loss(found.where(positive[..., None], box), box)
         return DetectionLosses(
             {
                 "object": there.where(counted, 0.0).sum(),

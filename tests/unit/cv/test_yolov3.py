@@ -143,6 +143,17 @@ def test_gradients_are_finite_and_padding_changes_nothing() -> None:
     assert empty.sums["object"] > 0 and not empty.sums["class"] and not empty.sums["box"]
 
 
+@pytest.mark.parametrize("box_loss", ["giou", "ciou"])
+def test_places_whose_box_has_no_height_left_give_no_nan(box_loss: str) -> None:
+    model = small(box_loss=box_loss).eval()
+    image, size, target = torch.randn(2, 3, 64, 64), torch.full((2, 2), 64), {"boxes": BOXES, "labels": LABELS}
+    with torch.no_grad():  # all but the places of the two largest boxes
+        for head in model.heads[:2]:
+            head[1].bias.view(3, -1)[:, 2:4] = -30
+    model(image[:, :], size, {name: value[:, 3:] for name, value in target.items()}).sums["box"].backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+
+
 def test_detections_are_object_times_class_within_the_image() -> None:
     model = small().eval()
     found = model(torch.randn(1, 3, 64, 64), torch.tensor([[40, 48]]))
