@@ -7,9 +7,9 @@ Boxes are (x1, y1, x2, y2) in pixels of the input image.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from functools import lru_cache
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from functools import lru_cache, wraps
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from torchvision.ops import batched_nms, box_iou
 
 BACKGROUND, BETWEEN = -1, -2  # what `match_anchors` says of anchors that have no box
 LARGEST_GROWTH = math.log(1000 / 16)  # of a side, in decoding: keeps exp() finite; torchvision's and Detectron's value
+
+Made = TypeVar("Made")
 
 
 class DetectionLosses(NamedTuple):
@@ -89,7 +91,25 @@ def clip_boxes(boxes: Tensor, size: Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
-@lru_cache(maxsize=64)
+def made_once(make: Callable[..., Made]) -> Callable[..., Made]:
+    """`make`, a function of what can be hashed, with the tensors that it made for the last 64 arguments kept.
+
+    They are plain tensors whoever comes first: those of inference mode could not be trained with later, and what is
+    made while a model is compiled or exported only stands for tensors, so it is not kept.
+    """
+    kept = lru_cache(maxsize=64)(make)
+
+    @wraps(make)
+    def given(*arguments: object) -> Made:
+        if torch.compiler.is_compiling():
+            return make(*arguments)
+        with torch.inference_mode(False):
+            return kept(*arguments)
+
+    return given
+
+
+@made_once
 def pyramid_anchors(
     grids: tuple[tuple[int, int], ...],
     size: tuple[int, ...],
@@ -154,7 +174,7 @@ def matched_targets(match: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tenso
     The label of an anchor without a box is 0, and its box the unit square (whose sides have logarithms).
     """
     number = match.where(match >= 0, boxes.shape[1])  # those without a box get the one that is put behind the others
-    nobody = boxes.new_tensor([0.0, 0.0, 1.0, 1.0]).expand(len(boxes), 1, 4)
+    nobody = pad(boxes.new_ones(len(boxes), 1, 2), (2, 0))  # not of Python's numbers, which a GPU would wait for
     boxes, labels = torch.cat([boxes, nobody], 1), pad(labels, (0, 1))
     return boxes.gather(1, number[..., None].expand(-1, -1, 4)), labels.gather(1, number)
 

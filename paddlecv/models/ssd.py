@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +20,7 @@ from paddlecv.layers.detection import (
     clip_boxes,
     decode_boxes,
     encode_boxes,
+    made_once,
     match_anchors,
     matched_targets,
     suppress,
@@ -144,7 +144,7 @@ class Head(nn.Module):
         return torch.cat(rows, 1).view(len(rows[0]), -1, self.columns)
 
 
-@lru_cache(maxsize=64)
+@made_once
 def _default_boxes(
     grids: tuple[tuple[int, int], ...],
     size: tuple[int, ...],

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -21,6 +20,7 @@ from paddlecv.layers.detection import (
     Detections,
     best_of_each_class,
     clip_boxes,
+    made_once,
     matched_targets,
     suppress,
 )
@@ -190,20 +190,20 @@ def decode(t: Tensor, slots: Slots) -> Tensor:
 
 
 def assign(
-    boxes: Tensor, labels: Tensor, grids: Sequence[tuple[int, int]], priors: Sequence[tuple[float, float]]
+    boxes: Tensor, labels: Tensor, grids: tuple[tuple[int, int], ...], priors: tuple[tuple[float, float], ...]
 ) -> Tensor:
     """For each place the number of the box that belongs there, or -1.
 
     Shapes: boxes [B, G, 4], labels [B, G] (0 = padding), grids of three maps (rows, columns), nine priors -> [B, N].
     """
-    shape, device = torch.tensor(priors, device=boxes.device), boxes.device
+    device = boxes.device
+    shape, size, strides = _numbers(grids, priors, device)
     sides, centre = boxes[..., 2:] - boxes[..., :2], (boxes[..., :2] + boxes[..., 2:]) / 2
     shared = torch.minimum(sides[:, :, None], shape).prod(-1)  # [B, G, 9] overlap, both at the same centre
     best = (shared / (sides.prod(-1, keepdim=True) + shape.prod(-1) - shared)).argmax(2)  # [B, G]
     level = best // 3
-    size = torch.tensor(grids, device=device)  # [3, 2] rows, columns
     start = (size.prod(1) * 3).cumsum(0) - size.prod(1) * 3  # [3] first place of each map
-    stride = torch.tensor(STRIDES, device=device)[level]
+    stride = strides[level]
     rows, columns = size[level].unbind(-1)
     column = torch.minimum((centre[..., 0] / stride).long(), columns - 1)
     row = torch.minimum((centre[..., 1] / stride).long(), rows - 1)
@@ -214,7 +214,15 @@ def assign(
     return owner.scatter_reduce(1, slot, number, "amax")  # the later box wins
 
 
-@lru_cache(maxsize=64)
+@made_once
+def _numbers(
+    grids: tuple[tuple[int, int], ...], priors: tuple[tuple[float, float], ...], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The priors [9, 2] float32, rows and columns of the maps [3, 2] int64 and their strides [3] int64."""
+    return tuple(torch.tensor(numbers, device=device) for numbers in (priors, grids, STRIDES))  # type: ignore[return-value]
+
+
+@made_once
 def _slots(grids: tuple[tuple[int, int], ...], priors: tuple[tuple[float, float], ...], device: torch.device) -> Slots:
     cells, strides, shapes = [], [], []
     for level, (rows, columns) in enumerate(grids):

@@ -83,6 +83,23 @@ def test_boxes_are_cut_to_their_own_image() -> None:
     assert cut.tolist() == [[[0, 0, 30, 20]], [[0, 0, 50, 64]]]
 
 
+def test_tensors_made_once_serve_training_after_inference_mode_and_export() -> None:
+    grids, sizes = ((3, 5),), ((16,),)
+
+    class Shift(torch.nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return image.sum() * d.pyramid_anchors(grids, (24, 40), sizes, (1.0,), image.device)
+
+    exported = torch.export.export(Shift(), (torch.ones(2, 2),)).module()
+    with torch.inference_mode():
+        first = Shift()(torch.ones(2, 2))
+    assert torch.equal(exported(torch.ones(2, 2)), first)
+    image = torch.ones(2, 2, requires_grad=True)
+    (Shift()(image) * image.mean()).sum().backward()
+    kept = d.pyramid_anchors(grids, (24, 40), sizes, (1.0,), image.device)
+    assert type(kept) is Tensor and kept is d.pyramid_anchors(grids, (24, 40), sizes, (1.0,), image.device)
+
+
 def slowly(boxes: Tensor, scores: Tensor, max_iou: float) -> list[int]:
     """Greedy suppression of one class by the definition: numbers of the boxes that stay."""
     left, kept = scores.argsort(descending=True).tolist(), []
