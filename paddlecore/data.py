@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import signal
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -302,13 +303,19 @@ class Subset:
 class BadRows:
     """What to do with rows that cannot be used: `data.on_bad_row` is `error`, or `skip` up to `max_bad_rows`.
 
-    Readers call `add` for each bad row. Nothing is dropped in silence: `summary` says how many, and the first few.
+    Readers call `add` for each bad row, and `pass_over` for what is no row at all. Nothing is dropped in silence:
+    `summary` says how many, and the first few.
     """
 
     def __init__(self, on_bad_row: str = "error", max_bad_rows: int = 1000) -> None:
         self.on_bad_row, self.max_bad_rows = on_bad_row, max_bad_rows
         self.count = 0
         self.first: list[str] = []
+        self.passed_over: Counter[str] = Counter()  # by ending, or by name where there is none
+
+    def pass_over(self, file: str | Path) -> None:
+        """A file or folder that by its name is not of these data, such as Thumbs.db among pictures."""
+        self.passed_over[Path(file).suffix.lower() or Path(file).name] += 1
 
     def add(self, file: str | Path, line: int, why: str) -> None:
         """`line` counts from 1, the header included.
@@ -328,7 +335,11 @@ class BadRows:
 
     def summary(self) -> str:
         """Empty if there were none."""
-        return f"skipped {self.count} bad rows, first: {self.first[0]}" if self.count else ""
+        said = [f"skipped {self.count} bad rows, first: {self.first[0]}"] if self.count else []
+        if self.passed_over:
+            kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(self.passed_over.items()))
+            said.append(f"passed over what is not of these data by its name: {kinds}")
+        return "; ".join(said)
 
 
 class DataModule:
@@ -449,6 +460,7 @@ class DataModule:
             "rows": sizes,
             "spec": {k: v for k, v in self.spec.items() if isinstance(v, (int, float, str))},
             "bad_rows": self.bad_rows.count,
+            **({"passed_over": dict(self.bad_rows.passed_over)} if self.bad_rows.passed_over else {}),
         }
 
 

@@ -235,8 +235,8 @@ def _prepare(data: DataModule) -> None:
         raise SystemExit(1)  # rank 0 says why
     if distributed.rank() != 0:
         data.prepare()
-    elif data.bad_rows.count:
-        print(f"warning: {data.bad_rows.summary()}", file=sys.stderr, flush=True)
+    elif said := data.bad_rows.summary():
+        print(f"warning: {said}", file=sys.stderr, flush=True)
 
 
 def _trained(cfg: RunConfig, device: torch.device, *, read: bool) -> tuple[Task, DataModule, Path]:

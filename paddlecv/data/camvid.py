@@ -59,9 +59,9 @@ class CamVidData(SegmentationData):
         pairs = {}
         for split, folder in folders.items():
             if (folder / "images").is_dir():
-                pairs[split] = pair_up(folder / "images", folder / "labels")
+                pairs[split] = pair_up(folder / "images", folder / "labels", self.bad_rows)
             elif folder.is_dir():
-                pairs[split] = pair_up(folder, folder.with_name(f"{folder.name}annot"))
+                pairs[split] = pair_up(folder, folder.with_name(f"{folder.name}annot"), self.bad_rows)
             else:
                 raise DataError(f"{folder}: there is no such folder; data.source must have train, val and test")
         return pairs, list(CLASSES), table_of_ids({i: i for i in range(len(CLASSES))}, (*self.void, len(CLASSES)))

@@ -141,7 +141,7 @@ class CIFAR10Data(ClassifiedData):
                     split: _join([read_binary(folder / name) for name in files]) for split, files in _BINARY.items()
                 }
             else:
-                self._paths, found = [folder], class_images(folder, holdout=25)
+                self._paths, found = [folder], class_images(folder, 25, self.bad_rows)
                 for split, classes in found.items():
                     images, labels = self.read_each(classes, lambda path: _square(picture_of(path)))
                     read[split] = np.array(images, np.uint8).reshape(-1, 3, SIZE, SIZE), np.array(labels, np.int64)

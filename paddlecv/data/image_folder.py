@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paddlecore.data import SampleRows, mix, uniform
+from paddlecore.data import BadRows, SampleRows, mix, uniform
 from paddlecore.errors import DataError, nearest
 from paddlecore.sources import split_files
 from paddlecore.task import Batch
@@ -22,6 +22,7 @@ from paddlecv.data.images import (
     MEAN,
     as_text,
     captioned,
+    image_files,
     image_size,
     normalise,
     picture_of,
@@ -40,17 +41,18 @@ _SHAPES = ("disc", "ring", "square", "stripes")  # the classes of toy images
 # ------------------------------------------------------------------------------------------------ classes and names
 
 
-def class_images(folder: Path, holdout: int = 10) -> dict[str, Classes]:
+def class_images(folder: Path, holdout: int = 10, bad_rows: BadRows | None = None) -> dict[str, Classes]:
     """The images of each split and class in `folder`.
 
     <split>/<class>/<image> with the splits train, valid (or val) and test: of a folder without valid, every
     `holdout`-th image of each class of train is for validation, in the order of the names (0: none is). Or
     <class>/<image> alone: the 9th of every ten of a class is for validation and the 10th for testing. Test may be
-    absent or empty. Hidden files are passed over.
+    absent or empty. Hidden files and folders are passed over, and so are files that are no images by their endings and
+    folders beside train that are no splits, of which `bad_rows` is told.
 
     Raises:
         DataError: no such folder, fewer than two classes, splits whose classes differ, a split without images, or a
-            file among the images that is none by its name.
+            folder among the images.
     """
     if not folder.is_dir():
         raise DataError(f"data.source={folder}: there is no such folder")
@@ -58,10 +60,15 @@ def class_images(folder: Path, holdout: int = 10) -> dict[str, Classes]:
     if "train" in below:
         given = {"train": below["train"], "valid": below.get("valid", below.get("val")), "test": below.get("test")}
         splits = {
-            split: {path.name: _images(path) for path in _folders(place)} for split, place in given.items() if place
+            split: {path.name: _images(path, bad_rows) for path in _folders(place)}
+            for split, place in given.items()
+            if place
         }
+        for path in below.values():
+            if path not in given.values() and bad_rows is not None:
+                bad_rows.pass_over(path)
     else:
-        splits = _tenths({name: _images(path) for name, path in below.items()})
+        splits = _tenths({name: _images(path, bad_rows) for name, path in below.items()})
     names = list(splits["train"])
     if len(names) < 2:
         raise DataError(f"{folder}: expected a folder for each of at least two classes, found {names or 'none'}")
@@ -159,13 +166,11 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _images(folder: Path) -> list[Path]:
-    """Images in a class's folder. Other files are refused rather than overlooked."""
-    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    for path in files:
-        if path.suffix.lower() not in ENDINGS or not path.is_file():
-            raise DataError(f"{path}: a class's folder holds images only ({', '.join(ENDINGS)})")
-    return files
+def _images(folder: Path, bad_rows: BadRows | None) -> list[Path]:
+    """Images in a class's folder. Folders in it are refused: what they hold may be of the class, or classes."""
+    if inner := _folders(folder):
+        raise DataError(f"{inner[0]}: a class's folder holds images, not folders")
+    return image_files(folder, bad_rows)
 
 
 def _table(columns: Mapping[str, Mapping[str, object]], most: int = 20) -> str:
@@ -193,8 +198,9 @@ class ImageFolderData(ClassifiedData):
     of all cases, its colours perhaps changed; what is drawn depends on (seed, epoch, row) alone. Otherwise the square
     in the middle is taken.
 
-    An image that cannot be read is a bad row. Where the resized images fit into `cache` megabytes they are read once
-    and kept as uint8; otherwise they are read each time, and at the start only as far as their headers.
+    Files that are no images by their endings are passed over and counted. An image that cannot be read is a bad row.
+    Where the resized images fit into `cache` megabytes they are read once and kept as uint8; otherwise they are read
+    each time, and at the start only as far as their headers.
 
     Batch: image [B, 3, size, size] float32, RGB, (pixel / 255 - mean) / deviation; label [B] int64.
 
@@ -295,7 +301,7 @@ class ImageFolderData(ClassifiedData):
             self._paths = [*files.values(), *(p for classes in found.values() for ps in classes.values() for p in ps)]
             return found
         self._paths = [folder]
-        return class_images(folder, self.holdout)
+        return class_images(folder, self.holdout, self.bad_rows)
 
     def _look(self, path: Path) -> Path:
         self._bytes += self._weight(*image_size(path))

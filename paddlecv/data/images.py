@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from paddlecore.data import BadRows
 from paddlecore.errors import DataError
 
 if TYPE_CHECKING:
@@ -149,10 +150,34 @@ def captioned(image: Image.Image, lines: Sequence[str]) -> Image.Image:
     return sheet
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The images in a folder by name, those of its subfolders not among them; hidden files are passed over."""
-    there = folder.iterdir()
-    return sorted(p for p in there if p.suffix.lower() in ENDINGS and p.is_file() and not p.name.startswith("."))
+def image_files(folder: Path, bad_rows: BadRows | None = None) -> list[Path]:
+    """The images in a folder by name, those of its subfolders not among them.
+
+    Hidden files are passed over, and so are those with another ending than `ENDINGS`, of which `bad_rows` is told.
+    """
+    found = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.is_dir():
+            continue
+        if path.suffix.lower() in ENDINGS:
+            found.append(path)
+        elif bad_rows is not None:
+            bad_rows.pass_over(path)
+    return found
+
+
+def images_by_name(folder: Path, bad_rows: BadRows | None = None) -> dict[str, Path]:
+    """`image_files` by their names without endings, which is how annotations name them.
+
+    Raises:
+        DataError: two images differ in their endings alone.
+    """
+    found: dict[str, Path] = {}
+    for path in image_files(folder, bad_rows):
+        if path.stem in found:
+            raise DataError(f"{folder} has {found[path.stem].name} and {path.name}: only one can be {path.stem}")
+        found[path.stem] = path
+    return found
 
 
 def normalise(

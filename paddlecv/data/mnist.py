@@ -178,7 +178,7 @@ class MNISTData(ClassifiedData):
             if any(_idx_file(folder, name) for name in _CONTENT):
                 read, names = self._idx(folder), _DIGITS
             else:
-                self._paths, found = [folder], class_images(folder)
+                self._paths, found = [folder], class_images(folder, bad_rows=self.bad_rows)
                 for split, classes in found.items():
                     images, labels = self.read_each(classes, grey)
                     read[split] = np.array(images, np.uint8).reshape(-1, SIZE, SIZE), np.array(labels, np.int64)

@@ -10,7 +10,7 @@ import numpy as np
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, locate, unpacked
 from paddlecv.data.detection import DetectionData, Record, encode_masks
-from paddlecv.data.images import image_files
+from paddlecv.data.images import images_by_name
 from paddlecv.data.shapes import Shape, box_of
 
 SOURCE = Source(
@@ -66,7 +66,7 @@ class PennFudanData(DetectionData):
         if not places or not masks:
             raise DataError(f"data.source={folder} must hold the folders images and masks (or PNGImages and PedMasks)")
         self._paths = [places[0], masks[0]]
-        images = {path.stem: path for path in image_files(places[0])}
+        images = images_by_name(places[0], self.bad_rows)
         splits = held_out(sorted(images), _TEST, _PERIOD, 6)
         if (folder / "train.txt").is_file():
             lists = {split: folder / f"{split}.txt" for split in ("train", "valid", "test")}

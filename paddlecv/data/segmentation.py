@@ -15,10 +15,10 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.utils import draw_segmentation_masks
 
-from paddlecore.data import SampleRows, mix, uniform
+from paddlecore.data import BadRows, SampleRows, mix, uniform
 from paddlecore.errors import DataError
 from paddlecore.task import Batch
-from paddlecv.data.images import DEVIATION, MEAN, image_files, normalise, picture_of, pixels_of, read_image
+from paddlecv.data.images import DEVIATION, MEAN, images_by_name, normalise, picture_of, pixels_of, read_image
 from paddlecv.data.labelled import LabelledData
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class SegmentationData(LabelledData):
             if (folder / f"{split}.csv").is_file():
                 pairs[split] = self._csv(folder / f"{split}.csv")
             elif (folder / split).is_dir():
-                pairs[split] = pair_up(folder / split / "images", folder / split / "masks")
+                pairs[split] = pair_up(folder / split / "images", folder / split / "masks", self.bad_rows)
         if not {"train", "valid"} <= pairs.keys():
             raise DataError(
                 f"{folder} must have train and valid, each as <split>/images and <split>/masks or as <split>.csv with "
@@ -361,16 +361,16 @@ def palette(classes: int) -> list[tuple[int, int, int]]:
     ]  # type: ignore[misc]
 
 
-def pair_up(images: Path, masks: Path) -> list[Pair]:
-    """The images of one folder with the masks of the same names in another.
+def pair_up(images: Path, masks: Path, bad_rows: BadRows | None = None) -> list[Pair]:
+    """The images of one folder with the masks of the same names in another; `bad_rows` is told of other files.
 
     Raises:
-        DataError: a folder is missing, or an image or a mask is alone; names the first.
+        DataError: a folder is missing, or an image or a mask is alone or there twice; names the first.
     """
     for folder in (images, masks):
         if not folder.is_dir():
             raise DataError(f"{folder}: there is no such folder")
-    pictures, ids = ({path.stem: path for path in image_files(folder)} for folder in (images, masks))
+    pictures, ids = (images_by_name(folder, bad_rows) for folder in (images, masks))
     if lossy := [path for path in ids.values() if path.suffix.lower() not in MASK_ENDINGS]:
         raise DataError(f"{lossy[0]}: a mask must be stored without loss ({', '.join(MASK_ENDINGS)})")
     if alone := sorted(pictures.keys() ^ ids.keys()):

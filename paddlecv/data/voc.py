@@ -12,7 +12,7 @@ import numpy as np
 
 from paddlecore.errors import DataError
 from paddlecv.data.detection import DetectionData, Record
-from paddlecv.data.images import image_files
+from paddlecv.data.images import images_by_name
 
 
 class VOCData(DetectionData):
@@ -56,7 +56,7 @@ class VOCData(DetectionData):
         if not folder.is_dir():
             raise DataError(f"data.source={folder}: there is no such folder")
         annotations = _first(folder, "Annotations", "annotations")
-        images = {path.stem: path for path in image_files(_first(folder, "JPEGImages", "images"))}
+        images = images_by_name(_first(folder, "JPEGImages", "images"), self.bad_rows)
         lists = folder / "ImageSets" / "Main"
         lists = lists if lists.is_dir() else folder
         named = splits or {

@@ -149,6 +149,15 @@ def test_a_picture_in_two_lists_is_refused(tmp_path: Path) -> None:
         prepared(VOCData, source=str(source))
 
 
+def test_two_pictures_of_one_name_are_refused(tmp_path: Path) -> None:
+    source = str(voc(tmp_path, {"p": xml(thing("a", (1, 1, 9, 9)))}))
+    (tmp_path / "JPEGImages/list.txt").write_text("")
+    assert prepared(VOCData, source=source).describe()["passed_over"] == {".txt": 1}
+    Image.new("RGB", (40, 30)).save(tmp_path / "JPEGImages/p.jpg")
+    with pytest.raises(DataError, match=r"JPEGImages has p.jpg and p.png: only one can be p"):
+        prepared(VOCData, source=source)
+
+
 def test_pictures_that_cannot_be_read_are_named_or_left_out(tmp_path: Path) -> None:
     source = voc(tmp_path, {"a": xml(GOOD), "b": xml(GOOD), "c": xml(GOOD, width=41)})
     file = tmp_path / "JPEGImages" / "b.png"

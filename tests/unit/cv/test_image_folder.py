@@ -134,8 +134,22 @@ def test_an_image_that_cannot_be_read_is_a_bad_row(cache: float, tmp_path: Path)
     data = prepared(tmp_path, cache=cache, on_bad_row="skip")
     assert data.bad_rows.count == 1 and counts(data)["train"] == {"a": 7, "b": 8}
     assert data.rows("train").fetch(np.arange(15), 0)["label"].tolist() == [0] * 7 + [1] * 8
-    (tmp_path / "a" / "notes.txt").write_text("")
-    with pytest.raises(DataError, match="notes.txt: a class's folder holds images only"):
+
+
+def test_files_that_are_no_images_are_passed_over_and_counted_but_not_folders(tmp_path: Path) -> None:
+    folder_of(tmp_path / "train", {"a": 3, "b": 3})
+    folder_of(tmp_path / "val", {"a": 1, "b": 1})
+    (tmp_path / "validation").mkdir()
+    for name in ("Thumbs.db", "b.HEIC", "c.heic", ".DS_Store", "._0.jpg"):
+        (tmp_path / "train" / "a" / name).write_bytes(b"no image")
+    data = prepared(tmp_path)
+    assert counts(data)["train"] == {"a": 3, "b": 3}
+    assert data.describe()["passed_over"] == {".db": 1, ".heic": 2, "validation": 1}
+    assert data.bad_rows.summary() == (
+        "passed over what is not of these data by its name: .db 1, .heic 2, validation 1"
+    )
+    (tmp_path / "train" / "a" / "more").mkdir()
+    with pytest.raises(DataError, match="more: a class's folder holds images, not folders"):
         prepared(tmp_path)
 
 

@@ -137,6 +137,15 @@ def test_an_image_without_mask_is_named(tmp_path: Path) -> None:
         own(folder)
 
 
+def test_other_files_are_counted_and_two_of_one_name_refused(tmp_path: Path) -> None:
+    folder = own_folder(tmp_path)
+    (folder / "train/images/Thumbs.db").write_bytes(b"")
+    assert own(folder).describe()["passed_over"] == {".db": 1}
+    (folder / "train/masks/0.bmp").write_bytes(b"")
+    with pytest.raises(DataError, match=r"masks has 0.bmp and 0.png: only one can be 0"):
+        own(folder)
+
+
 def test_a_palette_is_read_as_ids(tmp_path: Path) -> None:
     ids = np.arange(12, dtype=np.uint8).reshape(3, 4)
     image = Image.fromarray(ids, "P")
