@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from paddlecv.data.images import (
     picture_of,
     pixels_of,
 )
-from paddlecv.data.labelled import ClassifiedData
+from paddlecv.data.labelled import ClassifiedData, read_table
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -79,32 +78,25 @@ def class_images(folder: Path, holdout: int = 10, bad_rows: BadRows | None = Non
                 f"{folder}: the classes of train and {split} differ; make an empty folder for a class without images\n"
                 + _table(counted)
             )
-    return _checked(held_out(splits, holdout), folder)
+    return _checked(held_out(splits, holdout), folder, splits if "train" in below else {})
 
 
-def listed_images(files: Mapping[str, Path], bad_rows: Any, holdout: int = 10) -> dict[str, Classes]:
+def listed_images(files: Mapping[str, Path], bad_rows: BadRows, holdout: int = 10) -> dict[str, Classes]:
     """The same from tables: a .csv file a split, with the columns `path` (relative to its file) and `label`.
 
     Args:
         files: by split; where there is train alone it is split like folders of classes.
-        bad_rows: told of lines that lack a path or a label.
+        bad_rows: told of lines that lack a path or a label, or whose path has been listed before.
 
     Raises:
         DataError: a column is missing, a split has no rows, or a class that train has not.
     """
     splits: dict[str, Classes] = {}
+    seen: dict[str, str] = {}
     for split, file in files.items():
         found: Classes = {}
-        with open(file, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            missing = [name for name in ("path", "label") if name not in (reader.fieldnames or ())]
-            if missing:
-                raise DataError(f"{file}:1: no column {missing[0]!r}; it has {', '.join(reader.fieldnames or ())}")
-            for row in reader:
-                if row["path"] and row["label"]:
-                    found.setdefault(row["label"], []).append(file.parent / row["path"])
-                else:
-                    bad_rows.add(file, reader.line_num, "the path or the label is empty")
+        for _, (path, label) in read_table(file, ("path", "label"), bad_rows, seen):
+            found.setdefault(label, []).append(file.parent / path)
         splits[split] = dict(sorted(found.items()))
     for split, classes in splits.items():
         if unknown := classes.keys() - splits["train"].keys():
@@ -116,8 +108,9 @@ def listed_images(files: Mapping[str, Path], bad_rows: Any, holdout: int = 10) -
     splits = {split: {name: classes.get(name, []) for name in splits["train"]} for split, classes in splits.items()}
     if len(splits["train"]) < 2:
         raise DataError(f"{files['train']}: expected at least two classes, found {list(splits['train']) or 'none'}")
-    splits = _tenths(splits["train"]) if len(splits) == 1 else held_out(splits, holdout)
-    return _checked(splits, files["train"].parent)
+    alone = len(splits) == 1
+    made = _tenths(splits["train"]) if alone else held_out(splits, holdout)
+    return _checked(made, files["train"].parent, {} if alone else splits)
 
 
 def agreed(names: Sequence[str], known: Sequence[str], where: str) -> list[str]:
@@ -154,11 +147,12 @@ def held_out(splits: dict[str, Classes], every: int) -> dict[str, Classes]:
     return {"train": kept, "valid": {name: paths[every - 1 :: every] for name, paths in train.items()}, **rest}
 
 
-def _checked(splits: dict[str, Classes], where: Path) -> dict[str, Classes]:
-    """Without an empty test split; any other that is empty is refused."""
+def _checked(splits: dict[str, Classes], where: Path, given: dict[str, Classes]) -> dict[str, Classes]:
+    """Without an empty test split; any other that is empty is refused. `given`: before some were held out."""
     count = {split: sum(map(len, classes.values())) for split, classes in splits.items()}
     if empty := [split for split, n in count.items() if not n and split != "test"]:
-        raise DataError(f"{where}: {empty[0]} has no images ({', '.join(ENDINGS)})")
+        few = "" if empty[0] in given else f"; the {count['train']} of train are too few of each class to hold some out"
+        raise DataError(f"{where}: {empty[0]} has no images ({', '.join(ENDINGS)}){few}")
     return {split: classes for split, classes in splits.items() if count[split]}
 
 

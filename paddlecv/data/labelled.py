@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import csv
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from paddlecore.data import DataModule, Rows
+from paddlecore.data import BadRows, DataModule, Rows
 from paddlecore.errors import DataError
 from paddlecore.sources import fingerprint
 from paddlecv.data.images import ENDINGS
@@ -90,3 +91,52 @@ class ClassifiedData(LabelledData):
                 else:
                     labels.append(label)
         return found, labels
+
+
+# ------------------------------------------------------------------------------------------------------ text files
+
+
+def read_lines(path: Path) -> list[str] | None:
+    """The lines of a list that are not empty, without spaces around them; None if there is no such file.
+
+    Raises:
+        DataError: it cannot be read, or is no UTF-8 text.
+    """
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from None
+
+
+def read_table(
+    path: Path, columns: Sequence[str], bad_rows: BadRows, seen: dict[str, str]
+) -> Iterator[tuple[int, list[str]]]:
+    """The line (counted from 1) and the cells of `columns` of each row of a .csv file, without spaces around them.
+
+    A row that lacks a cell is a bad one, and so is one whose first cell has been in a row before.
+
+    Args:
+        seen: first cells, and where they were; filled here, and given again for the next table of the same data.
+
+    Raises:
+        DataError: it has no such columns, is damaged, or is no UTF-8 text.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file, skipinitialspace=True)
+            table.fieldnames = [name.strip() for name in table.fieldnames or ()]
+            if missing := [name for name in columns if name not in table.fieldnames]:
+                raise DataError(f"{path}:1: no column {missing[0]!r}; it has {', '.join(table.fieldnames) or 'none'}")
+            for row in table:
+                cells = [(row[name] or "").strip() for name in columns]
+                if not all(cells):
+                    bad_rows.add(path, table.line_num, f"the {' or the '.join(columns)} is empty")
+                elif cells[0] in seen:
+                    bad_rows.add(path, table.line_num, f"{cells[0]} stands in {seen[cells[0]]} already")
+                else:
+                    seen[cells[0]] = f"{path.name}:{table.line_num}"
+                    yield table.line_num, cells
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as a table of UTF-8 text: {error}") from None

@@ -11,6 +11,7 @@ from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, locate, unpacked
 from paddlecv.data.detection import DetectionData, Record, encode_masks
 from paddlecv.data.images import images_by_name
+from paddlecv.data.labelled import read_lines
 from paddlecv.data.shapes import Shape, box_of
 
 SOURCE = Source(
@@ -68,11 +69,9 @@ class PennFudanData(DetectionData):
         self._paths = [places[0], masks[0]]
         images = images_by_name(places[0], self.bad_rows)
         splits = held_out(sorted(images), _TEST, _PERIOD, 6)
-        if (folder / "train.txt").is_file():
-            lists = {split: folder / f"{split}.txt" for split in ("train", "valid", "test")}
-            splits = {
-                split: path.read_text(encoding="utf-8").split() for split, path in lists.items() if path.is_file()
-            }
+        lists = {split: read_lines(folder / f"{split}.txt") for split in ("train", "valid", "test")}
+        if lists["train"] is not None:
+            splits = {split: names for split, names in lists.items() if names is not None}
         records = {}
         for split, names in splits.items():
             if absent := [name for name in names if name not in images]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from paddlecore.data import BadRows, SampleRows, mix, uniform
 from paddlecore.errors import DataError
 from paddlecore.task import Batch
 from paddlecv.data.images import DEVIATION, MEAN, images_by_name, normalise, picture_of, pixels_of, read_image
-from paddlecv.data.labelled import LabelledData
+from paddlecv.data.labelled import LabelledData, read_lines, read_table
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,7 +34,7 @@ Pair = tuple[Path, Path]  # an image and its mask
 class SegmentationData(LabelledData):
     """Own images with masks. A mask is an image of the same size, one channel of 8 bits, whose values are class ids.
 
-    `source`: toy = generated; or a folder with, for each split (train, valid, perhaps test), either
+    `source`: toy = generated; or a folder with, for each split (train, valid or val, perhaps test), either
     `<split>/images/<name>.jpg` and `<split>/masks/<name>.png`, or `<split>.csv` with the columns image and mask, paths
     from the folder on. The names of the classes, in the order of their ids from 0 on, stand in `classes.txt` one a
     line, or in `classes`. A split may have a `classes.txt` of its own; all that name classes must agree. When weights
@@ -46,7 +45,7 @@ class SegmentationData(LabelledData):
 
     Training images are scaled by `scale`, cut to `crop` at a random place, and mirrored, drawn from (seed, epoch, row)
     alone. Other images keep their size. A mask that cannot be used is a bad row, and so is an image of another size or
-    kind of file; pixels of images are read when they are needed.
+    kind of file; pixels of images are read when they are needed, with on_bad_row=skip once at the start, too.
 
     Batch: image [B, 3, H, W] float32, see `paddlecv.data.images.normalise`; mask [B, H, W] int64, 255 = void; size
     [B, 2] int64, height and width. What goes beyond an image's size in a batch of several sizes is 0, its mask void.
@@ -146,6 +145,8 @@ class SegmentationData(LabelledData):
         self._take_names(names, ids)
         if self.count or self.bad_rows.on_bad_row == "skip":
             found = self._count(found)
+        if empty := [split for split, rows in found.items() if not rows]:
+            raise DataError(f"data.source={self.source}: {empty[0]} has no images that can be used")
         self.splits, self._usable = tuple(found), found
         for split, rows in found.items():
             sample = partial(self._sample, split, rows, split == "train")
@@ -159,12 +160,16 @@ class SegmentationData(LabelledData):
             raise DataError("data.source must name a folder of images and masks, or be toy")
         if not folder.is_dir():
             raise DataError(f"data.source={self.source}: there is no such folder")
-        pairs = {}
-        for split in ("train", "valid", "test"):
-            if (folder / f"{split}.csv").is_file():
-                pairs[split] = self._csv(folder / f"{split}.csv")
-            elif (folder / split).is_dir():
-                pairs[split] = pair_up(folder / split / "images", folder / split / "masks", self.bad_rows)
+        pairs: dict[str, list[Pair]] = {}
+        seen: dict[str, str] = {}
+        for name in ("train", "valid", "val", "test"):
+            split = "valid" if name == "val" else name
+            if split in pairs:
+                continue
+            if (folder / f"{name}.csv").is_file():
+                pairs[split] = self._csv(folder / f"{name}.csv", seen)
+            elif (folder / name).is_dir():
+                pairs[split] = pair_up(folder / name / "images", folder / name / "masks", self.bad_rows)
         if not {"train", "valid"} <= pairs.keys():
             raise DataError(
                 f"{folder} must have train and valid, each as <split>/images and <split>/masks or as <split>.csv with "
@@ -173,28 +178,23 @@ class SegmentationData(LabelledData):
         names = self._agreed_names(folder)
         return pairs, names, table_of_ids({i: i for i in range(len(names))}, self.void)
 
-    def _csv(self, path: Path) -> list[Pair]:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
-            if not {"image", "mask"} <= set(table.fieldnames or ()):
-                found = ", ".join(table.fieldnames or ())
-                raise DataError(f"{path}:1: expected the columns image and mask, found {found}")
-            pairs = []
-            for row in table:
-                image, mask = ((path.parent / (row[key] or "")) for key in ("image", "mask"))
-                if missing := [p for p in (image, mask) if not p.is_file()]:
-                    self.bad_rows.add(path, table.line_num, f"there is no file {missing[0]}")
-                else:
-                    pairs.append((image, mask))
+    def _csv(self, path: Path, seen: dict[str, str]) -> list[Pair]:
+        pairs = []
+        for line, cells in read_table(path, ("image", "mask"), self.bad_rows, seen):
+            image, mask = (path.parent / cell for cell in cells)
+            if missing := [p for p in (image, mask) if not p.is_file()]:
+                self.bad_rows.add(path, line, f"there is no file {missing[0]}")
+            else:
+                pairs.append((image, mask))
         return pairs
 
     def _agreed_names(self, folder: Path) -> list[str]:
         """Names of the classes from everywhere where they stand, which have to agree."""
         given = {} if self.classes is None else {"data.classes": [str(name) for name in self.classes]}
-        for where in ("classes.txt", "train/classes.txt", "valid/classes.txt", "test/classes.txt"):
-            if (folder / where).is_file():
-                lines = (folder / where).read_text(encoding="utf-8-sig").splitlines()
-                given[where] = [line.strip() for line in lines if line.strip()]
+        for place in (".", "train", "valid", "val", "test"):
+            where = Path(place, "classes.txt")
+            if (lines := read_lines(folder / where)) is not None:
+                given[str(where)] = lines
         if not given:
             raise DataError(f"{folder} has no classes.txt (a name a line, in the order of the ids); set data.classes")
         names = next(iter(given.values()))
@@ -225,6 +225,8 @@ class SegmentationData(LabelledData):
             for row in rows:
                 try:
                     mask = self._read_mask(split, row, check=True)
+                    if self._pairs and self.bad_rows.on_bad_row == "skip":
+                        read_image(self._pairs[split][row][0])
                 except DataError as error:
                     path = self._pairs[split][row][1]
                     self.bad_rows.add(path, 1, str(error).removeprefix(f"{path}: "))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from paddlecore.errors import DataError
 from paddlecv.data.detection import DetectionData, Record
 from paddlecv.data.images import images_by_name
+from paddlecv.data.labelled import read_lines
 
 
 class VOCData(DetectionData):
@@ -66,7 +68,7 @@ class VOCData(DetectionData):
                 "valid": ("val.txt", "valid.txt"),
                 "test": ("test.txt",),
             }.items()
-            if (names := next((found for file in files if (found := _names(lists / file)) is not None), None))
+            if (names := next((found for file in files if (found := read_lines(lists / file)) is not None), None))
             is not None
         }
         if "train" not in named:
@@ -84,7 +86,7 @@ class VOCData(DetectionData):
         }
         listed = {name for names in named.values() for name in names}
         self.unlisted = sorted(path.stem for path in annotations.glob("*.xml") if path.stem not in listed)
-        declared = [merge] if merge else _names(folder / "classes.txt")
+        declared = [merge] if merge else read_lines(folder / "classes.txt")
         return records, declared
 
     def _record(self, path: Path, image: Path, merge: str | None) -> Record:
@@ -124,16 +126,6 @@ def _first(folder: Path, *names: str) -> Path:
     raise DataError(f"{folder} has no {' or '.join(names)}")
 
 
-def _names(path: Path) -> list[str] | None:
-    """The lines of a list that are not empty; None if there is no such file."""
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
-
-
 def _refuse_doubles(lists: Path, named: dict[str, list[str]]) -> None:
     seen: dict[str, str] = {}
     for split, names in named.items():
@@ -146,10 +138,14 @@ def _refuse_doubles(lists: Path, named: dict[str, list[str]]) -> None:
 def _parsed(path: Path) -> tuple[ElementTree.Element, Iterable[int]]:
     """An annotation, and the line of each of its objects."""
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
+        told = re.match(rb"""\s*<\?xml[^>]*?encoding=["']([\w.-]+)""", content)
+        # a text that is not UTF-8 says what it is, or starts with the mark of UTF-16
+        marked = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        text = content.decode("utf-16" if marked else told[1].decode() if told else "utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file, but a list names it") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, LookupError) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
     if "<!ENTITY" in text:
         raise DataError(f"{path}: an annotation that defines entities is refused")

@@ -149,6 +149,17 @@ def test_a_picture_in_two_lists_is_refused(tmp_path: Path) -> None:
         prepared(VOCData, source=str(source))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1", "utf-16", "gb18030"])
+def test_annotations_may_say_their_encoding_and_lists_carry_a_mark(tmp_path: Path, encoding: str) -> None:
+    name = "\u72d7" if encoding == "gb18030" else "b\u00e4r"
+    source = voc(tmp_path, {"p": xml(thing("a", (1, 1, 9, 9)))}, lists=".")
+    text = f'<?xml version="1.0" encoding="{encoding.removesuffix("-sig")}"?>\n{xml(thing(name, (1, 1, 9, 9)))}'
+    (tmp_path / "Annotations/p.xml").write_text(text, encoding=encoding)
+    (tmp_path / "train.txt").write_text("p\n", encoding="utf-8-sig")
+    (tmp_path / "classes.txt").write_text(f"{name}\n", encoding="utf-8-sig")
+    assert prepared(VOCData, source=str(source)).spec["labels"] == [name]
+
+
 def test_two_pictures_of_one_name_are_refused(tmp_path: Path) -> None:
     source = str(voc(tmp_path, {"p": xml(thing("a", (1, 1, 9, 9)))}))
     (tmp_path / "JPEGImages/list.txt").write_text("")

@@ -87,6 +87,14 @@ def test_tables_name_paths_and_labels(tmp_path: Path) -> None:
     (tmp_path / "valid.csv").write_text("file,label\n")
     with pytest.raises(DataError, match=r"valid.csv:1: no column 'path'; it has file, label"):
         prepared(tmp_path)
+    (tmp_path / "valid.csv").write_text("path,label\nphotos/0.jpg,dog\n")
+    with pytest.raises(DataError, match=r"valid.csv:2: photos/0.jpg stands in train.csv:2 already"):
+        prepared(tmp_path)
+    (tmp_path / "valid.csv").write_bytes("path,label\nphotos/ä.jpg,dog\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"valid.csv cannot be read as a table of UTF-8 text"):
+        prepared(tmp_path)
+    (tmp_path / "valid.csv").write_text("\ufeffpath , label\nphotos/3.jpg, dog\n", encoding="utf-8")
+    assert counts(prepared(tmp_path))["valid"] == {"cat": 0, "dog": 1}
 
 
 def test_a_table_of_training_rows_alone_is_split(tmp_path: Path) -> None:
@@ -165,7 +173,11 @@ def test_a_cut_off_image_is_found_when_it_is_read_to_its_end(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("made", "message"),
-    [({"a": 10}, "at least two classes"), ({"a": 5, "b": 5}, "valid has no images"), ({}, "at least two classes")],
+    [
+        ({"a": 10}, "at least two classes"),
+        ({"a": 5, "b": 5}, "valid has no images .* too few"),
+        ({}, "at least two classes"),
+    ],
 )
 def test_a_folder_that_cannot_be_used_says_why(made: dict[str, int], message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):

@@ -146,6 +146,30 @@ def test_other_files_are_counted_and_two_of_one_name_refused(tmp_path: Path) -> 
         own(folder)
 
 
+def test_val_is_valid_and_what_is_empty_or_no_text_is_named(tmp_path: Path) -> None:
+    folder = own_folder(tmp_path)
+    (folder / "valid").rename(folder / "val")
+    assert own(folder).splits == ("train", "valid", "test")
+    (folder / "test.csv").write_text("image,mask\n")
+    with pytest.raises(DataError, match="test has no images"):
+        own(folder)
+    (folder / "test.csv").write_bytes("image,mask\nä,b\n".encode("latin-1"))
+    with pytest.raises(DataError, match="test.csv cannot be read as a table"):
+        own(folder)
+    (folder / "test.csv").unlink()
+    (folder / "classes.txt").write_bytes("straße\ncar\ntree\n".encode("latin-1"))
+    with pytest.raises(DataError, match="classes.txt cannot be read"):
+        own(folder)
+
+
+def test_skip_leaves_out_an_image_that_is_cut_off(tmp_path: Path) -> None:
+    image = own_folder(tmp_path) / "train/images/1.jpg"
+    image.write_bytes(image.read_bytes()[:700])
+    data = own(tmp_path, on_bad_row="skip")
+    assert data.bad_rows.count == 1 and len(data.rows("train")) == 2
+    assert data.rows("train").fetch(np.arange(2), 0)["image"].shape[0] == 2
+
+
 def test_a_palette_is_read_as_ids(tmp_path: Path) -> None:
     ids = np.arange(12, dtype=np.uint8).reshape(3, 4)
     image = Image.fromarray(ids, "P")
