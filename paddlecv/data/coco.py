@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -56,16 +57,21 @@ class CocoData(DetectionData):
     ) -> list[Record]:
         pictures: dict[int, Record] = {}
         rows: dict[int, list[tuple[tuple[float, ...], str, bool, dict[str, Any] | None]]] = {}
-        place = None
+        place, listed = None, set()
         for number, image in enumerate(content["images"]):
             try:
                 ident, name, height, width = int(image["id"]), image["file_name"], image["height"], image["width"]
+                if not isinstance(name, str):
+                    raise TypeError(f"file_name is {name!r}")
                 if min(int(height), int(width)) < 1:
                     raise ValueError(f"its size is {width} x {height}")
             except (TypeError, KeyError, ValueError) as error:
                 raise DataError(f"{path}: images[{number}] needs id, file_name, height and width ({error})") from None
             if ident in pictures:
                 raise DataError(f"{path}: two images have the id {ident}")
+            if name in listed:
+                raise DataError(f"{path}: two images are the file {name}, so none has all its boxes")
+            listed.add(name)
             place = place or _place(folder, split, path, name)
             empty = np.zeros((0, 4), np.float32)
             pictures[ident] = Record(place / name, int(height), int(width), empty, [], np.zeros(0, np.bool_), id=ident)
@@ -74,8 +80,10 @@ class CocoData(DetectionData):
             ident = item.get("id", f"number {number}") if isinstance(item, dict) else f"number {number}"
             where = f"{path}, annotation"
             try:
-                picture, label = pictures.get(item["image_id"]), classes.get(item["category_id"])
+                image_id = int(item["image_id"])  # as those of the images: some tools write numbers as text
+                picture, label = pictures.get(image_id), classes.get(int(item["category_id"]))
                 x, y, width, height = (float(v) for v in item["bbox"])
+                crowd = bool(int(item.get("iscrowd") or 0))
             except (TypeError, KeyError, ValueError) as error:
                 message = f"needs image_id, category_id and bbox [x, y, width, height] ({error})"
                 self.bad_rows.add(where, ident, message)
@@ -87,7 +95,7 @@ class CocoData(DetectionData):
             box = self.checked(where, ident, (x, y, x + width, y + height), picture.height, picture.width)
             mask = self._mask(where, ident, item.get("segmentation"), picture) if self.masks and box else None
             if box is not None and not (self.masks and mask is None):
-                rows[item["image_id"]].append((box, label, bool(item.get("iscrowd", 0)), mask))
+                rows[image_id].append((box, label, crowd, mask))
         for ident, found in rows.items():
             picture = pictures[ident]
             picture.boxes = np.array([box for box, *_ in found], np.float32).reshape(-1, 4)
@@ -103,18 +111,22 @@ class CocoData(DetectionData):
         size = (picture.height, picture.width)
         try:
             if isinstance(given, list):
-                if not given or any(len(polygon) < 6 for polygon in given):
-                    raise ValueError("a polygon needs three points or more")
-                return coco.merge(coco.frPyObjects([[float(v) for v in polygon] for polygon in given], *size))
+                if not given or any(len(polygon) < 6 or len(polygon) % 2 for polygon in given):
+                    raise ValueError("a polygon needs three points or more, each two numbers")
+                polygons = [[float(v) for v in polygon] for polygon in given]
+                if not all(math.isfinite(v) for polygon in polygons for v in polygon):
+                    raise ValueError("a point is not finite")
+                return coco.merge(coco.frPyObjects(polygons, *size))
             if tuple(given["size"]) != size:
                 raise ValueError(f"its size {given['size']} is not that of the picture, {list(size)}")
             if isinstance(given["counts"], list):
-                if sum(given["counts"]) != size[0] * size[1]:
+                if min(given["counts"]) < 0 or sum(given["counts"]) != size[0] * size[1]:
                     raise ValueError("its run lengths do not add up to the picture")
                 return coco.frPyObjects(given, *size)
-            counts = given["counts"]
-            return {"size": list(size), "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
-        except (TypeError, KeyError, ValueError, UnicodeEncodeError) as error:
+            run = {"size": list(size), "counts": given["counts"].encode("ascii")}
+            coco.decode(run)  # now, while it can be named
+            return run
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
             self.bad_rows.add(where, ident, f"its segmentation cannot be used ({error})")
             return None
 

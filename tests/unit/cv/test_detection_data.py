@@ -160,6 +160,17 @@ def test_annotations_may_say_their_encoding_and_lists_carry_a_mark(tmp_path: Pat
     assert prepared(VOCData, source=str(source)).spec["labels"] == [name]
 
 
+def test_a_picture_that_its_exif_turns_away_from_its_annotation_is_named(tmp_path: Path) -> None:
+    source = str(voc(tmp_path, {"p": xml(thing("a", (1, 1, 9, 9)))}))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(tmp_path / "JPEGImages/p.png", exif=exif)
+    with pytest.raises(
+        DataError, match=r"30 x 40 pixels \(it is turned as its EXIF says\), its annotation says 40 x 30"
+    ):
+        prepared(VOCData, source=source).describe()
+
+
 def test_two_pictures_of_one_name_are_refused(tmp_path: Path) -> None:
     source = str(voc(tmp_path, {"p": xml(thing("a", (1, 1, 9, 9)))}))
     (tmp_path / "JPEGImages/list.txt").write_text("")
@@ -281,6 +292,12 @@ def test_coco_masks_are_polygons_or_run_lengths(tmp_path: Path) -> None:
         (item(segmentation=[[1, 2]]), r"annotation:5: its segmentation .*three points"),
         (item(segmentation={"size": [1, 2], "counts": [2]}), r"annotation:5: its segmentation .*its size"),
         (item(segmentation={"size": [30, 40], "counts": [2]}), r"annotation:5: its segmentation .*add up"),
+        (item(segmentation={"size": [30, 40], "counts": [-5, 1205]}), r"annotation:5: its segmentation .*add up"),
+        (item(segmentation={"size": [30, 40], "counts": "zzzz!!"}), r"annotation:5: its segmentation .*RLE"),
+        (item(segmentation={"size": [30, 40], "counts": 5}), r"annotation:5: its segmentation"),
+        (item(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), r"annotation:5: its segmentation .*each two numbers"),
+        (item(segmentation=[[float("nan")] * 6]), r"annotation:5: its segmentation .*not finite"),
+        (item(iscrowd="yes"), r"annotation:5: needs image_id"),
         (item(), r"annotation:5: its segmentation"),
     ],
 )
@@ -300,12 +317,24 @@ def test_bad_annotations_are_named_by_id(tmp_path: Path, annotation: Any, messag
         ({"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}, "same name"),
         ({"images": [{"id": 1}]}, r"images\[0\] needs id, file_name"),
         ({"images": [{"id": 1, "file_name": "a.jpg", "width": 40, "height": 30}] * 2}, "two images have the id 1"),
+        (
+            {"images": [{"id": i, "file_name": "a.jpg", "width": 40, "height": 30} for i in (1, 2)]},
+            "are the file a.jpg",
+        ),
+        ({"images": [{"id": 1, "file_name": 5, "width": 40, "height": 30}]}, r"images\[0\] needs .*file_name is 5"),
         ({"images": None}, "is an object with the lists"),
     ],
 )
 def test_broken_coco_files_are_named(tmp_path: Path, more: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         prepared(CocoData, source=str(coco(tmp_path, [], **more)))
+
+
+def test_coco_numbers_may_be_text(tmp_path: Path) -> None:
+    images = [{"id": "42", "file_name": "a.jpg", "width": 40, "height": 30}]
+    given = [item(4, image_id="42", category_id="7", iscrowd="0"), item(5, iscrowd="1")]
+    (record,) = prepared(CocoData, source=str(coco(tmp_path, given, images=images)))._records["train"]
+    assert record.labels.tolist() == [2, 2] and record.crowd.tolist() == [False, True]
 
 
 def test_damaged_json_is_named_by_line(tmp_path: Path) -> None:
