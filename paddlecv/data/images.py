@@ -40,6 +40,8 @@ def open_image(path: str | Path | BinaryIO) -> Image.Image:
     try:
         with Image.open(path, formats=_FORMATS) as file:
             image = ImageOps.exif_transpose(file)
+            if image.mode == "F":  # convert would take fractions for black
+                raise ValueError("its pixels are floating-point numbers, not of 8 or 16 bits")
             if image.mode.startswith("I"):  # 16 bits, which convert would cut off rather than scale
                 pixels = np.asarray(image, dtype=np.float64).clip(0, 65535) / 257
                 image = Image.fromarray(pixels.round().astype(np.uint8))

@@ -15,7 +15,7 @@ from paddlecore.data import Loader, Plan
 from paddlecore.errors import DataError
 from paddlecv.data import ImageFolderData
 from paddlecv.data.image_folder import class_images, toy_images
-from paddlecv.data.images import DEVIATION, MEAN
+from paddlecv.data.images import DEVIATION, MEAN, open_image
 
 SMALL = {"size": 24, "resize": 32}
 
@@ -159,6 +159,12 @@ def test_files_that_are_no_images_are_passed_over_and_counted_but_not_folders(tm
     (tmp_path / "train" / "a" / "more").mkdir()
     with pytest.raises(DataError, match="more: a class's folder holds images, not folders"):
         prepared(tmp_path)
+
+
+def test_an_image_of_fractions_is_refused_rather_than_black(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 0.9, np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match="a.tif: not an image that can be read .its pixels are floating-point"):
+        open_image(tmp_path / "a.tif")
 
 
 def test_a_cut_off_image_is_found_when_it_is_read_to_its_end(tmp_path: Path) -> None:
