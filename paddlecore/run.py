@@ -17,7 +17,7 @@ import torch
 
 from paddlecore import checkpoint, config, distributed, hub, optim, pictures
 from paddlecore.data import DataModule, FirstBatches, Loader, Subset, to_device
-from paddlecore.errors import CheckpointError, ConfigError, nearest
+from paddlecore.errors import CheckpointError, ConfigError, DataError, nearest
 from paddlecore.journal import Journal, environment
 from paddlecore.metric import Metric
 from paddlecore.optim import LRSchedule
@@ -101,8 +101,12 @@ def evaluate(cfg: RunConfig, split: str | None = None, report: Path | None = Non
 def predict(cfg: RunConfig, inputs: Iterable[Any] | None = None, draw: Path | None = None) -> Iterator[dict[str, Any]]:
     """One dict for each raw input, in order; the data module's own examples where `inputs` is None.
 
-    A folder among the inputs stands for the files in it that the data module can read. `draw` is a folder for a picture
-    and a JSON file of each.
+    A folder among the inputs stands for the files in it that the data module can read, hidden ones left out. `draw` is
+    a folder for a picture and a JSON file of each. With data.on_bad_row=skip the answer to a file that cannot be read
+    is {"input": ..., "error": ...}.
+
+    Raises:
+        DataError: an input that cannot be used, without that option.
     """
     with _job(cfg) as device:
         task, data, _ = _trained(cfg, device, read=False)
@@ -110,7 +114,15 @@ def predict(cfg: RunConfig, inputs: Iterable[Any] | None = None, draw: Path | No
             raise ConfigError(f"draw={draw}: {type(data).__name__} has no pictures to draw")
         raws = data.examples() if inputs is None else (raw for given in inputs for raw in _files(data, given))
         for number, raw in enumerate(raws):
-            answer = _answer(task, data, raw, device)
+            try:
+                answer = _answer(task, data, raw, device)
+            except DataError as error:
+                if not data.input_endings:
+                    raise
+                if data.bad_rows.on_bad_row == "error":
+                    raise DataError(f"{error}\n  data.on_bad_row=skip says so in its answer, and goes on") from None
+                yield {"input": raw, "error": str(error)}
+                continue
             if draw is not None:
                 pictures.write_prediction(data, draw, number, raw, answer)
             yield {"input": raw, **answer}
@@ -127,7 +139,8 @@ def _files(data: DataModule, given: Any) -> list[Any]:
     """The input itself, or, where it is a folder and inputs are files, the paths of those in it."""
     if not (data.input_endings and isinstance(given, (str, Path)) and os.path.isdir(given)):
         return [given]
-    found = sorted(str(p) for p in Path(given).iterdir() if p.suffix.lower() in data.input_endings and p.is_file())
+    there = (p for p in Path(given).iterdir() if p.is_file() and not p.name.startswith("."))
+    found = sorted(str(p) for p in there if p.suffix.lower() in data.input_endings)
     if not found:
         raise ConfigError(f"input={given}: the folder has no files ending in {', '.join(data.input_endings)}")
     return found

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from paddlecore import config, run
+from paddlecore.errors import DataError
 from paddlecore.precision import autocast
 from paddlecore.task import Batch, Task
 from paddlecore.testing import tiny
@@ -105,3 +107,25 @@ def test_a_run_goes_on_as_if_it_had_not_been_looked_at(tmp_path: Path) -> None:
     assert run.evaluate(looks)["rows"] > 0 and list(run.predict(looks))
     assert (tmp_path / "parts" / "checkpoints" / "step_00000001" / "model.safetensors").read_bytes() == first
     assert train(2, "parts") == expected
+
+
+def test_a_folder_of_inputs_has_hidden_files_and_damaged_ones(tmp_path: Path) -> None:
+    run.train(tiny("cv/lenet_mnist", f"output_dir={tmp_path / 'run'}", "train.max_steps=1"))
+    folder = tmp_path / "inputs"
+    folder.mkdir()
+    for name in ("a.png", "c.png"):
+        Image.new("L", (28, 28)).save(folder / name)
+    for name in ("._a.png", "b.png"):
+        (folder / name).write_bytes(b"no image")
+    weights = f"init.weights={tmp_path / 'run'}"
+    with pytest.raises(DataError, match="b.png: not an image .*\n  data.on_bad_row=skip says so"):
+        list(run.predict(tiny("cv/lenet_mnist", weights), [str(folder)]))
+    answers = list(
+        run.predict(tiny("cv/lenet_mnist", weights, "data.on_bad_row=skip"), [str(folder)], tmp_path / "seen")
+    )
+    assert [(Path(a["input"]).name, "error" in a) for a in answers] == [
+        ("a.png", False),
+        ("b.png", True),
+        ("c.png", False),
+    ]
+    assert sorted(f.name for f in (tmp_path / "seen").glob("*.png")) == ["00000_a.png", "00002_c.png"]
