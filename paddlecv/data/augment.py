@@ -43,6 +43,15 @@ def kept(found: Scene, keep: Tensor) -> Scene:
     return {"image": found["image"], "boxes": boxes, "labels": found["labels"][keep], **rest}
 
 
+def resized_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
+    """Masks [G, H, W] uint8 at another size, height and width: each pixel is the one that lies under its middle.
+
+    That is where an image has its pixels when it is resized. v2's own way takes the first of those that become one,
+    which moves the mask by half a pixel.
+    """
+    return v2.functional.resize_image(masks, list(size), v2.InterpolationMode.NEAREST_EXACT)
+
+
 def quarter_turns(found: Scene, turns: int) -> Scene:
     """Turned by `turns` times 90 degrees against the clock; no pixel is interpolated."""
     turns %= 4

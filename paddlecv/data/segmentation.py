@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.utils import draw_segmentation_masks
@@ -17,6 +17,7 @@ from torchvision.utils import draw_segmentation_masks
 from paddlecore.data import BadRows, SampleRows, mix, uniform
 from paddlecore.errors import DataError
 from paddlecore.task import Batch
+from paddlecv.data.augment import resized_masks
 from paddlecv.data.images import DEVIATION, MEAN, images_by_name, normalise, picture_of, pixels_of, read_image
 from paddlecv.data.labelled import LabelledData, read_lines, read_table
 
@@ -289,7 +290,7 @@ class SegmentationData(LabelledData):
         return {"image": image.as_subclass(Tensor), "mask": mask.as_subclass(Tensor)}
 
     def _augment(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        steps: list[nn.Module] = []
+        steps: list[Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = []
         if self.flip:
             steps.append(v2.RandomHorizontalFlip())
         if self.jitter:
@@ -299,11 +300,16 @@ class SegmentationData(LabelledData):
             factor = low + (high - low) * float(torch.rand(()))
             window = [max(1, round(side / factor)) for side in self.crop]
             # cut first, and scaled where that leaves the rest the fewest pixels
-            steps.insert(len(steps) if factor > 1 else 0, v2.Resize(self.crop, antialias=True))
+            steps.insert(len(steps) if factor > 1 else 0, self._to_crop)
             steps.insert(0, v2.RandomCrop(window, pad_if_needed=True, fill=_FILL))
         for step in steps:
             image, mask = step(image, mask)
         return image, mask
+
+    def _to_crop(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.crop is not None
+        classes = resized_masks(mask.as_subclass(Tensor)[None], self.crop)[0]
+        return v2.functional.resize(image, list(self.crop), antialias=True), tv_tensors.Mask(classes)
 
     def _collate(self, samples: list[dict[str, Tensor]]) -> Batch:
         """Samples of perhaps several sizes -> one batch: images filled up with 0, masks with void, right and below."""

@@ -217,6 +217,19 @@ def test_colours_and_mirror_before_enlarging_are_the_same_as_behind_it() -> None
         assert away.max() <= 6 and away.mean() < 1.5  # three changes cut fractions off, at other places
 
 
+@pytest.mark.parametrize("factor", [0.7, 1.45, 2.3])
+def test_a_scaled_mask_lies_where_its_image_does(factor: float) -> None:
+    """Between two classes a bilinear image passes its middle where the mask changes."""
+    data = SegmentationData(source="toy", crop=(64, 64), scale=(factor, factor), flip=False)
+    mask = torch.zeros(120, 120, dtype=torch.uint8)
+    mask[:, torch.arange(120) // 9 % 2 == 1] = 1
+    image = (255 * mask).expand(3, -1, -1).contiguous()
+    seen, moved = data._augment(tv_tensors.Image(image), tv_tensors.Mask(mask))
+    assert seen.shape == (3, 64, 64) and moved.shape == (64, 64)
+    wrong = (seen[0].as_subclass(Tensor) > 127) != (moved.as_subclass(Tensor) == 1)
+    assert wrong.float().mean() < 0.02
+
+
 def test_augmentation_knows_no_batch_and_moves_the_mask_along() -> None:
     data = SegmentationData(source="toy", crop=(40, 48), jitter=0.2)
     data.prepare()
