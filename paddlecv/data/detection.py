@@ -19,8 +19,8 @@ from torchvision.transforms import v2
 from paddlecore.data import Rows, SampleRows, mix
 from paddlecore.errors import DataError
 from paddlecore.task import Batch
-from paddlecv.data.augment import GROUND, Colours, Scene, crop, kept, mosaic, quarter_turns, scene
-from paddlecv.data.images import as_text, normalise, picture_of, pixels_of, read_image
+from paddlecv.data.augment import GROUND, Colours, Scene, crop, kept, mosaic, quarter_turns, resized_masks, scene
+from paddlecv.data.images import as_text, font_file, normalise, picture_of, pixels_of, read_image
 from paddlecv.data.labelled import LabelledData
 from paddlecv.data.shapes import Shape, draw
 
@@ -376,11 +376,8 @@ class DetectionData(LabelledData):
             return found
         resized = {**found, "boxes": v2.functional.resize(found["boxes"], size)}
         resized["image"] = v2.functional.resize(found["image"], size, antialias=True)
-        if "masks" in found:  # v2's way takes the first of the pixels that become one, not the one in the middle
-            masks = found["masks"].as_subclass(Tensor)
-            resized["masks"] = tv_tensors.Mask(
-                v2.functional.resize_image(masks, size, v2.InterpolationMode.NEAREST_EXACT)
-            )
+        if "masks" in found:
+            resized["masks"] = tv_tensors.Mask(resized_masks(found["masks"].as_subclass(Tensor), size))
         return resized
 
     # ------------------------------------------------------------------------------------------------ evaluation
@@ -522,13 +519,15 @@ def drawn(image: Tensor, objects: Sequence[dict[str, Any]], labels: Sequence[str
     if objects:
         names = [f"{f['label']} {f['score']:.2f}" if "score" in f else f["label"] for f in objects]
         boxes = torch.tensor([found["box"] for found in objects])
-        width = max(1, round(min(image.shape[1:]) / 240))
+        side = min(image.shape[1:])
         image = draw_bounding_boxes(
             image,
             boxes,
             names,
             colours,
-            width=width,
+            width=max(1, round(side / 240)),
+            font=font_file(),
+            font_size=max(10, round(side / 32)),
             label_colors="white",
             label_background_colors=colours,
             fill_labels=True,

@@ -137,6 +137,13 @@ def as_text(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
+def font_file() -> str:
+    """A font with the letters of the languages of Europe; Pillow's own has those of English alone."""
+    import matplotlib
+
+    return str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
+
+
 def captioned(image: Image.Image, lines: Sequence[str]) -> Image.Image:
     """The picture, enlarged by a whole number where it is narrower than 160 pixels, with lines of text under it."""
     from PIL import Image, ImageDraw, ImageFont
@@ -146,7 +153,7 @@ def captioned(image: Image.Image, lines: Sequence[str]) -> Image.Image:
     size = max(14, image.width // 25)
     sheet = Image.new("RGB", (image.width, image.height + (size + 4) * len(lines) + 4), "white")
     sheet.paste(image, (0, 0))
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.truetype(font_file(), size)
     for number, line in enumerate(lines):
         draw.text((4, image.height + 2 + (size + 4) * number), line, "black", font)
     return sheet

@@ -16,8 +16,8 @@ from paddlecore.data import Loader, eval_batches
 from paddlecore.errors import DataError
 from paddlecv.data import BCCDData, CocoData, FaceMasksData, PennFudanData, VOCData
 from paddlecv.data.augment import Colours, crop, mosaic, quarter_turns, scene
-from paddlecv.data.detection import DetectionData
-from paddlecv.data.images import picture_of
+from paddlecv.data.detection import DetectionData, drawn
+from paddlecv.data.images import captioned, picture_of
 from paddlecv.data.pennfudan import held_out
 from paddlecv.data.shapes import box_of, draw
 
@@ -543,6 +543,18 @@ def test_one_input_is_a_path_text_or_a_dict(tmp_path: Path) -> None:
     ):  # fmt: skip
         with pytest.raises(DataError, match=message):
             data.encode(bad)
+
+
+def test_names_are_drawn_in_their_letters_and_in_the_scale_of_the_picture() -> None:
+    def shown(name: str, side: int) -> Image.Image:
+        found = {"label": name, "box": [side / 2, side / 2, side * 0.9, side * 0.9]}
+        return drawn(torch.full((3, side, side), 200, dtype=torch.uint8), [found], [name])
+
+    assert shown("\u00fc", 96).tobytes() != shown("\u0436", 96).tobytes()  # none of them is an empty box
+    plain = Image.new("RGB", (200, 50))
+    assert captioned(plain, ["\u00fc"]).tobytes() != captioned(plain, ["\u0436"]).tobytes()
+    small, large = (np.asarray(shown("a", side).convert("L")) for side in (320, 3200))
+    assert (large > 250).sum() > 30 * (small > 250).sum() > 0  # the letters are white
 
 
 def test_one_input_equals_the_row_of_an_evaluation() -> None:
