@@ -237,7 +237,8 @@ class InteractionData(DataModule):
 
     Ids: users are 1..U and items 1..N, most frequent in train first; `num_users` = U + 1, `num_items` = N + 1; 0 is
     padding and unknown. In validation and test, users who are not in train are left out, and so are pairs that the user
-    had before, which are not ranked; items that are not in train count as missed. `describe` says how many there are.
+    had before, which are not ranked; items that are not in train count as missed. Given weights have users and items of
+    their own: pairs of others are not trained on. `describe` says how many of all these there are.
 
     A row is bad if it has another number of columns than the header, an empty user or item, a rating that is no number,
     a time that is neither a number nor a date (see `Times`), or is not UTF-8.
@@ -405,6 +406,7 @@ class InteractionData(DataModule):
         Raises:
             DataError: a file or row that cannot be used, by file and line.
         """
+        self._counts = {}
         read, names = (self._toy(), None) if self.source == "toy" else self._read_splits()
         if "all" in read:
             read["train"], read["test"] = self._divided(*read.pop("all"), self.test_share, 0)
@@ -437,7 +439,9 @@ class InteractionData(DataModule):
                 good = (both[0] > 0) & (both[1] > 0)
                 self._seen = Lists(both[0][good], both[1][good], num_users)
         self.splits = tuple(split for split in ("train", "valid", "test") if split in self._rows)
-        self._counts["train"] = {"pairs": len(rows), "users": num_users - 1, "items": num_items - 1}
+        self._counts["train"] = {
+            "pairs": len(rows), "users": num_users - 1, "items": num_items - 1, **self._counts.get("train", {})
+        }  # fmt: skip
 
     def _divided(
         self, users: np.ndarray, items: np.ndarray, share: float, stream: int
@@ -479,6 +483,9 @@ class InteractionData(DataModule):
         found = {split: (ids[0][users], ids[1][items]) for split, (users, items) in read.items()}
         users, items = found["train"]
         good = (users > 0) & (items > 0)  # restored vocabularies may lack some
+        self._counts["train"] = {"left_out": int((~good).sum())}
+        if len(good) and not good.any():
+            raise DataError("the given weights know no user or no item of any pair in train; train without them")
         return {**found, "train": (users[good], items[good])}
 
     def _files(self) -> dict[str, Path]:

@@ -186,6 +186,24 @@ def test_given_files_and_what_is_unknown_in_them(tmp_path: Path) -> None:
     assert data.describe()["splits"]["test"]["had_before"] == 2
 
 
+def test_pairs_that_given_weights_do_not_know_are_counted(tmp_path: Path) -> None:
+    old, new, other = (tmp_path / f"{name}.csv" for name in ("old", "new", "other"))
+    old.write_text("user,item\na,x\na,y\nb,x\n")
+    new.write_text("user,item\na,x\na,q\nc,x\nb,y\n")
+    other.write_text("user,item\nc,x\na,q\n")
+    options = {"test_share": 0.0, "valid_share": 0.0}
+    first = InteractionData(source=str(old), **options)
+    first.prepare()
+    tuned = InteractionData(source=str(new), **options)
+    tuned.restore(first.state())
+    tuned.prepare()
+    assert tuned.describe()["splits"]["train"] == {"left_out": 2, "pairs": 2, "users": 2, "items": 2}
+    tuned = InteractionData(source=str(other), **options)
+    tuned.restore(first.state())
+    with pytest.raises(DataError, match="the given weights know no user or no item"):
+        tuned.prepare()
+
+
 @pytest.mark.parametrize("split", ["last", "random"])
 def test_what_is_held_out_leaves_no_trace_in_the_ids(tmp_path: Path, split: str) -> None:
     """Ties are broken by them: in order of all counts, the popular items of the test would win."""
