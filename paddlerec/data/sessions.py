@@ -90,8 +90,8 @@ class SessionData(DataModule):
       the tab, its target: one example, not expanded (for test files that come expanded).
 
     All prefixes of a training session are examples: a session of n clicks gives n - 1. Where there is no valid file,
-    `valid_share` of the training sessions, drawn with `split_seed`, become validation; a session's prefixes stay
-    together. Their items are in the vocabulary all the same.
+    `valid_share` of the training sessions become validation, see `split`; a session's prefixes stay together. Their
+    items are in the vocabulary all the same.
 
     Ids: items are 1..N, most frequent in the train file first; `num_items` = N + 1. Id 0 is padding. An item that is
     not in the train file (or too rare there) is left out of histories, which may so become empty; as a target it has
@@ -115,7 +115,9 @@ class SessionData(DataModule):
         time: column of the time, numbers or dates.
         valid_share: share of the training sessions that become validation where there is no valid file; 0 = none.
         test_share: share of all sessions that become test where `source` is one file; 0 = none.
-        split_seed: of these shares; the run's seed does not change them.
+        split: random, or last: the sessions of each share are those that begin last, so that nothing is learned from
+            the future (of lines of text, the last lines).
+        split_seed: of a random split; the run's seed does not change it.
         **common: see `DataModule`.
     """
 
@@ -134,10 +136,13 @@ class SessionData(DataModule):
         time: str = "Time",
         valid_share: float = 0.1,
         test_share: float = 0.1,
+        split: str = "random",
         split_seed: int = 1,
         **common: Any,
     ) -> None:
         super().__init__(**common)
+        if split not in ("random", "last"):
+            raise ValueError(f"data.split must be random or last, got {split!r}")
         if max_len < 1 or min_count < 1:
             raise ValueError(f"data.max_len and data.min_count must be at least 1, got {max_len}, {min_count}")
         if min(valid_share, test_share) < 0 or valid_share + test_share >= 1:
@@ -148,7 +153,7 @@ class SessionData(DataModule):
             )
         self.batches, self.samples, self.alpha = batches, samples, alpha
         self.max_len, self.min_count, self.columns = max_len, min_count, (session, item, time)
-        self.valid_share, self.test_share, self.split_seed = valid_share, test_share, split_seed
+        self.valid_share, self.test_share, self.split, self.split_seed = valid_share, test_share, split, split_seed
         self._items: list[str] = []  # names; id = 1 + place
         self._ids: dict[str, int] = {}  # once `encode` needs them
         self._rows: dict[str, Rows] = {}
@@ -314,15 +319,20 @@ class SessionData(DataModule):
         of, codes, when = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
         order = np.lexsort((when, of))  # by session, then by time; stable
         offsets = np.concatenate([[0], np.cumsum(np.bincount(of, minlength=len(sessions)))])
-        return Log(codes[order], list(items), offsets, True)
+        log = Log(codes[order], list(items), offsets, True)
+        # in the order in which they begin; one split at random keeps that of the file
+        return log.take(np.argsort(when[order][offsets[:-1]], kind="stable")) if self.split == "last" else log
 
     def _divided(self, log: Log, share: float, stream: int) -> tuple[Log, Log]:
         """A log in two; the second gets `share` of the sessions, and each at least one."""
         count = len(log.offsets) - 1
         if count < 2:
             raise DataError("there is one session only, too few to split; lay valid and test files beside it")
-        order = np.random.Generator(np.random.Philox(key=mix(self.split_seed, stream))).permutation(count)
         second = min(max(round(share * count), 1), count - 1)
+        if self.split == "last":
+            order = np.arange(count)[::-1]
+        else:
+            order = np.random.Generator(np.random.Philox(key=mix(self.split_seed, stream))).permutation(count)
         return log.take(np.sort(order[second:])), log.take(np.sort(order[:second]))
 
     def _vocabulary(self, train: Log) -> list[str]:

@@ -125,6 +125,25 @@ def test_one_file_is_split_by_sessions(tmp_path: Path) -> None:
     assert examples(again.rows("valid")) == examples(data.rows("valid"))  # the run's seed does not change the split
 
 
+@pytest.mark.parametrize("name", ["log.tsv", "log.txt"])
+def test_the_latest_sessions_may_be_held_out(tmp_path: Path, name: str) -> None:
+    path, begins = tmp_path / name, [7, 0, 9, 3, 8, 1, 6, 2, 5, 4]
+    if name == "log.txt":
+        path.write_text("".join(f"a{i} b{i}\n" for i in range(10)))
+    else:
+        rows = [f"{s}\tb{begin}\t{begin + 50}\n{s}\ta{begin}\t{begin}" for s, begin in enumerate(begins)]
+        path.write_text("\n".join(["SessionId\tItemId\tTime", *rows]))
+    data = SessionData(source=str(path), split="last", valid_share=0.2, test_share=0.3, min_count=1)
+    data.prepare()
+    sessions = {s: data.describe()["splits"][s]["sessions"] for s in data.splits}
+    assert sessions == {"train": 5, "valid": 2, "test": 3}
+    # the items of train before validation is taken out of it
+    assert set(data.spec["labels"][1:]) == {f"{kind}{begin}" for kind in "ab" for begin in range(7)}
+    assert {data.spec["labels"][target] for _, target in examples(data.rows("valid"))} == {"b5", "b6"}
+    with pytest.raises(ValueError, match="must be random or last"):
+        SessionData(split="time")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "line", "why"),
     [
