@@ -103,7 +103,8 @@ def times(stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         BadValue: a number is none of these.
     """
-    whole = stamps.astype(np.int64)
+    with np.errstate(invalid="ignore"):  # beyond int64, which then is not what it was
+        whole = stamps.astype(np.int64)
     years, months, dates, hours = whole // 10**6, whole // 10**4 % 100, whole // 100 % 100, whole % 100
     good = (whole == stamps) & (years >= 0) & (years < 100) & (months >= 1) & (months <= 12) & (hours < 24)
     first = ((30 + years) * 12 + months - 1).astype("datetime64[M]")  # months since 1970

@@ -159,7 +159,7 @@ class MovieLensData(TableData):
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        age = numbers(table["age"], "age", -10.0).astype(np.int64) // 10 * 10
+        age = numbers(table["age"], "age", -10.0).clip(-10, 1000).astype(np.int64) // 10 * 10
         codes, values = sequences(table["genres"], "genres", "|", 8)
         genres = np.array([*values, ""], dtype=object)[codes[:, :3]]  # [n, 3]; code -1 is the last, ""
         changed = {"age": pa.array(age), **{f"genre{k + 1}": pa.array(genres[:, k], pa.string()) for k in range(3)}}

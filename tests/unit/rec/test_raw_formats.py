@@ -166,8 +166,8 @@ def test_hours_and_weekdays() -> None:
     for stamp, hour, weekday in zip(stamps, hours, weekdays, strict=False):
         day = datetime.datetime.strptime(f"20{stamp:08d}", "%Y%m%d%H")
         assert (hour, weekday) == (day.hour, day.weekday())
-    for wrong in (14130100, 14102124, 14022900, 14100000, 14102100.5, -14102100):
-        with pytest.raises(BadValue):
+    for wrong in (14130100, 14102124, 14022900, 14100000, 14102100.5, -14102100, 1e30):
+        with pytest.raises(BadValue), np.errstate(invalid="raise"):
             times(np.array([wrong]))
 
 
@@ -272,6 +272,13 @@ def test_the_canonical_folds_of_movielens() -> None:
     scores = data.describe()["test_auc_of"]
     train = pd.concat([frame.iloc[:20_000], frame.iloc[40_000:]])
     assert 0.6 < scores["popularity"] < scores["item_mean"] < 0.75 and len(train) == 80_000
+
+
+def test_an_age_beyond_all_numbers_is_an_unknown_one() -> None:
+    data = MovieLensData()
+    with np.errstate(invalid="raise"):
+        ids = [data.encode({**data.examples()[0], "age": age})["ids"] for age in (1e30, -1e30, None)]
+    assert all(i.tolist() == ids[0].tolist() and i[0, 3] == 0 for i in ids)
 
 
 def test_nothing_of_movielens_travels_with_weights() -> None:
