@@ -234,7 +234,7 @@ class Trainer:
             interval.pause()
             self._check_finite()
             if self.valid is not None and self.evaluated_at != self.step:
-                self._evaluate_and_select()
+                self._evaluate_and_select(due=False)
             self._save()
             self._settle()
         return {
@@ -364,7 +364,9 @@ class Trainer:
                 channels_last=self.options.channels_last,
             )
 
-    def _evaluate_and_select(self) -> None:
+    def _evaluate_and_select(self, due: bool = True) -> None:
+        """`due` False: the run ends here, between two evaluations. A longer run has none at this step, so plateaus and
+        early stopping do not count it."""
         assert self.valid is not None
         self._check_finite()
         metrics = self.evaluate(self.valid)
@@ -375,8 +377,8 @@ class Trainer:
             self.best = {"step": self.step, "metric": self.best_metric, "value": value, "metrics": metrics}
             self.evaluations_without_gain = 0
         else:
-            self.evaluations_without_gain += 1
-        for schedule in self.schedules.values():
+            self.evaluations_without_gain += due
+        for schedule in self.schedules.values() if due else ():
             schedule.observe(value, goal)
         if self.journal is not None:
             self.journal.log(self.step, self.epochs_done(), "eval", metrics)

@@ -253,6 +253,20 @@ def test_length_is_part_of_a_run_only_where_the_schedule_ends_with_it() -> None:
                 folder(constant, "data.batch_size=50"), folder(constant, "model.dim=8")}) == 5  # fmt: skip
 
 
+def test_a_run_made_longer_has_the_plateaus_of_one_that_was_long() -> None:
+    """The evaluation at the end of the shorter run is none of the longer one's."""
+    plateau = ["optim.schedule.kind=plateau", "optim.schedule.min_delta=9", "train.eval_every=4", "train.early_stop=5"]
+    for folder, lengths in (("in_two", (6, 12)), ("at_once", (12,))):
+        for length in lengths:
+            run.train(compose(f"output_dir={folder}", f"train.max_steps={length}", *plateau))
+    two, one = (checkpoint.latest(Path(folder) / "checkpoints") for folder in ("in_two", "at_once"))
+    assert two is not None and one is not None and two.name == one.name == "step_00000012"
+    states = [checkpoint.read_json(folder / "trainer.json") for folder in (two, one)]
+    assert states[0]["schedules"] == states[1]["schedules"]
+    weights = [checkpoint.load_tensors(folder / "model.safetensors") for folder in (two, one)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 def test_length_is_part_of_a_run_also_where_one_phase_ends_with_it() -> None:
     phases = "optim.phases={judge: {schedule: {kind: linear}}}"
     two, three = (
