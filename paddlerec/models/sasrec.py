@@ -17,8 +17,10 @@ class SASRec(nn.Module):
     the items' own embeddings (eq. 6).
 
     Around each of a block's two halves stands x + dropout(g(layer norm(x))) (section III-E); a last layer norm follows
-    the blocks. As in the authors' code, item embeddings are multiplied by sqrt(dim) where they are read (not where they
-    are scored with), the heads' results are not projected, and embeddings are dropped out too.
+    the blocks. The authors' code, which published scores are those of, adds g's result to the normalised input in place
+    of the input, and drops weights of the attention in place of what it reads: `form="code"`. In either, as in that
+    code, item embeddings are multiplied by sqrt(dim) where they are read (not where they are scored with), the heads'
+    results are not projected, and embeddings are dropped out too.
 
     Places count from the end: the paper pads on the left, so the latest item always stands at the last place. Each
     state depends on its item, those before it and how many come after it, but not on which these are; the padding on
@@ -33,6 +35,7 @@ class SASRec(nn.Module):
         blocks: number of blocks.
         heads: of the attention; divides dim.
         dropout: probability that a value is dropped.
+        form: of a block: `paper` or `code`, see above.
 
     Shapes: history [B, T] int64, right-padded with 0 -> states [B, T, dim], those of padding without meaning.
     """
@@ -46,16 +49,19 @@ class SASRec(nn.Module):
         blocks: int = 2,
         heads: int = 1,
         dropout: float = 0.5,
+        form: str = "paper",
     ) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"heads={heads} must divide dim={dim}")
+        if form not in ("paper", "code"):
+            raise ValueError(f"form must be paper or code, got {form!r}")
         self.max_len = max_len
         self.items = RowTable(num_items, dim, init_std=0.02)  # small: what a rare item starts with stays in its score
         self.places = nn.Embedding(max_len, dim)
         nn.init.normal_(self.places.weight, std=0.02)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(blocks))
+        self.blocks = nn.ModuleList(Block(dim, heads, dropout, form) for _ in range(blocks))
         self.norm = nn.LayerNorm(dim, eps=1e-8)
 
     def item_vectors(self) -> Tensor:
@@ -85,12 +91,14 @@ class SASRec(nn.Module):
 class Block(nn.Module):
     """x + dropout(attention(norm(x))), then the same with the point-wise network (eq. 2-5): [B, T, d] -> [B, T, d].
 
+    In the form `code`, norm(x) stands in place of the first x as well, and dropout is within the attention.
+
     Attention is causal, and padding stands on the right, so no state of an item ever looks at padding.
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, form: str) -> None:
         super().__init__()
-        self.heads, self.drop = heads, dropout
+        self.heads, self.code = heads, form == "code"
         self.attention_norm = nn.LayerNorm(dim, eps=1e-8)
         self.queries = Linear(dim, dim)
         self.keys = Linear(dim, dim, bias=False)  # it would add the same to all energies, which softmax takes away
@@ -109,8 +117,13 @@ class Block(nn.Module):
         normed = self.attention_norm(x)
         parts = (self.queries(normed), self.keys(normed), self.values(normed))
         queries, keys, values = (p.unflatten(2, (self.heads, -1)).transpose(1, 2) for p in parts)  # [B, heads, T, ...]
-        read = nn.functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-        x = x + self.dropout(read.transpose(1, 2).flatten(2))
+        dropped = self.dropout.p if self.code and self.training else 0.0
+        read = nn.functional.scaled_dot_product_attention(queries, keys, values, is_causal=True, dropout_p=dropped)
+        read = read.transpose(1, 2).flatten(2)
+        if self.code:
+            x = self.network_norm(normed + read)
+            return x + self.network(x)
+        x = x + self.dropout(read)
         return x + self.network(self.network_norm(x))
 
 

@@ -18,7 +18,7 @@ def padded(histories: list[list[int]], width: int = 0) -> Tensor:
     return torch.tensor([h + [0] * (width - len(h)) for h in histories])
 
 
-def model(**sizes: int) -> SASRec:
+def model(**sizes: int | str) -> SASRec:
     torch.manual_seed(0)
     made = SASRec(**{"num_items": 10, "max_len": 6, "dim": 8, "blocks": 2, "heads": 2, **sizes}).eval()
     for parameter in made.parameters():  # norms and biases, too, are to be seen
@@ -26,7 +26,7 @@ def model(**sizes: int) -> SASRec:
     return made
 
 
-def slow(sasrec: SASRec, history: list[int], heads: int) -> Tensor:
+def slow(sasrec: SASRec, history: list[int], heads: int, form: str) -> Tensor:
     """Equations 1 to 5 in float64, one state and one head at a time: [n, d]."""
     w = {name: p.detach().double() for name, p in sasrec.named_parameters()}
     dim, n = w["items.weight"].shape[1], len(history)
@@ -54,24 +54,45 @@ def slow(sasrec: SASRec, history: list[int], heads: int) -> Tensor:
                 energy = torch.stack([queries[t][own] @ keys[s][own] / math.sqrt(dim / heads) for s in range(t + 1)])
                 share = energy.softmax(0)
                 heads_read.append(sum(share[s] * values[s][own] for s in range(t + 1)))
-            y = x[t] + torch.cat(heads_read)
-            hidden = torch.relu(
-                w[f"{block}.network.0.weight"] @ norm(y, f"{block}.network_norm") + w[f"{block}.network.0.bias"]
-            )
+            y = (normed if form == "code" else x)[t] + torch.cat(heads_read)
+            read = norm(y, f"{block}.network_norm")
+            y = read if form == "code" else y
+            hidden = torch.relu(w[f"{block}.network.0.weight"] @ read + w[f"{block}.network.0.bias"])
             after.append(y + w[f"{block}.network.3.weight"] @ hidden + w[f"{block}.network.3.bias"])
         x = after
     return torch.stack([norm(v, "norm") for v in x])
 
 
+@pytest.mark.parametrize("form", ["paper", "code"])
 @pytest.mark.parametrize("heads", [1, 2])
-def test_against_a_slow_transcription(heads: int) -> None:
-    sasrec = model(heads=heads)
+def test_against_a_slow_transcription(heads: int, form: str) -> None:
+    sasrec = model(heads=heads, form=form)
     states, last = sasrec(padded(HISTORIES)), sasrec.encode(padded(HISTORIES))
     for row, history in enumerate(HISTORIES):
         if history:
-            expected = slow(sasrec, history, heads)
+            expected = slow(sasrec, history, heads, form)
             torch.testing.assert_close(states[row, : len(history)].double(), expected, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(last[row].double(), expected[-1], rtol=1e-4, atol=1e-5)
+
+
+def test_the_form_code_drops_what_is_attended_to_and_not_what_was_read() -> None:
+    first = model(form="code").blocks[0].train()
+    first.network.eval()  # only attention drops
+    x = torch.randn(1, 4, 8)
+    # the first place attends to itself alone: all of a head's value, doubled, or none of it
+    normed = first.attention_norm(x)[0, 0]
+    read = first.values(normed).view(2, 4)
+    seen = set()
+    for _ in range(40):
+        out = first(x)[0, 0]
+        for kept in ((0, 0), (0, 2), (2, 0), (2, 2)):
+            y = first.network_norm(normed + (read * torch.tensor(kept)[:, None]).flatten())
+            if torch.allclose(out, y + first.network(y), atol=1e-5):
+                seen.add(kept)
+                break
+        else:
+            raise AssertionError("neither dropped nor doubled")
+    assert len(seen) == 4
 
 
 def test_no_state_sees_a_later_item() -> None:
@@ -109,3 +130,5 @@ def test_an_empty_history_is_one_item_0() -> None:
 def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="heads=3"):
         SASRec(num_items=5, dim=8, heads=3)
+    with pytest.raises(ValueError, match="paper or code"):
+        SASRec(num_items=5, dim=8, form="torch")
