@@ -141,27 +141,21 @@ class HeldOutRows:
         return {**batch, "seen": seen.masked_fill(seen == batch["target"][:, None], 0)}
 
 
-class LengthPlan(Plan):
-    """Batches of rows of about the same length, so that little of a batch is padding.
+class SortedSteps(Plan):
+    """Random steps, the rows of each in order of length.
 
-    The rows are shuffled, put in order of length within each `pool` batches, and the batches are shuffled.
+    Pieces of a step (`train.accumulate`, ranks) then hold rows of about the same length, so little of them is padding.
+    Whole steps of one length would need no pieces, but steps count alike: a target of a short history would weigh many
+    times as much as one of a long history.
     """
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, *, seed: int, pool: int = 32) -> None:
+    def __init__(self, lengths: np.ndarray, batch_size: int, *, seed: int) -> None:
         super().__init__(len(lengths), batch_size, seed=seed)
-        self.lengths, self.pool = lengths, pool
+        self.lengths = lengths
 
-    def order(self, epoch: int) -> np.ndarray:
-        if epoch not in self._cached:
-            order = super().order(epoch)
-            full = self.size // self.batch_size * self.batch_size  # what is left over stays the last batch
-            for start in range(0, full, self.pool * self.batch_size):
-                pool = order[start : min(start + self.pool * self.batch_size, full)]
-                pool[:] = pool[np.argsort(self.lengths[pool], kind="stable")]
-            batches = order[:full].reshape(-1, self.batch_size)
-            random = np.random.Generator(np.random.Philox(key=mix(self.seed, epoch, 1)))
-            order[:full] = batches[random.permutation(len(batches))].ravel()
-        return self._cached[epoch]
+    def rows(self, epoch: int, step: int) -> np.ndarray:
+        rows = super().rows(epoch, step)
+        return rows[np.argsort(self.lengths[rows], kind="stable")]
 
 
 class HistoryData(SessionData):
@@ -266,7 +260,7 @@ class HistoryData(SessionData):
 
     def plan(self, rows: Rows) -> Plan:
         assert isinstance(rows, HistoryRows)
-        return LengthPlan(rows.lengths, self.batch_size, seed=self.seed)
+        return SortedSteps(rows.lengths, self.batch_size, seed=self.seed)
 
     def _file(self) -> Path:
         path = Path(self.source)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from paddlecore.data import Plan
 from paddlecore.errors import DataError
 from paddlecore.sources import data_root
 from paddlerec.data import AmazonGamesData, AmazonS3RecData, HistoryData
-from paddlerec.data.histories import LengthPlan, Negatives
+from paddlerec.data.histories import Negatives, SortedSteps
 
 LINES = "u1 a\nu2 b c\nu1 b c d\nu3 a\nu1 e\nu2 a\nu4 a b\n"  # u1: a b c d e; u2: b c a; u3: a; u4: a b
 
@@ -117,18 +118,13 @@ def test_training_negatives_do_not_depend_on_the_batch_but_on_the_epoch() -> Non
 
 
 @pytest.mark.parametrize("size", [96, 100, 81, 7])
-def test_length_plan_is_an_order_of_all_rows_with_little_padding(size: int) -> None:
+def test_steps_are_random_and_each_in_order_of_length(size: int) -> None:
     lengths = np.random.default_rng(0).integers(1, 50, size)
-    plan = LengthPlan(lengths, 8, seed=1, pool=4)
+    plan, plain = SortedSteps(lengths, 8, seed=1), Plan(size, 8, seed=1)
     for epoch in (0, 1):
-        batches = [plan.rows(epoch, step) for step in range(plan.steps(epoch))]
-        assert sorted(np.concatenate(batches).tolist()) == list(range(size))
-    assert not np.array_equal(plan.order(0), plan.order(1))
-    assert np.array_equal(LengthPlan(lengths, 8, seed=1, pool=4).order(1), plan.order(1))
-    if size == 96:
-        assert sum(np.ptp(lengths[b]) for b in batches) < 0.5 * sum(
-            np.ptp(b) for b in np.split(np.random.default_rng(1).permutation(lengths), 12)
-        )
+        for step in range(plan.steps(epoch)):
+            rows = plan.rows(epoch, step)
+            assert sorted(rows) == sorted(plain.rows(epoch, step)) and (np.diff(lengths[rows]) >= 0).all()
 
 
 def test_published_counts() -> None:
