@@ -46,7 +46,8 @@ class GowallaData(InteractionData):
     Args:
         valid_share: share of each user's training pairs that become validation; 0 = none, all are trained on.
         split_seed: of that share; the run's seed does not change it.
-        negatives, in_batch, sampled, alpha, train_history, graph: what a training batch brings; see `PairRows`.
+        negatives, in_batch, sampled, alpha, drop_known, train_history, graph: what a training batch brings; see
+            `PairRows`.
         max_history: items of a user that evaluation and `encode` give to a user tower.
         **common: see `DataModule`; `source`: auto = the files under PADDLE_DATA (rec/gowalla-lightgcn), toy =
             generated, or a folder with train and test files of the same form.

@@ -64,9 +64,9 @@ class SASRec(nn.Module):
         self.blocks = nn.ModuleList(Block(dim, heads, dropout, form) for _ in range(blocks))
         self.norm = nn.LayerNorm(dim, eps=1e-8)
 
-    def item_vectors(self) -> Tensor:
-        """[N, dim], row 0 included."""
-        return self.items.weight
+    def item_vectors(self, ids: Tensor | None = None) -> Tensor:
+        """[N, dim], row 0 included; or those of `ids` [...] alone: [..., dim]."""
+        return self.items.weight if ids is None else self.items(ids)
 
     def forward(self, history: Tensor) -> Tensor:
         if history.shape[1] > self.max_len:

@@ -57,9 +57,9 @@ class SRGNN(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -(dim**-0.5), dim**-0.5)
 
-    def item_vectors(self) -> Tensor:
-        """[N, dim], row 0 included."""
-        return self.items.weight
+    def item_vectors(self, ids: Tensor | None = None) -> Tensor:
+        """[N, dim], row 0 included; or those of `ids` [...] alone: [..., dim]."""
+        return self.items.weight if ids is None else self.items(ids)
 
     def encode(self, history: Tensor) -> Tensor:
         graph = session_graphs(history)

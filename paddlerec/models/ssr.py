@@ -55,9 +55,10 @@ class SSR(nn.Module):
         self.user = nn.Linear((1 + len(self.rates)) * dim, dim)
         self.item = nn.Linear(dim, dim)
 
-    def item_vectors(self) -> Tensor:
-        """[N, dim] of length 1, row 0 included."""
-        return nn.functional.normalize(torch.tanh(self.item(self.items.weight)).float())
+    def item_vectors(self, ids: Tensor | None = None) -> Tensor:
+        """[N, dim] of length 1, row 0 included; or those of `ids` [...] alone: [..., dim]."""
+        rows = self.items.weight if ids is None else self.items(ids)
+        return nn.functional.normalize(torch.tanh(self.item(rows)).float(), dim=-1)
 
     def encode(self, history: Tensor) -> Tensor:
         length = (history > 0).sum(1).clamp(min=1)  # [B]

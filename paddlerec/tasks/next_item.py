@@ -32,7 +32,8 @@ class NextItem(Task):
     In evaluation mode item vectors are computed once and kept until `train()` or `eval()` is called again.
 
     Args:
-        model: has `encode(history) -> [B, d]`, `item_vectors() -> [N, d]` with row 0, and perhaps `item_bias() -> [N]`.
+        model: has `encode(history) -> [B, d]`, `item_vectors() -> [N, d]` with row 0, and perhaps `item_bias() -> [N]`;
+            with loss `bce`, `item_vectors(ids [M, K]) -> [M, K, d]`, which saves a gradient of the table's size.
         labels: names of the items by id, id 0 included; None = `render` gives ids.
         measures: see `Ranking`; the first selects the checkpoint.
         top: items that `render` lists.
@@ -79,16 +80,16 @@ class NextItem(Task):
             real = target > 0
             query, target = self.model(history)[real], target[real]  # [M, d], [M]
             negatives = None if negatives is None else negatives[real]  # [M, K]
-        vectors, bias = self.items()
         if self.loss == "softmax":
+            vectors, bias = self.items()
             loss = softmax_loss(query, vectors, target, bias=bias)
         else:
             if negatives is None:
                 raise ValueError("task.loss=bce needs negatives, and this data set gives none")
             ids = torch.cat([target[:, None], negatives], 1)  # [M, 1 + K]
-            score = (nn.functional.embedding(ids, vectors) @ query.unsqueeze(2)).squeeze(2).float()
-            if bias is not None:
-                score = score + bias[ids]
+            score = (self.model.item_vectors(ids) @ query.unsqueeze(2)).squeeze(2).float()  # type: ignore[operator]
+            if hasattr(self.model, "item_bias"):
+                score = score + self.model.item_bias()[ids]  # type: ignore[operator]
             wanted = torch.zeros_like(score)
             wanted[:, 0] = 1.0
             loss = nn.functional.binary_cross_entropy_with_logits(score, wanted, reduction="sum")

@@ -27,9 +27,9 @@ class Mean(nn.Module):
         some = (history > 0).unsqueeze(2)
         return (self.table(history) * some).sum(1) / some.sum(1).clamp(min=1)
 
-    def item_vectors(self) -> Tensor:
+    def item_vectors(self, ids: Tensor | None = None) -> Tensor:
         self.calls += 1
-        return self.table.weight
+        return self.table.weight if ids is None else self.table(ids)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -127,6 +127,24 @@ def test_a_target_for_each_place(bias: bool) -> None:
         assert float(out.loss_sum) == pytest.approx(expected, rel=1e-5) and int(out.weight) == 5
         wider = {k: nn.functional.pad(v, (0, 0) * (v.dim() - 2) + (0, 3)) for k, v in batch.items()}
         assert float(NextItem(model, loss=loss)(wider).loss_sum) == pytest.approx(expected, rel=1e-5)
+
+
+def test_bce_makes_no_gradient_of_the_tables_size() -> None:
+    torch.manual_seed(1)
+    model = States()
+    batch = {
+        "history": torch.tensor([[3, 4]]),
+        "target": torch.tensor([[4, 5]]),
+        "negatives": torch.tensor([[[7], [8]]]),
+    }
+    task = NextItem(model, loss="bce")
+    task(batch).loss_sum.backward()
+    expected, model.table.weight.grad = model.table.weight.grad, None
+    model.table.adopt()
+    task(batch).loss_sum.backward()
+    assert model.table.weight.grad is None
+    ids, rows = model.table.take()
+    torch.testing.assert_close(torch.zeros_like(expected).index_add_(0, ids, rows), expected)
 
 
 def test_vectors_for_other_indexes_give_the_same_scores() -> None:
