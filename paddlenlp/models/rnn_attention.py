@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from paddlenlp.layers.dropout import Dropout
+from paddlecore.dropout import Dropout
 
 _KINDS = ("bahdanau", "luong_general", "luong_concat")
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from paddlecore.dropout import Dropout
 from paddlecore.linear import Linear
-from paddlenlp.layers.dropout import Dropout
 
 
 @dataclass

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from paddlecore.dropout import Dropout
 from paddlecore.linear import Linear
 from paddlecore.sparse import RowTable
 
@@ -60,7 +61,7 @@ class SASRec(nn.Module):
         self.items = RowTable(num_items, dim, init_std=0.02)  # small: what a rare item starts with stays in its score
         self.places = nn.Embedding(max_len, dim)
         nn.init.normal_(self.places.weight, std=0.02)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, heads, dropout, form) for _ in range(blocks))
         self.norm = nn.LayerNorm(dim, eps=1e-8)
 
@@ -104,10 +105,8 @@ class Block(nn.Module):
         self.keys = Linear(dim, dim, bias=False)  # it would add the same to all energies, which softmax takes away
         self.values = Linear(dim, dim)
         self.network_norm = nn.LayerNorm(dim, eps=1e-8)
-        self.network = nn.Sequential(
-            Linear(dim, dim), nn.ReLU(), nn.Dropout(dropout), Linear(dim, dim), nn.Dropout(dropout)
-        )
-        self.dropout = nn.Dropout(dropout)
+        self.network = nn.Sequential(Linear(dim, dim), nn.ReLU(), Dropout(dropout), Linear(dim, dim), Dropout(dropout))
+        self.dropout = Dropout(dropout)
         for linear in (self.queries, self.keys, self.values, self.network[0], self.network[3]):
             nn.init.xavier_uniform_(linear.weight)
             if linear.bias is not None:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from paddlenlp.layers.beam_search import beam_search
-from paddlenlp.layers.dropout import Dropout
 from paddlenlp.models import Transformer
 from paddlenlp.models.transformer import positions
 
@@ -171,22 +170,6 @@ def test_bf16_trains_with_nearly_the_gradient_of_fp32() -> None:
 def test_heads_have_to_divide_the_width() -> None:
     with pytest.raises(ValueError, match="multiple of heads"):
         model(heads=3)
-
-
-def test_dropout_drops_the_share_it_says_and_keeps_the_mean() -> None:
-    torch.manual_seed(0)
-    drop = Dropout(0.3)
-    x = torch.ones(1000, 1003)
-    y = drop(x)
-    share = round(0.3 * 256) / 256
-    assert float((y == 0).float().mean()) == pytest.approx(share, abs=5 * (share * (1 - share) / x.numel()) ** 0.5)
-    torch.testing.assert_close(y[y != 0].unique(), torch.tensor([1 / (1 - share)]))
-    places = (y == 0).flatten()[: 1003 * 1000 // 8 * 8].view(-1, 8).float().mean(0)  # each byte of a word
-    torch.testing.assert_close(places, torch.full((8,), share), atol=0.006, rtol=0)
-    assert torch.equal(drop.eval()(x), x)
-    x.requires_grad_()
-    drop.train()(x).sum().backward()
-    assert x.grad is not None and set(x.grad.unique().tolist()) == {0.0, y.max().item()}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
