@@ -167,7 +167,7 @@ def plot(folder: Path) -> Path:
     """Draw the training loss and the run's selecting metric over the steps into `folder`/curve.png.
 
     Raises:
-        ConfigError: there is nothing to draw.
+        ConfigError: there is nothing to draw, or result.json is damaged.
     """
     path = folder / "metrics.jsonl"
     lines = read_metrics(path) if path.is_file() else []
@@ -176,7 +176,12 @@ def plot(folder: Path) -> Path:
     if not losses and not evals:
         raise ConfigError(f"{folder} holds no curve: {path} has no train or eval line")
     result_file = folder / "result.json"
-    result = json.loads(result_file.read_text(encoding="utf-8")) if result_file.is_file() else {}
+    try:
+        result = json.loads(result_file.read_text(encoding="utf-8")) if result_file.is_file() else {}
+    except ValueError as error:
+        raise ConfigError(
+            f"{result_file} is damaged: {error}; delete it, and the run's command makes it again"
+        ) from None
     names = [n for x in evals[:1] for n in x if n not in ("step", "epoch", "kind")]
     main = (result.get("best") or {}).get("metric") or next(iter(names), None)
 

@@ -191,3 +191,10 @@ def test_environment_is_json_and_names_the_commit(tmp_path: Path) -> None:
     assert commit is not None and len(commit) == 40
     (tmp_path / "file").write_text("two")
     assert journal.git_commit(tmp_path) == commit + "+changes"
+
+
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    write(tmp_path, range(1, 3))
+    (tmp_path / "result.json").write_text("x")
+    with pytest.raises(ConfigError, match="result.json is damaged"):
+        journal.plot(tmp_path)
