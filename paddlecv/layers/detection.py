@@ -205,6 +205,8 @@ def suppress(
     Shapes: boxes [B, N, 4], scores [B, N], labels [B, N] -> Detections.
     """
     boxes, scores = boxes.float(), scores.float()
+    if not boxes.shape[1]:  # a first stage that proposed nothing: one that scores nothing, so that K is 1
+        boxes, scores, labels = pad(boxes, (0, 0, 0, 1)), pad(scores, (0, 1), value=min_score), pad(labels, (0, 1))
     found = []
     for image in range(len(boxes)):
         there = (scores[image] > min_score).nonzero()[:, 0]

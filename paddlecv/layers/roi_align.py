@@ -94,7 +94,7 @@ class RoIAlign(nn.Module):
             mode="sum",
             per_sample_weights=weight.view(-1, (2 * self.sampling) ** 2),
         )
-        out = bags.view(len(boxes), self.output_size, self.output_size, -1).permute(0, 3, 1, 2)
+        out = bags.view(len(boxes), self.output_size, self.output_size, table.shape[1]).permute(0, 3, 1, 2)
         return out.to(maps[0].dtype)
 
     def _taps(self, start: Tensor, end: Tensor, limit: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from torchvision.models.detection._utils import BoxCoder, Matcher, SSDMatcher
 from torchvision.ops import box_iou
 
 from paddlecv.layers import detection as d
+from paddlecv.models import FasterRCNN
 
 
 def boxes(count: int, side: float = 40.0, seed: int = 0, batch: int | None = None) -> Tensor:
@@ -140,3 +141,17 @@ def test_nothing_found_is_one_column_of_padding() -> None:
         *d.best_of_each_class(boxes(5, batch=2), torch.zeros(2, 5, 3), 9), min_score=0, max_iou=1, keep=9
     )
     assert found.boxes.shape == (2, 1, 4) and not found.labels.any()
+    none = d.suppress(torch.zeros(2, 0, 4), torch.zeros(2, 0), torch.zeros(2, 0).long(), min_score=0, max_iou=1, keep=9)
+    assert none.boxes.shape == (2, 1, 4) and not none.labels.any()
+
+
+def test_pictures_in_which_nothing_is_proposed_have_no_detections() -> None:
+    torch.manual_seed(0)
+    model = FasterRCNN(
+        num_classes=2, architecture="mobilenet_v2", strides=(16, 32), channels=8, box_width=8, frozen_norm=False,
+        anchor_sizes=((32,), (64,), (96,)), candidates=(9, 9), proposals=(9, 9),
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        model.rpn.head.bbox_pred.bias[:] = 1e5  # all of them lie outside
+        found = model(torch.rand(1, 3, 64, 64), torch.tensor([[64, 64]]))
+    assert found.boxes.shape == (1, 1, 4) and not found.labels.any()
