@@ -115,7 +115,12 @@ def save(
 
 def steps(root: Path) -> list[Path]:
     """The checkpoints under `root`, oldest first; nothing is said about whether they are whole."""
-    return sorted(p for p in root.glob("step_*") if p.is_dir() and p.name[5:].isdigit())
+    found = (p for p in root.glob("step_*") if p.is_dir() and p.name[5:].isdigit())
+    return sorted(found, key=lambda p: _number(p.name))
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix("step_"))
 
 
 def verify(folder: Path) -> None:
@@ -210,7 +215,7 @@ def prune(root: Path, keep: int, best: str | None, last: str) -> None:
 
     What lies after `last`, the one just written or resumed from, was passed over as damaged: it takes nobody's place.
     """
-    for folder in [f for f in steps(root) if f.name <= last][:-keep]:
+    for folder in [f for f in steps(root) if _number(f.name) <= _number(last)][:-keep]:
         if folder.name != best:
             shutil.rmtree(folder, ignore_errors=True)
     for part in root.glob(".step_*.part"):

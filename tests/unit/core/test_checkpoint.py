@@ -80,6 +80,12 @@ def test_a_half_written_checkpoint_is_not_seen(tmp_path: Path) -> None:
     assert checkpoint.latest(tmp_path / "none") is None
 
 
+def test_checkpoints_are_in_order_of_their_numbers(tmp_path: Path) -> None:
+    for name in ("step_100000000", "step_99999999", "step_00000007", "step_x"):
+        (tmp_path / name).mkdir()
+    assert [p.name for p in checkpoint.steps(tmp_path)] == ["step_00000007", "step_99999999", "step_100000000"]
+
+
 def test_prune_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         make(tmp_path, step)
