@@ -113,7 +113,7 @@ class RetinaNet(nn.Module):
         match = match_anchors(boxes, labels, anchors, high=self.high, low=self.low, rescue="ties")
         box, label = matched_targets(match, boxes, labels)  # [B, N, 4], [B, N]
         classes = F.one_hot(label, scores.shape[2])
-        classes[..., 0] = 0  # background is no class
+        classes[..., 0].zero_()  # background is no class
         focal = sigmoid_focal_loss(scores, classes.to(scores), alpha=0.25, gamma=2).sum(-1)  # [B, N]
         away = F.l1_loss(codes, encode_boxes(box, anchors), reduction="none").sum(-1)
         positive = label > 0

@@ -465,7 +465,8 @@ class _PublishedSessions(Numbered, SessionData):
     ) -> None:
         super().__init__(
             batches=batches, samples=samples, alpha=alpha, max_len=max_len, min_count=1, session="SessionId",
-            item="ItemId", time="Time", valid_share=valid_share, test_share=0.1, split_seed=1, **common,
+            item="ItemId", time="Time", valid_share=valid_share, test_share=0.1, split="random", split_seed=1,
+            **common,
         )  # fmt: skip
 
     def _files(self) -> dict[str, Path]:
