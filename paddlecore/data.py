@@ -62,6 +62,13 @@ def padded(flat: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray
     return rows
 
 
+def ranges(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """starts[i] .. ends[i] - 1 of each i, one after the other; first, beside each number, its i. Both [n] int64."""
+    lengths = ends - starts
+    of = np.repeat(np.arange(len(starts)), lengths)
+    return of, np.arange(len(of)) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
+
+
 class SampleRows:
     """Rows that are made one by one, e.g. decoded and augmented images.
 

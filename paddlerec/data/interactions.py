@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from paddlecore.data import DataModule, Plan, Rows, mix, uniform
+from paddlecore.data import DataModule, Plan, Rows, mix, ranges, uniform
 from paddlecore.errors import DataError
 from paddlecore.sources import fingerprint, split_files
 from paddlecore.task import Batch
@@ -61,13 +61,6 @@ class Steps(Plan):
 
     def rows(self, epoch: int, step: int) -> np.ndarray:
         return super().rows(epoch, step) + epoch * self.size
-
-
-def _ranges(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """starts[i] .. ends[i] - 1 of each i, one after the other; first, beside each number, its i."""
-    lengths = ends - starts
-    of = np.repeat(np.arange(len(starts)), lengths)
-    return of, np.arange(len(of)) + (starts - np.cumsum(lengths) + lengths)[of]
 
 
 class PairRows:
@@ -137,7 +130,7 @@ class PairRows:
             batch["candidates_log_q"] = self.log_q[batch["candidates"]]
             batch["item_log_q"] = self.log_q[item]
             if self.drop_known:
-                of, place = _ranges(self.lists.starts[user], self.lists.starts[user + 1])
+                of, place = ranges(self.lists.starts[user], self.lists.starts[user + 1])
                 batch["hits"] = self._hits(of, self.lists.items[place], batch["candidates"])
             else:
                 batch["hits"] = self._hits(np.arange(len(item)), item, batch["candidates"])
@@ -160,7 +153,7 @@ class PairRows:
         order = np.argsort(candidates, kind="stable")  # the same items stand together
         count = np.bincount(candidates, minlength=self.num_items)
         first = np.cumsum(count) - count
-        of, place = _ranges(first[items], first[items] + count[items])
+        of, place = ranges(first[items], first[items] + count[items])
         return np.stack([rows[of], order[place]])
 
     def _negatives(self, user: np.ndarray, positions: np.ndarray, epoch: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from paddlecore.data import Plan, mix
+from paddlecore.data import Plan, mix, ranges
 from paddlecore.errors import DataError
 from paddlecore.task import Batch
 
@@ -88,9 +88,7 @@ class SessionStreams:
         """Place of each event's first click in `clicks`, and whether a hidden state begins there: [steps, slots]."""
         if epoch not in self._streams:
             order = np.random.Generator(np.random.Philox(key=mix(self.seed, epoch))).permutation(len(self.starts))
-            events = self.events[order]
-            ends = np.cumsum(events)
-            places = np.repeat(self.starts[order] - (ends - events), events) + np.arange(ends[-1])
+            _, places = ranges(self.starts[order], self.starts[order] + self.events[order])
             places = np.ascontiguousarray(places[: self.slots * self.steps].reshape(self.slots, self.steps).T)
             first = self.begins[places]
             first[0] = True
@@ -130,9 +128,8 @@ def _hits(target: np.ndarray, own: np.ndarray, candidates: np.ndarray, order: np
     """[n] places in [b, C] where the candidate is the row's target, but for the row's own column."""
     ordered = candidates[order]
     low, high = (np.searchsorted(ordered, target, side) for side in ("left", "right"))
-    count = high - low  # at least 1
-    rows = np.repeat(np.arange(len(target)), count)
-    columns = order[np.arange(len(rows)) + np.repeat(high - np.cumsum(count), count)]
+    rows, place = ranges(low, high)
+    columns = order[place]
     places: np.ndarray = rows * len(candidates) + columns
     return places[columns != own[rows]]
 

@@ -25,6 +25,13 @@ def test_an_epoch_has_every_row_once(size: int, batch: int, epoch: int, seed: in
     assert all(len(s) >= min(batch, size) for s in steps[:-1])
 
 
+def test_ranges_are_those_of_a_loop() -> None:
+    starts, ends = np.array([3, 5, 0, 9]), np.array([6, 5, 2, 10])
+    of, numbers = D.ranges(starts, ends)
+    assert list(zip(of.tolist(), numbers.tolist(), strict=True)) == [(0, 3), (0, 4), (0, 5), (2, 0), (2, 1), (3, 9)]
+    assert [len(part) for part in D.ranges(starts[:0], ends[:0])] == [0, 0]
+
+
 @given(size=st.integers(0, 50), parts=st.integers(1, 9))
 @settings(max_examples=50, deadline=None)
 def test_split_is_a_partition_in_order(size: int, parts: int) -> None:
