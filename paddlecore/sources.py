@@ -200,10 +200,25 @@ def _remembered_sha256(path: Path) -> str:
     return digest
 
 
+SPLITS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
+"""What the file or folder of a split may be called."""
+
+
+def only(split: str, found: Sequence[Path]) -> Path | None:
+    """The one file or folder of a split; None if there is none.
+
+    Raises:
+        DataError: there are several, and one would go unseen.
+    """
+    if len(found) > 1:
+        raise DataError(f"there is more than one {split}: {' and '.join(map(str, found))}; keep one")
+    return found[0] if found else None
+
+
 def split_files(
     source: Path, fits: Callable[[Path], object], kinds: str, needed: Sequence[str] = ("train",)
 ) -> dict[str, Path]:
-    """The file of each split in the user's folder `source`: train.csv, test.tsv.gz and the like.
+    """The file of each split in the user's folder `source`: train.csv, test.tsv.gz and the like; see `SPLITS`.
 
     Args:
         source: what `data.source` names.
@@ -220,12 +235,10 @@ def split_files(
         raise DataError(f"data.source={source}: there is no such file or folder")
     there = sorted(source.iterdir())
     files: dict[str, Path] = {}
-    for split in ("train", "valid", "test"):
-        found = [path for path in there if path.name.split(".")[0] == split and fits(path)]
-        if len(found) > 1:
-            raise DataError(f"{source} has several {split} files: {', '.join(p.name for p in found)}; keep one")
-        if found:
-            files[split] = found[0]
+    for split, names in SPLITS.items():
+        file = only(split, [path for path in there if path.name.split(".")[0] in names and fits(path)])
+        if file is not None:
+            files[split] = file
     if not set(needed) <= files.keys():
         must = " and ".join(f"a {split}" for split in needed)
         may = " and ".join(split for split in ("valid", "test") if split not in needed)

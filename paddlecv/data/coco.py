@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from paddlecore.errors import DataError
+from paddlecore.sources import SPLITS, only
 from paddlecv.data.detection import DetectionData, Record, disagreement
-
-_NAMES = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
 
 
 class CocoData(DetectionData):
@@ -36,7 +35,7 @@ class CocoData(DetectionData):
         folder = Path(self.source)
         if not folder.is_dir():
             raise DataError(f"data.source={folder}: there is no such folder")
-        files = {split: found for split in _NAMES if (found := _json_of(folder, split))}
+        files = {split: found for split in SPLITS if (found := _json_of(folder, split))}
         if "train" not in files:
             raise DataError(
                 f"{folder} has no train.json, annotations/instances_train*.json, or train/_annotations...json"
@@ -132,18 +131,16 @@ class CocoData(DetectionData):
 
 
 def _json_of(folder: Path, split: str) -> Path | None:
-    for name in _NAMES[split]:
-        for pattern in (f"{name}.json", f"annotations/{name}.json", f"annotations/instances_{name}.json",
-                        f"annotations/instances_{name}2017.json", f"{name}/_annotations.coco.json"):  # fmt: skip
-            if (folder / pattern).is_file():
-                return folder / pattern
-    return None
+    patterns = ("{}.json", "annotations/{}.json", "annotations/instances_{}.json", "annotations/instances_{}2017.json",
+                "{}/_annotations.coco.json")  # fmt: skip
+    places = [folder / pattern.format(name) for name in SPLITS[split] for pattern in patterns]
+    return only(split, [path for path in places if path.is_file()])
 
 
 def _place(folder: Path, split: str, path: Path, name: str) -> Path:
     """The folder that holds the picture `name`; if there is none, the likeliest."""
     places = [
-        folder / base / f"{alias}{year}" for base in (".", "images") for alias in _NAMES[split] for year in ("", "2017")
+        folder / base / f"{alias}{year}" for base in (".", "images") for alias in SPLITS[split] for year in ("", "2017")
     ]
     places += [folder / "images", folder, path.parent]
     return next((place for place in places if (place / name).is_file()), next(p for p in places if p.is_dir()))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from paddlecore.data import BadRows, SampleRows, mix, uniform
 from paddlecore.errors import DataError, nearest
-from paddlecore.sources import split_files
+from paddlecore.sources import SPLITS, only, split_files
 from paddlecore.task import Batch
 from paddlecv.data.images import (
     DEVIATION,
@@ -50,14 +50,14 @@ def class_images(folder: Path, holdout: int = 10, bad_rows: BadRows | None = Non
     folders beside train that are no splits, of which `bad_rows` is told.
 
     Raises:
-        DataError: no such folder, fewer than two classes, splits whose classes differ, a split without images, or a
-            folder among the images.
+        DataError: no such folder, fewer than two classes, splits whose classes differ, a split without images or there
+            twice (valid and val), or a folder among the images.
     """
     if not folder.is_dir():
         raise DataError(f"data.source={folder}: there is no such folder")
     below = {path.name: path for path in _folders(folder)}
     if "train" in below:
-        given = {"train": below["train"], "valid": below.get("valid", below.get("val")), "test": below.get("test")}
+        given = {s: only(s, [below[name] for name in names if name in below]) for s, names in SPLITS.items()}
         splits = {
             split: {path.name: _images(path, bad_rows) for path in _folders(place)}
             for split, place in given.items()
@@ -183,9 +183,9 @@ class ImageFolderData(ClassifiedData):
     """Own images of any size, one class each.
 
     `source`: a folder of <split>/<class>/<image> with the splits train, valid (or val) and perhaps test; or of
-    <class>/<image> alone, which is split; or of train.csv and perhaps valid.csv and test.csv with the columns `path`
-    and `label`; or toy = generated shapes. See `class_images` and `listed_images`. All splits must have the same
-    classes (an empty folder counts); where weights or `classes` name classes, the data may have no others.
+    <class>/<image> alone, which is split; or of train.csv and perhaps valid.csv (or val.csv) and test.csv with the
+    columns `path` and `label`; or toy = generated shapes. See `class_images` and `listed_images`. All splits must have
+    the same classes (an empty folder counts); where weights or `classes` name classes, the data may have no others.
 
     Every image is brought to a short side of `resize` pixels. For training, a part of random area and proportions is
     scaled to `size` x `size` (Szegedy et al., 2015, "Going Deeper with Convolutions", section 6) and mirrored in half

@@ -11,7 +11,7 @@ import numpy as np
 
 from paddlecore.data import BadRows, DataModule, Rows
 from paddlecore.errors import DataError
-from paddlecore.sources import fingerprint
+from paddlecore.sources import SPLITS, fingerprint, only
 from paddlecv.data.images import ENDINGS
 
 
@@ -108,6 +108,25 @@ def read_lines(path: Path) -> list[str] | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
+
+
+def split_lists(folder: Path) -> dict[str, list[str]]:
+    """The lines of the lists train.txt, valid.txt (or val.txt) and test.txt, as far as `folder` has them.
+
+    Raises:
+        DataError: a list cannot be read, there are two of a split, or a line is there twice.
+    """
+    found: dict[str, list[str]] = {}
+    seen: dict[str, str] = {}
+    for split, names in SPLITS.items():
+        path = only(split, [path for name in names if (path := folder / f"{name}.txt").is_file()])
+        if path is not None:
+            found[split] = read_lines(path) or []
+        for name in found.get(split, ()):
+            if name in seen:
+                raise DataError(f"{folder}: {name} is in {split} and in {seen[name]}; a picture is in one list, once")
+            seen[name] = split
+    return found
 
 
 def read_table(

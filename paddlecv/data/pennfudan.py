@@ -11,7 +11,7 @@ from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, locate, unpacked
 from paddlecv.data.detection import DetectionData, Record, encode_masks
 from paddlecv.data.images import images_by_name
-from paddlecv.data.labelled import read_lines
+from paddlecv.data.labelled import split_lists
 from paddlecv.data.shapes import Shape, box_of
 
 SOURCE = Source(
@@ -42,8 +42,8 @@ class PennFudanData(DetectionData):
 
     `source`: auto = pennfudan.tar.gz under PADDLE_DATA (cv/pennfudan); toy = generated; or a folder with images/<name>
     and masks/<name>_mask.png (or PNGImages and PedMasks), in which pixel value 0 is background and k the k-th object,
-    all of one class; boxes are drawn around them. With train.txt, valid.txt and test.txt in the folder (names, one a
-    line), those are the splits; otherwise as above.
+    all of one class; boxes are drawn around them. With train.txt, valid.txt (or val.txt) and test.txt in the folder
+    (names, one a line), those are the splits; otherwise as above.
 
     Args:
         label: the class's name.
@@ -68,10 +68,8 @@ class PennFudanData(DetectionData):
             raise DataError(f"data.source={folder} must hold the folders images and masks (or PNGImages and PedMasks)")
         self._paths = [places[0], masks[0]]
         images = images_by_name(places[0], self.bad_rows)
-        splits = held_out(sorted(images), _TEST, _PERIOD, 6)
-        lists = {split: read_lines(folder / f"{split}.txt") for split in ("train", "valid", "test")}
-        if lists["train"] is not None:
-            splits = {split: names for split, names in lists.items() if names is not None}
+        lists = split_lists(folder)
+        splits = lists if "train" in lists else held_out(sorted(images), _TEST, _PERIOD, 6)
         records = {}
         for split, names in splits.items():
             if absent := [name for name in names if name not in images]:

@@ -16,6 +16,7 @@ from torchvision.utils import draw_segmentation_masks
 
 from paddlecore.data import BadRows, SampleRows, mix, uniform
 from paddlecore.errors import DataError
+from paddlecore.sources import SPLITS, only
 from paddlecore.task import Batch
 from paddlecv.data.augment import resized_masks
 from paddlecv.data.images import DEVIATION, MEAN, images_by_name, normalise, picture_of, pixels_of, read_image
@@ -163,14 +164,12 @@ class SegmentationData(LabelledData):
             raise DataError(f"data.source={self.source}: there is no such folder")
         pairs: dict[str, list[Pair]] = {}
         seen: dict[str, str] = {}
-        for name in ("train", "valid", "val", "test"):
-            split = "valid" if name == "val" else name
-            if split in pairs:
-                continue
-            if (folder / f"{name}.csv").is_file():
-                pairs[split] = self._csv(folder / f"{name}.csv", seen)
-            elif (folder / name).is_dir():
-                pairs[split] = pair_up(folder / name / "images", folder / name / "masks", self.bad_rows)
+        for split, aliases in SPLITS.items():
+            tables = [path for name in aliases if (path := folder / f"{name}.csv").is_file()]
+            if (table := only(split, tables)) is not None:
+                pairs[split] = self._csv(table, seen)
+            elif (place := only(split, [path for name in aliases if (path := folder / name).is_dir()])) is not None:
+                pairs[split] = pair_up(place / "images", place / "masks", self.bad_rows)
         if not {"train", "valid"} <= pairs.keys():
             raise DataError(
                 f"{folder} must have train and valid, each as <split>/images and <split>/masks or as <split>.csv with "
@@ -192,7 +191,7 @@ class SegmentationData(LabelledData):
     def _agreed_names(self, folder: Path) -> list[str]:
         """Names of the classes from everywhere where they stand, which have to agree."""
         given = {} if self.classes is None else {"data.classes": [str(name) for name in self.classes]}
-        for place in (".", "train", "valid", "val", "test"):
+        for place in (".", *(name for names in SPLITS.values() for name in names)):
             where = Path(place, "classes.txt")
             if (lines := read_lines(folder / where)) is not None:
                 given[str(where)] = lines

@@ -14,16 +14,16 @@ import numpy as np
 from paddlecore.errors import DataError
 from paddlecv.data.detection import DetectionData, Record
 from paddlecv.data.images import images_by_name
-from paddlecv.data.labelled import read_lines
+from paddlecv.data.labelled import read_lines, split_lists
 
 
 class VOCData(DetectionData):
     """Own data in PASCAL VOC's layout (Everingham et al., 2010, "The PASCAL Visual Object Classes Challenge").
 
     `source` is a folder with Annotations/<name>.xml, JPEGImages/<name>.<ending> and the lists ImageSets/Main/train.txt,
-    val.txt and perhaps test.txt, one name a line. The lists may also lie in the folder itself, and the folders may be
-    called annotations and images. toy = generated. The classes are those of `classes`, of classes.txt in the folder
-    (one name a line, in the order of their numbers), or all that the training pictures have, by alphabet.
+    val.txt (or valid.txt) and perhaps test.txt, one name a line. The lists may also lie in the folder itself, and the
+    folders may be called annotations and images. toy = generated. The classes are those of `classes`, of classes.txt in
+    the folder (one name a line, in the order of their numbers), or all that the training pictures have, by alphabet.
 
     VOC counts pixels from 1 and includes the last one, so a box is (xmin - 1, ymin - 1, xmax, ymax) here. Objects that
     are marked `difficult` are neither trained on nor counted as hits or misses.
@@ -61,19 +61,9 @@ class VOCData(DetectionData):
         images = images_by_name(_first(folder, "JPEGImages", "images"), self.bad_rows)
         lists = folder / "ImageSets" / "Main"
         lists = lists if lists.is_dir() else folder
-        named = splits or {
-            split: names
-            for split, files in {
-                "train": ("train.txt",),
-                "valid": ("val.txt", "valid.txt"),
-                "test": ("test.txt",),
-            }.items()
-            if (names := next((found for file in files if (found := read_lines(lists / file)) is not None), None))
-            is not None
-        }
+        named = splits or split_lists(lists)
         if "train" not in named:
             raise DataError(f"{lists} has no train.txt")
-        _refuse_doubles(lists, named)
         self._paths = [folder]
         records = {
             split: [
@@ -124,15 +114,6 @@ def _first(folder: Path, *names: str) -> Path:
         if (folder / name).exists():
             return folder / name
     raise DataError(f"{folder} has no {' or '.join(names)}")
-
-
-def _refuse_doubles(lists: Path, named: dict[str, list[str]]) -> None:
-    seen: dict[str, str] = {}
-    for split, names in named.items():
-        for name in names:
-            if name in seen:
-                raise DataError(f"{lists}: {name} is in {split} and in {seen[name]}; a picture is in one list, once")
-            seen[name] = split
 
 
 def _parsed(path: Path) -> tuple[ElementTree.Element, Iterable[int]]:

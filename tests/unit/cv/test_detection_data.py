@@ -241,6 +241,21 @@ def item(ident: int = 5, box: Any = (10, 5, 10, 10), **more: Any) -> dict[str, A
     return {"id": ident, "image_id": 42, "category_id": 7, "bbox": box, **more}
 
 
+def test_two_lists_or_files_of_one_split_are_refused(tmp_path: Path) -> None:
+    source = voc(tmp_path / "voc", {"a": xml(thing("cat", (1, 1, 9, 9)))}, {"b": xml()})
+    (source / "ImageSets/Main/valid.txt").write_text("b\n")
+    with pytest.raises(DataError, match=r"more than one valid: \S+/valid.txt and \S+/val.txt; keep one"):
+        prepared(VOCData, source=str(source))
+    for split, file in (
+        ("train", "train.json"),
+        ("valid", "valid.json"),
+        ("val", "annotations/instances_val2017.json"),
+    ):
+        coco(tmp_path / "coco", [item()], split, file)
+    with pytest.raises(DataError, match=r"more than one valid: \S+/valid.json and \S+/instances_val2017.json; keep"):
+        prepared(CocoData, source=str(tmp_path / "coco"))
+
+
 @pytest.mark.parametrize(
     ("split", "file"),
     [("train", "train.json"), ("train2017", "annotations/instances_train2017.json"), ("images", "train.json"),
@@ -370,6 +385,15 @@ def test_pictures_of_object_numbers(tmp_path: Path) -> None:
     batch = data.rows("train").fetch(np.array([0]), 0)
     for mask, box in zip(batch["masks"][0], batch["boxes"][0], strict=True):
         assert np.abs(np.array(box_of(mask.numpy())) - box.numpy()).max() <= 1
+    for split, names in (("train", "p0\np1\n"), ("val", "p2\n"), ("test", "p1\n")):
+        (tmp_path / f"{split}.txt").write_text(names)
+    with pytest.raises(DataError, match="p1 is in test and in train"):
+        prepared(PennFudanData, source=str(tmp_path))
+    (tmp_path / "test.txt").unlink()
+    data = prepared(PennFudanData, source=str(tmp_path))
+    assert {s: len(data.rows(s)) for s in data.splits} == {"train": 2, "valid": 1}
+    (tmp_path / "train.txt").unlink()
+    (tmp_path / "val.txt").unlink()
     (tmp_path / "masks" / "p8_mask.png").write_bytes(b"")
     with pytest.raises(DataError, match="p8_mask.png: not a mask"):
         prepared(PennFudanData, source=str(tmp_path))

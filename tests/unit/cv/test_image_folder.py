@@ -61,6 +61,9 @@ def test_splits_are_taken_as_they_are_and_val_is_valid(tmp_path: Path) -> None:
     folder_of(tmp_path / "val", {"a": 1, "b": 0})
     data = prepared(tmp_path)
     assert data.splits == ("train", "valid") and counts(data)["valid"] == {"a": 1, "b": 0}
+    folder_of(tmp_path / "valid", {"a": 1, "b": 1})
+    with pytest.raises(DataError, match=r"more than one valid: \S+/valid and \S+/val; keep one"):
+        prepared(tmp_path)
 
 
 def test_without_valid_every_so_manyth_image_of_a_class_is_held_out(tmp_path: Path) -> None:
@@ -95,6 +98,11 @@ def test_tables_name_paths_and_labels(tmp_path: Path) -> None:
         prepared(tmp_path)
     (tmp_path / "valid.csv").write_text("\ufeffpath , label\nphotos/3.jpg, dog\n", encoding="utf-8")
     assert counts(prepared(tmp_path))["valid"] == {"cat": 0, "dog": 1}
+    (tmp_path / "valid.csv").rename(tmp_path / "val.csv")
+    assert counts(prepared(tmp_path))["valid"] == {"cat": 0, "dog": 1}
+    (tmp_path / "valid.csv").touch()
+    with pytest.raises(DataError, match=r"more than one valid: \S+/val.csv and \S+/valid.csv; keep one"):
+        prepared(tmp_path)
 
 
 def test_a_table_of_training_rows_alone_is_split(tmp_path: Path) -> None:

@@ -150,6 +150,10 @@ def test_val_is_valid_and_what_is_empty_or_no_text_is_named(tmp_path: Path) -> N
     folder = own_folder(tmp_path)
     (folder / "valid").rename(folder / "val")
     assert own(folder).splits == ("train", "valid", "test")
+    (folder / "valid").mkdir()
+    with pytest.raises(DataError, match=r"more than one valid: \S+/valid and \S+/val; keep one"):
+        own(folder)
+    (folder / "valid").rmdir()
     (folder / "test.csv").write_text("image,mask\n")
     with pytest.raises(DataError, match="test has no images"):
         own(folder)

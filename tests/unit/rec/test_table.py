@@ -200,7 +200,7 @@ def test_a_folder_brings_its_own_splits_and_unseen_values_are_counted(tmp_path: 
     assert data.unseen == {"train": {"user": 0, "item": 0}, "valid": {"user": 2, "item": 2}}
     assert data.describe()["rows"] == {"train": 6, "valid": 3}
     write(tmp_path / "train.tsv", LINES)
-    with pytest.raises(DataError, match="several train files"):
+    with pytest.raises(DataError, match="more than one train"):
         data.prepare()
     (tmp_path / "train.tsv").unlink()
     (tmp_path / "valid.csv.gz").rename(tmp_path / "dev.csv.gz")

@@ -201,7 +201,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="one tag only"):
         prepared(source)
     (tmp_path / "train.csv").write_text("x,a\n")
-    with pytest.raises(DataError, match="several train files"):
+    with pytest.raises(DataError, match="more than one train"):
         prepared(source)
     with pytest.raises(DataError, match="at least one word"):
         TagSpaceData().encode("  ")
