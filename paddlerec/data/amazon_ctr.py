@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from paddlecore.data import DataModule, Rows, mix, padded, uniform
+from paddlecore.data import DataModule, Rows, mix, padded
 from paddlecore.errors import DataError
 from paddlecore.sources import fingerprint, locate
 from paddlecore.task import Batch
 from paddlerec.data.amazon_files import SOURCE, attributes, sequences
+from paddlerec.data.negatives import Negatives
 from paddlerec.data.reader import row
-from paddlerec.data.unseen import Unseen
 
 
 class HistoryRows:
-    """Two rows for each target: the item that was bought, with label 1, and one drawn from `unseen`, with label 0.
+    """Two rows for each target: the item that was bought, with label 1, and one drawn from `negatives`, with label 0.
 
     Row r belongs to target r // 2. What is drawn is a function of (seed, epoch, row) alone; for evaluation, with
     `fixed`, of (seed, row). A batch is user [b], history and history_category [b, T] padded on the right with 0 to the
@@ -40,13 +40,13 @@ class HistoryRows:
         starts: np.ndarray,
         users: np.ndarray,
         categories: np.ndarray,
-        unseen: Unseen,
+        negatives: Negatives,
         *,
         seed: int,
         fixed: bool,
     ) -> None:
         self.items, self.targets, self.starts, self.users = items, targets, starts, users
-        self.categories, self.unseen, self.seed, self.fixed = categories, unseen, seed, fixed
+        self.categories, self.negatives, self.seed, self.fixed = categories, negatives, seed, fixed
 
     def __len__(self) -> int:
         return 2 * len(self.targets)
@@ -56,8 +56,8 @@ class HistoryRows:
         user, place, start = self.users[target], self.targets[target], self.starts[target]
         item = self.items[place].astype(np.int64)
         wrong = np.flatnonzero(drawn)
-        chance = uniform(self.seed, 0 if self.fixed else epoch, rows[wrong], 1)
-        item[wrong] = self.unseen.draw(user[wrong], chance)[:, 0]
+        epoch = 0 if self.fixed else epoch
+        item[wrong] = self.negatives.draw(user[wrong], rows[wrong], 1, seed=self.seed, epoch=epoch)[:, 0]
         history = padded(self.items, start, place)  # [b, T]
         columns = {
             "user": user, "history": history, "history_category": self.categories[history], "item": item,
@@ -151,8 +151,8 @@ class AmazonCtrData(DataModule):
         held = np.where(counts[user] >= 3, left, 3).clip(max=3)  # 1 test, 2 valid, 3 train
         first = np.arange(len(items)) == offsets[:-1][user]
         sizes = (1 + len(counts), len(self._categories))
-        everything = Unseen(user + 1, items, *sizes)
-        training = Unseen(user[held == 3] + 1, items[held == 3], *sizes)
+        everything = Negatives(user + 1, items, *sizes)
+        training = Negatives(user[held == 3] + 1, items[held == 3], *sizes)
         self._rows = {}
         for split, number in (("train", 3), ("valid", 2), ("test", 1)):
             targets = np.flatnonzero((held == number) & ~first)

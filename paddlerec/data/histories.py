@@ -10,53 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from paddlecore.data import Plan, Rows, mix, uniform
+from paddlecore.data import Plan, Rows, mix
 from paddlecore.errors import DataError
 from paddlecore.task import Batch
+from paddlerec.data.negatives import Negatives
 from paddlerec.data.reader import suffix
 from paddlerec.data.sessions import Log, PrefixRows, SessionData
-
-_DRAWS = 8  # times that a negative is drawn anew where the user has it
-
-
-class Negatives:
-    """Items drawn at random, evenly, among those that a user does not have.
-
-    Args:
-        num_items: items are 1..num_items - 1.
-        users: [n] the user of each interaction.
-        items: [n] its item.
-        seed: of the draws.
-    """
-
-    def __init__(self, num_items: int, users: np.ndarray, items: np.ndarray, seed: int) -> None:
-        self.num_items, self.seed = num_items, seed
-        self.pairs = np.unique(users.astype(np.int64) * num_items + items)
-
-    def draw(self, users: np.ndarray, count: int, epoch: int = 0) -> np.ndarray:
-        """[b, count] int64 for `users` [b], a function of (seed, epoch, user); items may come twice.
-
-        Where a user has all that came in several draws, 0.
-        """
-        ids = np.zeros((len(users), count), np.int64)
-        for attempt in range(_DRAWS):
-            chance = uniform(mix(self.seed, attempt), epoch, users, count)
-            fresh = 1 + (chance * np.float64(self.num_items - 1)).astype(np.int64)
-            ids = np.where(ids == 0, fresh, ids)
-            pairs = users[:, None] * self.num_items + ids
-            place = np.searchsorted(self.pairs, pairs).clip(max=len(self.pairs) - 1)
-            had = self.pairs[place] == pairs
-            if not had.any():
-                break
-            ids[had] = 0
-        return ids
 
 
 class HistoryRows:
     """A user a row: the whole history, with a target at each place - the item after it.
 
     Batch: history [B, T] and target [B, T] int64, right-padded with 0, cut to the longest of the batch; negatives
-    [B, T, K] int64 where K > 0 are asked for, drawn anew in each epoch.
+    [B, T, K] int64 where K > 0 are asked for, a function of (seed, epoch, user, place).
 
     Args:
         clicks: [n] ids of all users' items, one user after the other.
@@ -64,8 +30,9 @@ class HistoryRows:
         ends: [rows] where they end; at least two items.
         max_len: places that are kept, the latest ones.
         users: [rows] for `negatives`.
-        negatives: where to draw from.
+        negatives: what each user has not.
         count: K.
+        seed: of the draws.
     """
 
     def __init__(
@@ -77,9 +44,10 @@ class HistoryRows:
         users: np.ndarray,
         negatives: Negatives,
         count: int,
+        seed: int,
     ) -> None:
         self.clicks, self.starts, self.ends = clicks.astype(np.int64), np.maximum(starts, ends - max_len - 1), ends
-        self.max_len, self.users, self.negatives, self.count = max_len, users, negatives, count
+        self.max_len, self.users, self.negatives, self.count, self.seed = max_len, users, negatives, count, seed
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -100,10 +68,12 @@ class HistoryRows:
             "target": torch.from_numpy(np.where(real, self.clicks[places + 1], 0)),
         }
         if self.count:
-            # as many as the longest row could need, so that they do not depend on the others in the batch
-            drawn = self.negatives.draw(self.users[rows], self.max_len * self.count, epoch)
-            drawn = drawn.reshape(len(rows), self.max_len, self.count)[:, :width]
-            batch["negatives"] = torch.from_numpy(np.where(real[:, :, None], drawn, 0))
+            row, place = np.nonzero(real)
+            users = self.users[rows][row]
+            draws = users * self.max_len + place
+            drawn = np.zeros((*real.shape, self.count), np.int64)
+            drawn[row, place] = self.negatives.draw(users, draws, self.count, seed=self.seed, epoch=epoch)
+            batch["negatives"] = torch.from_numpy(drawn)
         return batch
 
 
@@ -123,12 +93,13 @@ class HeldOutRows:
         users: np.ndarray,
         negatives: Negatives,
         count: int,
+        seed: int,
     ) -> None:
         order = np.argsort(ends - starts, kind="stable")
         starts, ends = starts[order], ends[order]
         self.prefixes = PrefixRows(clicks, starts, ends, clicks[ends], max_len)
         self.whole = PrefixRows(clicks, starts, ends, clicks[ends], int((ends - starts).max(initial=1)))
-        self.users, self.negatives, self.count = users[order], negatives, count
+        self.users, self.negatives, self.count, self.seed = users[order], negatives, count, seed
 
     def __len__(self) -> int:
         return len(self.users)
@@ -136,7 +107,9 @@ class HeldOutRows:
     def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
         batch = self.prefixes.fetch(rows, epoch)
         if self.count:
-            return {**batch, "negatives": torch.from_numpy(self.negatives.draw(self.users[rows], self.count))}
+            users = self.users[rows]
+            drawn = self.negatives.draw(users, users, self.count, seed=self.seed)
+            return {**batch, "negatives": torch.from_numpy(drawn)}
         seen = self.whole.fetch(rows, epoch)["history"]
         return {**batch, "seen": seen.masked_fill(seen == batch["target"][:, None], 0)}
 
@@ -237,18 +210,20 @@ class HistoryData(SessionData):
         if not len(users["test"]):
             raise DataError("no user has three items, so nothing is left to validate and test on")
         num_items = 1 + len(self._items)
-        own = Negatives(num_items, user[training], ids[training], mix(self.seed, 3))
-        fixed = [Negatives(num_items, user, ids, mix(20, split)) for split in (1, 2)]
+        own = Negatives(user[training], ids[training], len(lengths), num_items)
+        everything = Negatives(user, ids, len(lengths), num_items)
         chosen = users["train"]
         self._rows = {
             "train": HistoryRows(
-                ids, starts[chosen], train_ends[chosen], self.max_len, chosen, own, self.negatives
+                ids, starts[chosen], train_ends[chosen], self.max_len, chosen, own, self.negatives, mix(self.seed, 3)
             )
         }  # fmt: skip
-        for back, split, drawn in zip((2, 1), ("valid", "test"), fixed, strict=True):
+        for number, split in ((1, "valid"), (2, "test")):
             chosen = users[split]
-            ends = offsets[1:][chosen] - back
-            self._rows[split] = HeldOutRows(ids, starts[chosen], ends, self.max_len, chosen, drawn, self.eval_negatives)
+            self._rows[split] = HeldOutRows(
+                ids, starts[chosen], offsets[1:][chosen] - (3 - number), self.max_len, chosen, everything,
+                self.eval_negatives, mix(20, number),
+            )  # fmt: skip
         self._counts["all"] = {
             "users": len(lengths),
             "interactions": len(ids),

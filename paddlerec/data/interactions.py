@@ -12,12 +12,12 @@ from paddlecore.data import DataModule, Plan, Rows, mix, ranges, uniform
 from paddlecore.errors import DataError
 from paddlecore.sources import fingerprint, split_files
 from paddlecore.task import Batch
+from paddlerec.data.negatives import Negatives, Popularity
 from paddlerec.data.reader import BadValue, Times, from_json, is_name, numbers, pieces, salvage, strings, suffix
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_TRIES = 8  # draws for each negative, until one is not among the user's items
 _MOVIELENS = ["user", "item", "rating", "time"]  # columns of .dat and .data files, which have no header
 
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]  # users and items of each split's pairs, or of "all" yet to be split
@@ -68,11 +68,10 @@ class PairRows:
 
     Batch of b rows:
         user, item: [b] int64.
-        negative: [b, negatives] int64, uniform over the items that the user does not have in train. (Of a user who has
-            nearly all items, one may slip in: after 8 draws the last one is taken.)
+        negative: [b, negatives] int64, uniform over the items that the user does not have in train; 0 if there is none.
         candidates: [C] int64, the same for all pieces of a step: the first `in_batch` positives of the step, then
-            `sampled` items drawn in proportion to (times in train)^alpha. (Yang et al., 2020, "Mixed Negative Sampling
-            for Learning Two-tower Neural Networks in Recommendations", WWW companion.)
+            `sampled` items drawn in proportion to (times in train)^alpha, ascending. (Yang et al., 2020, "Mixed
+            Negative Sampling for Learning Two-tower Neural Networks in Recommendations", WWW companion.)
         candidates_log_q [C], item_log_q [b]: float32, log of the share of candidates that are this item, expected.
         hits: [2, h] int64, rows of the batch, ascending, and places of candidates that are no negatives of theirs: the
             row's own item, with `drop_known` all items that its user has in train.
@@ -102,13 +101,10 @@ class PairRows:
         self.drop_known, self.train_history = drop_known, train_history
         self.users = lists.users().astype(np.int32)
         self.plan = Plan(len(self.users), batch_size, seed=seed)
-        self.keys = np.sort(self.users.astype(np.int64) * num_items + lists.items) if negatives else None
+        self.unseen = Negatives(self.users, lists.items, len(lists.starts) - 1, num_items) if negatives else None
         counts = np.bincount(lists.items, minlength=num_items).astype(np.float64)
-        counts[0] = 0.0
-        weights = np.where(counts > 0, counts, 0.0) ** alpha if alpha > 0 else np.ones(num_items)
-        weights[[0]] = 0.0
-        self.cumulative = np.cumsum(weights) / weights.sum()
-        share = in_batch * counts / counts.sum() + sampled * weights / weights.sum()
+        self.popularity = Popularity(counts, alpha)
+        share = in_batch * counts / counts.sum() + sampled * self.popularity.share
         with np.errstate(divide="ignore"):
             self.log_q = np.log(share / max(in_batch + sampled, 1)).astype(np.float32)
         self.edges = torch.from_numpy(np.stack([self.users, lists.items]).astype(np.int64)) if graph else None
@@ -122,8 +118,9 @@ class PairRows:
         chosen = self.plan.order(epoch)[positions]
         user, item = self.users[chosen].astype(np.int64), self.lists.items[chosen].astype(np.int64)
         batch = {"user": user, "item": item}
-        if self.negatives:
-            batch["negative"] = self._negatives(user, positions, epoch)
+        if self.unseen is not None:
+            seed = mix(self.seed, 2)
+            batch["negative"] = self.unseen.draw(user, positions, self.negatives, seed=seed, epoch=epoch)
         if self.in_batch or self.sampled:
             step = min(first // self.batch_size, self.plan.steps(epoch) - 1)
             batch["candidates"] = self.candidates(epoch, step)
@@ -142,11 +139,8 @@ class PairRows:
     def candidates(self, epoch: int, step: int) -> np.ndarray:
         """[C] int64."""
         own = self.lists.items[self.plan.rows(epoch, step)[: self.in_batch]].astype(np.int64)
-        if not self.sampled:
-            return own
-        random = np.random.Generator(np.random.Philox(key=mix(self.seed, epoch, step, 1)))
-        drawn = np.searchsorted(self.cumulative, random.random(self.sampled), side="right")
-        return np.concatenate([own, np.minimum(drawn, self.num_items - 1)])
+        drawn = self.popularity.draw(self.sampled, seed=mix(self.seed, epoch, step, 1))
+        return np.concatenate([own, drawn])
 
     def _hits(self, rows: np.ndarray, items: np.ndarray, candidates: np.ndarray) -> np.ndarray:
         """[2, h] int64: `rows` [n] again, and the places among the candidates where their `items` [n] stand."""
@@ -155,23 +149,6 @@ class PairRows:
         first = np.cumsum(count) - count
         of, place = ranges(first[items], first[items] + count[items])
         return np.stack([rows[of], order[place]])
-
-    def _negatives(self, user: np.ndarray, positions: np.ndarray, epoch: int) -> np.ndarray:
-        assert self.keys is not None
-        shape = (len(user), self.negatives, _TRIES)
-        draws = uniform(mix(self.seed, 2), epoch, positions, self.negatives * _TRIES).reshape(shape)
-        drawn = 1 + (draws * (self.num_items - 1)).astype(np.int64)
-        chosen, first = drawn[..., 0].copy(), user * self.num_items
-        todo = np.nonzero(np.ones(chosen.shape, bool))
-        for turn in range(1, _TRIES):
-            keys = first[todo[0]] + chosen[todo]
-            place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-            taken = self.keys[place] == keys
-            if not taken.any():
-                break
-            todo = todo[0][taken], todo[1][taken]
-            chosen[todo] = drawn[(*todo, turn)]
-        return chosen
 
     def _histories(self, user: np.ndarray, chosen: np.ndarray, positions: np.ndarray, epoch: int) -> np.ndarray:
         start = self.lists.starts[user]

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from paddlecore.data import ArrayRows, DataModule, Rows, mix, uniform
+from paddlecore.data import ArrayRows, DataModule, Rows, mix
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, fingerprint, locate
 from paddlecore.task import Batch
+from paddlerec.data.negatives import Negatives
 from paddlerec.data.reader import BadValue, numbers, pieces, row, salvage
-from paddlerec.data.unseen import Unseen
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,13 +54,13 @@ class Pairs(NamedTuple):
 
 class NCFRows:
     """`1 + negatives` rows a positive pair: the pair itself with label 1, then pairs of the same user and an item drawn
-    evenly from those that `unseen` allows, with label 0.
+    evenly from those that the user has not had (0 if there is none), with label 0.
 
     Row r belongs to pair r // (1 + negatives). What is drawn is a function of (seed, epoch, row) alone: other negatives
     in each epoch, and the same after a resume. A batch is user [b] int64, item [b] int64, label [b] float32.
     """
 
-    def __init__(self, users: np.ndarray, items: np.ndarray, unseen: Unseen, *, negatives: int, seed: int) -> None:
+    def __init__(self, users: np.ndarray, items: np.ndarray, unseen: Negatives, *, negatives: int, seed: int) -> None:
         self.users, self.items, self.unseen, self.each, self.seed = users, items, unseen, 1 + negatives, seed
 
     def __len__(self) -> int:
@@ -70,7 +70,7 @@ class NCFRows:
         pair, place = np.divmod(rows, self.each)
         user, item = np.take(self.users, pair), np.take(self.items, pair)
         drawn = np.flatnonzero(place)
-        item[drawn] = self.unseen.draw(user[drawn], uniform(self.seed, epoch, rows[drawn], 1))[:, 0]
+        item[drawn] = self.unseen.draw(user[drawn], rows[drawn], 1, seed=self.seed, epoch=epoch)[:, 0]
         label = (place == 0).astype(np.float32)
         return {"user": torch.from_numpy(user), "item": torch.from_numpy(item), "label": torch.from_numpy(label)}
 
@@ -150,9 +150,9 @@ class ML1MNCFData(DataModule):
     def _keep(self, pairs: Pairs, held: np.ndarray) -> None:
         """Make the rows of each split; `held` [n] bool: is a pair for validation?"""
         users, items = pairs.users[~held], pairs.items[~held]
-        everything = Unseen(pairs.users, pairs.items, self.num_users, self.num_items)
-        negatives = distinct(everything, pairs.users[held], self.valid_negatives, self.split_seed)
-        unseen = Unseen(users, items, self.num_users, self.num_items)
+        everything = Negatives(pairs.users, pairs.items, self.num_users, self.num_items)
+        negatives = everything.distinct(pairs.users[held], self.valid_negatives, seed=self.split_seed)
+        unseen = Negatives(users, items, self.num_users, self.num_items)
         candidates = np.concatenate([pairs.items[held][:, None], negatives], 1)
         self._rows = {
             "train": NCFRows(users, items, unseen, negatives=self.negatives, seed=self.seed),
@@ -233,17 +233,6 @@ def held_out(users: np.ndarray, seed: int) -> np.ndarray:
     held = np.zeros(len(users), dtype=bool)
     held[(starts + (chance * counts).astype(np.int64))[counts > 1]] = True
     return held
-
-
-def distinct(unseen: Unseen, users: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """[b, count] int64: unseen items of each user, drawn evenly without replacement; 0 where there are no more."""
-    random = np.random.Generator(np.random.Philox(key=mix(seed, 1)))
-    found = np.zeros((len(users), count), dtype=np.int64)
-    for place, size in enumerate(unseen.count(users).tolist()):
-        chosen = random.permutation(size)[:count]
-        if len(chosen):
-            found[place, : len(chosen)] = unseen.draw(users[place : place + 1], (chosen[None] + 0.5) / size)[0]
-    return found
 
 
 def _whole(value: Any) -> bool:

@@ -16,9 +16,9 @@ from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, locate
 from paddlecore.task import Batch
 from paddlerec.data.ml1m_ncf import SOURCE as PAIRS
-from paddlerec.data.ml1m_ncf import ML1MNCFData, Pairs, distinct, find_file, text_lines
+from paddlerec.data.ml1m_ncf import ML1MNCFData, Pairs, find_file, text_lines
+from paddlerec.data.negatives import Negatives
 from paddlerec.data.reader import row
-from paddlerec.data.unseen import Unseen
 
 SOURCE = Source(
     name=f"{PAIRS.name}, with side features",
@@ -76,7 +76,7 @@ class ViewRows:
         *,
         items: np.ndarray,
         starts: np.ndarray,
-        unseen: Unseen,
+        unseen: Negatives,
         features: dict[str, np.ndarray],
         length: int,
         seed: int,
@@ -93,8 +93,7 @@ class ViewRows:
     def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
         user, first = self.users[rows], self.first[rows]
         if isinstance(self.others, int):
-            chance = uniform(mix(self.seed, 1), epoch, rows, self.others)
-            others = self.unseen.draw(user, chance)
+            others = self.unseen.draw(user, rows, self.others, seed=mix(self.seed, 1), epoch=epoch)
         else:
             epoch, others = 0, self.others[rows]
         candidates = np.concatenate([first[:, None], others], 1)
@@ -169,11 +168,11 @@ class ML1MViewsData(ML1MNCFData):
     def _keep(self, pairs: Pairs, held: np.ndarray) -> None:
         users, items = pairs.users[~held], pairs.items[~held]
         features = _toy_features() if self.source == "toy" else self._features()
-        everything = Unseen(pairs.users, pairs.items, self.num_users, self.num_items)
-        negatives = distinct(everything, pairs.users[held], self.valid_negatives, self.split_seed)
+        everything = Negatives(pairs.users, pairs.items, self.num_users, self.num_items)
+        negatives = everything.distinct(pairs.users[held], self.valid_negatives, seed=self.split_seed)
         common = {
             "items": items, "starts": np.searchsorted(users, np.arange(self.num_users + 1)),
-            "unseen": Unseen(users, items, self.num_users, self.num_items),
+            "unseen": Negatives(users, items, self.num_users, self.num_items),
             "features": features, "length": self.max_length,
         }  # fmt: skip
         fixed = {"seed": self.split_seed, **common}

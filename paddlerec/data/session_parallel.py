@@ -13,6 +13,7 @@ import torch
 from paddlecore.data import Plan, mix, ranges
 from paddlecore.errors import DataError
 from paddlecore.task import Batch
+from paddlerec.data.negatives import Popularity
 
 
 class SessionStreams:
@@ -70,12 +71,11 @@ class SessionStreams:
         self.begins = np.zeros(len(clicks), bool)
         self.begins[self.starts] = True
         counts = np.bincount(self.clicks, minlength=num_items).astype(np.float64)
-        weight = np.where(counts > 0, np.maximum(counts, 1.0) ** alpha, 0.0)
-        self.upto = np.cumsum(weight[1:])  # [N - 1] of the ids from 1 on
+        self.popularity = Popularity(counts, alpha)
         targets = np.ones(len(clicks), bool)
         targets[offsets[:-1][np.diff(offsets) > 0]] = False
         share = np.bincount(self.clicks[targets], minlength=num_items) / max(int(targets.sum()), 1)
-        expected = slots * share + samples * weight / self.upto[-1]
+        expected = slots * share + samples * self.popularity.share
         # the least count of an item that is there at all, for those that are not
         self.log_q = np.log(np.maximum(expected, expected[expected > 0].min())).astype(np.float32)
         self._streams: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -100,10 +100,8 @@ class SessionStreams:
         """[slots + samples] int64, and the order that sorts them."""
         if self._candidates is None or self._candidates[0] != (epoch, step):
             target = self.clicks[self.stream(epoch)[0][step] + 1]
-            draws = np.random.Generator(np.random.Philox(key=mix(self.seed, epoch, step))).random(self.samples)
-            draws.sort()  # the search runs through neighbouring places, and later the table through neighbouring rows
-            drawn = 1 + np.searchsorted(self.upto, draws * self.upto[-1], side="right")
-            candidates = np.concatenate([target, np.minimum(drawn, len(self.upto))])
+            drawn = self.popularity.draw(self.samples, seed=mix(self.seed, epoch, step))
+            candidates = np.concatenate([target, drawn])
             self._candidates = (epoch, step), candidates, np.argsort(candidates, kind="stable")
         return self._candidates[1:]
 

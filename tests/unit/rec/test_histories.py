@@ -13,7 +13,7 @@ from paddlecore.data import Plan
 from paddlecore.errors import DataError
 from paddlecore.sources import data_root
 from paddlerec.data import AmazonGamesData, AmazonS3RecData, HistoryData
-from paddlerec.data.histories import Negatives, SortedSteps
+from paddlerec.data.histories import SortedSteps
 
 LINES = "u1 a\nu2 b c\nu1 b c d\nu3 a\nu1 e\nu2 a\nu4 a b\n"  # u1: a b c d e; u2: b c a; u3: a; u4: a b
 
@@ -86,18 +86,6 @@ def test_bad_lines_can_be_skipped(tmp_path: Path) -> None:
     assert data.bad_rows.count == 2 and named(data, data.rows("test").fetch(np.arange(1), 0)["history"]) == ["abc"]
     with pytest.raises(DataError, match="must be a"):
         HistoryData(source=str(tmp_path / "none.txt")).prepare()
-
-
-def test_negatives_are_even_and_never_the_users() -> None:
-    """Chi-square over the 17 items that the user does not have; its 99.9 % quantile for 16 degrees is 39.3."""
-    users, items = np.array([0, 0, 0, 1, 2]), np.array([3, 4, 20, 5, 3])
-    drawn = Negatives(21, users, items, seed=5).draw(np.array([0]), 17_000)[0]
-    counts = np.bincount(drawn, minlength=21)
-    assert counts[[0, 3, 4, 20]].sum() == 0
-    expected = 1000
-    assert ((counts[counts > 0] - expected) ** 2 / expected).sum() < 39.3
-    everything = Negatives(4, np.zeros(3, np.int64), np.array([1, 2, 3]), seed=5).draw(np.array([0, 1]), 6)
-    assert (everything[0] == 0).all() and (everything[1] > 0).all()
 
 
 def test_training_negatives_do_not_depend_on_the_batch_but_on_the_epoch() -> None:

@@ -1,4 +1,4 @@
-"""MovieLens-1M for NCF: negatives by their law, published counts, lines that cannot be used."""
+"""MovieLens-1M for NCF: rows, published counts, lines that cannot be used."""
 
 from __future__ import annotations
 
@@ -10,65 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paddlecore.data import uniform
 from paddlecore.errors import DataError
 from paddlecore.sources import data_root
 from paddlerec.data import ML1MNCFData
-from paddlerec.data.ml1m_ncf import SOURCE, distinct, held_out
-from paddlerec.data.unseen import Unseen
-
-USERS = np.array([1, 1, 1, 2, 4, 4, 4, 4, 1])
-ITEMS = np.array([1, 3, 4, 6, 2, 3, 4, 5, 3])  # of 1..6; (1, 3) is there twice; users 0 and 3 had nothing
+from paddlerec.data.ml1m_ncf import SOURCE, held_out
 
 
-def missing(user: int) -> list[int]:
-    return [i for i in range(1, 7) if i not in ITEMS[USERS == user]]
-
-
-def test_every_unseen_item_in_order_and_no_other() -> None:
-    unseen = Unseen(USERS, ITEMS, 5, 7)
-    for user in range(5):
-        free = missing(user)
-        assert unseen.count(np.array([user])).tolist() == [len(free)]
-        chance = (np.arange(len(free)) + 0.5)[None] / len(free)
-        assert unseen.draw(np.array([user]), chance).tolist() == [free]
-    full = Unseen(np.array([1, 1]), np.array([1, 2]), 2, 3)
-    with pytest.raises(DataError, match="user 1 has had every item"):
-        full.draw(np.array([0, 1]), np.zeros((2, 1)))
-
-
-def test_draws_are_even() -> None:
-    unseen = Unseen(USERS, ITEMS, 5, 7)
-    for user in (0, 1, 2, 4):
-        draws = unseen.draw(np.full(3000, user), uniform(7, 0, np.arange(3000), 2)).ravel()
-        counts = np.bincount(draws, minlength=7)[missing(user)]
-        assert counts.sum() == 6000
-        expected = 6000 / len(counts)
-        assert ((counts - expected) ** 2 / expected).sum() < 20.6  # p = 0.001 for 5 degrees of freedom, fewer: lower
-
-
-def test_unseen_against_sets_on_random_pairs() -> None:
-    random = np.random.default_rng(0)
-    users, items = random.integers(0, 50, 2000), random.integers(1, 100, 2000)
-    unseen = Unseen(users, items, 50, 100)
-    drawn = unseen.draw(np.arange(50), random.random((50, 300)))
-    for user in range(50):
-        had = set(items[users == user].tolist())
-        assert set(drawn[user].tolist()) <= set(range(1, 100)) - had
-        # 300 draws leave out one of about 60 items with a probability of 60 exp(-5)
-        assert len(set(drawn[user].tolist())) > 99 - len(had) - 5
-
-
-def test_held_out_pairs_and_distinct_negatives() -> None:
+def test_held_out_pairs() -> None:
     users = np.array([1, 1, 1, 2, 3, 3])
     held = held_out(users, 1)
     assert held[:3].sum() == 1 and not held[3] and held[4:].sum() == 1
     seen = {int(np.flatnonzero(held_out(users, seed)[:3])[0]) for seed in range(30)}
     assert seen == {0, 1, 2}
-    unseen = Unseen(USERS, ITEMS, 5, 7)
-    found = distinct(unseen, np.array([1, 4]), 5, 1)
-    assert sorted(found[0, :3]) == missing(1) and sorted(found[1, :2]) == missing(4)
-    assert not found[0, 3:].any() and not found[1, 2:].any()
 
 
 def toy(**options: Any) -> ML1MNCFData:

@@ -15,7 +15,7 @@ from paddlecore.errors import DataError
 from paddlecore.sources import data_root
 from paddlerec.data import ML1MViewsData
 from paddlerec.data.ml1m_views import SOURCE, ViewRows, genre_ids, popularity_order_rate, profile_ids, title_ids
-from paddlerec.data.unseen import Unseen
+from paddlerec.data.negatives import Negatives
 from paddlerec.layers.sequence import SequenceEncoder
 from paddlerec.metrics import OrderRate
 from paddlerec.models import MultiViewSimNet
@@ -151,7 +151,7 @@ def test_histories_are_the_users_other_items() -> None:
     features = {"profile": np.zeros((5, 3), int), "genres": np.zeros((8, 2), int), "title": np.zeros((8, 2), int)}
     some = ViewRows(
         np.array([1, 1, 2, 3, 4, 1]), np.array([5, 7, 3, 1, 6, 2]), 2, items=items,
-        starts=np.searchsorted(users, np.arange(6)), unseen=Unseen(users, items, 5, 8), features=features, length=3,
+        starts=np.searchsorted(users, np.arange(6)), unseen=Negatives(users, items, 5, 8), features=features, length=3,
         seed=1,
     )  # fmt: skip
     batch = some.fetch(np.arange(6), 0)
