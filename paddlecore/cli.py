@@ -6,6 +6,7 @@ may want to read goes to stdout, everything else to stderr.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import ctypes
 import errno
@@ -14,9 +15,9 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from paddlecore import __version__, config
 from paddlecore.errors import ConfigError, SuiteError, nearest
@@ -130,7 +131,8 @@ def _flag(values: list[str], name: str) -> bool:
 
 
 def _print_json(value: Any, indent: int | None = None) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=indent, default=str), flush=True)
+    text = json.dumps(value, ensure_ascii=False, indent=indent, default=str)
+    print(text.encode(errors="replace").decode(), flush=True)  # an input may have halves of surrogate pairs
 
 
 def _is_first_rank() -> bool:
@@ -171,7 +173,7 @@ def _eval(words: list[str]) -> int:
 
 
 def _predict(words: list[str]) -> int:
-    own, rest = _take(words, "input", "draw", "vectors")
+    own, rest = _take(words, "input", "draw", "vectors", "batch_size")
     cfg = config.compose(rest, verb="predict")
     if own["vectors"]:
         from paddlecore import run
@@ -180,40 +182,59 @@ def _predict(words: list[str]) -> int:
         if _is_first_rank():
             _print_json(exported)
         return 0
+    batch_size = _count(own["batch_size"], "batch_size", 1) if own["batch_size"] else None
     inputs = read_inputs(own["input"]) if own["input"] else None
     from paddlecore import run
 
-    for prediction in run.predict(cfg, inputs, _folder(own["draw"])):
+    for prediction in run.predict(cfg, inputs, _folder(own["draw"]), batch_size):
         if _is_first_rank():
             _print_json(prediction)
     return 0
 
 
-def read_inputs(values: Sequence[str]) -> list[Any]:
+def read_inputs(values: Sequence[str]) -> Iterator[Any]:
     """Raw inputs from the values of `input=`: text as it stands, `-` the lines of stdin, `@<file>` the lines of a file.
 
     Lines end as in files of training texts, at line feeds alone, and a mark of UTF-8 before the first one is no text.
-    Empty lines are left out, but not an empty `input=`. What is a JSON object or list is given to the data module as
-    such.
+    Each line is an input, an empty one too. What is a JSON object or list is given to the data module as such; a line
+    that is not UTF-8 stays bytes. Lines are read when they are asked for.
+
+    Raises:
+        ConfigError: a file that cannot be opened; at the end, that there was no input.
     """
-    inputs: list[Any] = []
+    sources: list[tuple[str, BinaryIO | None]] = []
     for value in values:
-        if value != "-" and not value.startswith("@"):
-            inputs.append(_as_json(value))
-            continue
-        try:
-            if value == "-":
-                raw = sys.stdin.buffer.read()  # bytes, for the locale may have another encoding
-            else:
-                raw = Path(value[1:]).read_bytes()
-            lines = raw.decode("utf-8-sig").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            what = "stdin" if value == "-" else f"{value[1:]} (a text that begins with @ goes through stdin, input=-)"
-            raise ConfigError(f"input={value}: cannot read {what} as UTF-8 text: {error}") from None
-        inputs += [_as_json(line.rstrip("\r")) for line in lines if line.strip()]
-    if not inputs:
-        raise ConfigError(f"there is no input in {', '.join(f'input={v}' for v in values)}")
-    return inputs
+        file: BinaryIO | None = None
+        if value == "-":
+            file = sys.stdin.buffer  # bytes, for the locale may have another encoding
+        elif value.startswith("@"):
+            try:
+                file = open(value[1:], "rb")  # noqa: SIM115 - it is read to its end
+            except OSError as error:
+                said = f"{error.strerror}; a text that begins with @ goes through stdin, input=-"
+                raise ConfigError(f"input={value}: {value[1:]} cannot be read: {said}") from None
+        sources.append((value, file))
+    return _inputs(sources)
+
+
+def _inputs(sources: Sequence[tuple[str, BinaryIO | None]]) -> Iterator[Any]:
+    empty = True
+    for value, file in sources:
+        lines = [value] if file is None else (_line(raw, first=not place) for place, raw in enumerate(file))
+        for line in lines:
+            empty = False
+            yield _as_json(line) if isinstance(line, str) else line
+    if empty:
+        raise ConfigError(f"there is no input in {', '.join(f'input={value}' for value, _ in sources)}")
+
+
+def _line(raw: bytes, first: bool) -> str | bytes:
+    """A line without its end, and the first one without the mark of UTF-8; as it is if it is not UTF-8."""
+    raw = (raw.removeprefix(codecs.BOM_UTF8) if first else raw).rstrip(b"\r\n")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
 
 
 def _as_json(text: str) -> Any:

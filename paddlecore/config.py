@@ -42,7 +42,8 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
     "predict": (
         "raw input in, one JSON object a line out",
         {
-            "input": "raw input; default: the data's own examples",
+            "input": "raw input, @file or - (stdin) for one a line; default: the data's own examples",
+            "batch_size": "most inputs that are answered together (default: data.eval_batch_size, at most 32)",
             "draw": "also write a picture and a JSON file of each input into this folder (recipes with pictures)",
             "vectors": "write the vectors of all items into this folder instead (models that retrieve items)",
         },

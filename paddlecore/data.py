@@ -69,6 +69,33 @@ def ranges(starts: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return of, np.arange(len(of)) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
 
 
+def kind(batch: Batch) -> tuple[Any, ...]:
+    """Batches of the same kind can be collated: they have the same fields, and numbers (no ids) of the same shapes."""
+    return tuple(
+        (name, tuple(value.shape[1:]) if value.is_floating_point() else value.dim())
+        if isinstance(value, Tensor)
+        else (name,)
+        for name, value in sorted(batch.items())
+    )
+
+
+def collated(batches: Sequence[Batch]) -> Batch:
+    """Batches of the same kind one after the other; ids are filled up with 0 on the right, in each dimension."""
+    return {name: _joined([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    if not isinstance(values[0], Tensor):
+        return [one for value in values for one in value]
+    sides = [max(lengths) for lengths in zip(*(value.shape[1:] for value in values), strict=True)]
+    if all(list(value.shape[1:]) == sides for value in values):
+        return torch.cat(list(values))
+    whole = values[0].new_zeros(sum(map(len, values)), *sides)
+    for part, value in zip(whole.split([len(value) for value in values]), values, strict=True):
+        part[tuple(slice(side) for side in value.shape)] = value
+    return whole
+
+
 class SampleRows:
     """Rows that are made one by one, e.g. decoded and augmented images.
 
@@ -444,6 +471,10 @@ class DataModule:
             DataError: input that cannot be used, saying why and what is expected.
         """
         raise NotImplementedError
+
+    def collate(self, batches: Sequence[Batch]) -> Batch:
+        """What `encode` made of several raw inputs as one batch, those of each in turn; they are `alike`."""
+        return collated(batches)
 
     def examples(self) -> Sequence[Any]:
         """A few raw inputs that `encode` takes, for `predict` without input, tests and documentation."""

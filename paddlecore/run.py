@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from paddlecore import checkpoint, config, distributed, hub, optim, pictures
-from paddlecore.data import DataModule, FirstBatches, Loader, Subset, to_device
+from paddlecore import checkpoint, config, distributed, hub, inference, optim, pictures
+from paddlecore.data import DataModule, FirstBatches, Loader, Subset
 from paddlecore.errors import CheckpointError, ConfigError, DataError, nearest
 from paddlecore.journal import Journal, environment
 from paddlecore.metric import Metric
@@ -92,47 +92,46 @@ def evaluate(cfg: RunConfig, split: str | None = None, report: Path | None = Non
         if report is not None:
             shown = wrong.rows(worst) if wrong else []
             if distributed.rank() == 0:
-                answers = [_answer(task, data, data.sample(split, row)[0], device) for row, _ in shown]
+                samples = (data.encode(data.sample(split, row)[0]) for row, _ in shown)
+                answers = [inference.answer(task, data, [sample], device)[0] for sample in samples]
                 files = pictures.write_report(report, data, split, metrics, shown, answers)
                 result["report"] = [str(report / name) for name in files]
         return result
 
 
-def predict(cfg: RunConfig, inputs: Iterable[Any] | None = None, draw: Path | None = None) -> Iterator[dict[str, Any]]:
+def predict(
+    cfg: RunConfig, inputs: Iterable[Any] | None = None, draw: Path | None = None, batch_size: int | None = None
+) -> Iterator[dict[str, Any]]:
     """One dict for each raw input, in order; the data module's own examples where `inputs` is None.
 
     A folder among the inputs stands for the files in it that the data module can read, hidden ones left out. `draw` is
-    a folder for a picture and a JSON file of each. With data.on_bad_row=skip the answer to a file that cannot be read
-    is {"input": ..., "error": ...}.
+    a folder for a picture and a JSON file of each. An input that cannot be used is answered by {"input": ...,
+    "error": ...}.
+
+    Up to `batch_size` inputs (default: data.eval_batch_size, at most 32) go through the model together; see
+    `inference.answers`.
 
     Raises:
-        DataError: an input that cannot be used, without that option.
+        DataError: at the end, if inputs could not be used, without data.on_bad_row=skip.
     """
     with _job(cfg) as device:
         task, data, _ = _trained(cfg, device, read=False)
         if draw is not None and type(data).picture is DataModule.picture:
             raise ConfigError(f"draw={draw}: {type(data).__name__} has no pictures to draw")
         raws = data.examples() if inputs is None else (raw for given in inputs for raw in _files(data, given))
-        for number, raw in enumerate(raws):
-            try:
-                answer = _answer(task, data, raw, device)
-            except DataError as error:
-                if not data.input_endings:
-                    raise
-                if data.bad_rows.on_bad_row == "error":
-                    raise DataError(f"{error}\n  data.on_bad_row=skip says so in its answer, and goes on") from None
-                yield {"input": raw, "error": str(error)}
+        size = batch_size or min(data.eval_batch_size, 32)
+        number, unusable, first = 0, 0, ""
+        for number, (raw, answer) in enumerate(inference.answers(task, data, raws, size, device), start=1):
+            if isinstance(answer, DataError):
+                first, unusable = first or str(answer), unusable + 1
+                yield {"input": raw, "error": str(answer)}
                 continue
             if draw is not None:
-                pictures.write_prediction(data, draw, number, raw, answer)
+                pictures.write_prediction(data, draw, number - 1, raw, answer)
             yield {"input": raw, **answer}
-
-
-def _answer(task: Task, data: DataModule, raw: Any, device: torch.device) -> dict[str, Any]:
-    """What the task says of one raw input, rendered."""
-    task.eval()
-    with torch.no_grad():
-        return task.render(task.predict(to_device(data.encode(raw), device)))[0]
+        if unusable and data.bad_rows.on_bad_row == "error":
+            said = f"{unusable} of {number} inputs cannot be used, the first: " if number > 1 else ""
+            raise DataError(f"{said}{first}\n  data.on_bad_row=skip leaves it at the errors among the answers")
 
 
 def _files(data: DataModule, given: Any) -> list[Any]:

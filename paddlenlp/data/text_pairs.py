@@ -450,6 +450,11 @@ class TextPairData(DataModule):
             "texts": list(raw["candidates"]),
         }
 
+    def collate(self, batches: Sequence[Batch]) -> Batch:
+        """One after the other, each query with a number of its own."""
+        numbered = [{**batch, "group": batch["group"] + number} for number, batch in enumerate(batches)]
+        return super().collate(numbered)
+
     # ------------------------------------------------------------------------------------------------ toy
 
     def _toy(self) -> dict[str, _Pairs]:

@@ -257,14 +257,15 @@ def sample(
     max_extra: int = 10,
     prefix: Tensor | None = None,
     banned: Sequence[int] = (),
-    generator: torch.Generator | None = None,
+    generators: Sequence[torch.Generator] | None = None,
 ) -> Hypotheses:
     """One translation of each source, drawn token by token.
 
     A token is drawn from the distribution at `temperature`, cut to the `top_k` most probable tokens and to the fewest
     whose probabilities reach `top_p` (Holtzman et al., 2020, "The Curious Case of Neural Text Degeneration", section
-    3.1). Scores are log-probabilities by the model itself, before any of that. Other arguments: see `beam_search`; an
-    end token in a prefix ends nothing.
+    3.1). Scores are log-probabilities by the model itself, before any of that. With `generators`, one for each source,
+    what is drawn for one does not depend on the others. Other arguments: see `beam_search`; an end token in a prefix
+    ends nothing.
 
     Raises:
         ValueError: an option is out of its range.
@@ -284,7 +285,7 @@ def sample(
         logits, state = model.step(last, state)
         step = logits.float().log_softmax(1)  # [B, V]
         chances = cut(step.index_fill(1, never, -torch.inf) / temperature, top_k, top_p).softmax(1)
-        last = torch.multinomial(chances, 1, generator=generator)[:, 0]
+        last = _drawn(chances, None if generators is None else [generators[place] for place in where.tolist()])
         last = torch.where(most[where] <= length, eos_id, last)
         goes_on = last != eos_id
         if prefix is not None and length <= prefix.shape[1]:
@@ -299,6 +300,14 @@ def sample(
         where, last = where[alive], last[alive]
         state = model.reorder(state, alive.nonzero())
     return Hypotheses(tokens[:, None], log_probs[:, None], log_probs[:, None].clone())
+
+
+def _drawn(chances: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
+    """[B] one place of each row of [B, V] probabilities."""
+    if generators is None:
+        return torch.multinomial(chances, 1)[:, 0]
+    pairs = zip(chances, generators, strict=True)
+    return torch.cat([torch.multinomial(row, 1, generator=generator) for row, generator in pairs])
 
 
 def cut(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:

@@ -23,7 +23,7 @@ class LanguageModel(Task):
     middle of its text. Each piece of a step (micro-batch, rank) changes the rows of its streams.
 
     Batch: tokens [b, T] and target [b, T] int64, where a target of `pad_id` does not count; in training also slot [b]
-    int64 and first [b] bool, the state is empty. To write on: tokens [b, P] alone.
+    int64 and first [b] bool, the state is empty. To write on: tokens [b, P] alone, padded on the right.
     Prediction: tokens [b, 1, L] int64, what is written after them; empty for a batch with targets.
 
     Args:
@@ -101,9 +101,13 @@ class LanguageModel(Task):
             max_extra=self.length + 1,  # the end token counts there
             prefix=given,
             banned=(self.unknown_id,),
-            generator=torch.Generator(given.device).manual_seed(self.sample_seed),
+            generators=[torch.Generator(given.device).manual_seed(self.sample_seed) for _ in given],
         )
-        return {"tokens": found.tokens[:, :, given.shape[1] :]}
+        # each row from behind what it was given
+        tokens = nn.functional.pad(found.tokens[:, 0], (0, 1), value=self.pad_id)  # [b, L + 1]
+        lengths = (given != self.pad_id).sum(1, keepdim=True)
+        places = lengths + torch.arange(self.length + 1, device=given.device)
+        return {"tokens": tokens.gather(1, places.clamp(max=tokens.shape[1] - 1))[:, None]}
 
     def metrics(self) -> list[Metric]:
         return [Perplexity("word")]

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -130,6 +131,21 @@ def test_saved_weights_score_and_predict_the_same(recipe: str, tmp_path: Path) -
         )[0].keys()
         == predictions[0].keys()
     )
+    # what is beside an input in a batch changes nothing, and each input has its line
+    text, numbers = parted(predictions)
+    alone, expected_numbers = parted(list(run.predict(cfg, batch_size=1)))
+    assert text == alone and numbers == pytest.approx(expected_numbers, rel=1e-5, abs=2e-5)
+    mixed = [b"\xff", data.examples()[0], "", *data.examples()[1:], "{"]
+    answers = list(run.predict(tiny(recipe, f"init.weights={tmp_path}", "data.on_bad_row=skip"), mixed))
+    assert [answer["input"] for answer in answers] == ["\ufffd", *mixed[1:]]
+    assert "UTF-8" in answers[0]["error"]
+    assert parted([answers[1], *answers[3:-1]])[0] == text
+
+
+def parted(answers: list[dict[str, Any]]) -> tuple[str, list[float]]:
+    """Answers as text without their floats, and the floats."""
+    floats: list[float] = []
+    return json.dumps(json.loads(json.dumps(answers), parse_float=lambda text: floats.append(float(text)))), floats
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
