@@ -134,7 +134,8 @@ def test_saved_weights_score_and_predict_the_same(recipe: str, tmp_path: Path) -
     # what is beside an input in a batch changes nothing, and each input has its line
     text, numbers = parted(predictions)
     alone, expected_numbers = parted(list(run.predict(cfg, batch_size=1)))
-    assert text == alone and numbers == pytest.approx(expected_numbers, rel=1e-5, abs=2e-5)
+    rounding = 0.011 if '"box"' in text else 2e-5  # sides of boxes have two decimals
+    assert text == alone and numbers == pytest.approx(expected_numbers, rel=1e-5, abs=rounding)
     mixed = [b"\xff", data.examples()[0], "", *data.examples()[1:], "{"]
     answers = list(run.predict(tiny(recipe, f"init.weights={tmp_path}", "data.on_bad_row=skip"), mixed))
     assert [answer["input"] for answer in answers] == ["\ufffd", *mixed[1:]]
