@@ -297,15 +297,20 @@ def _publish(words: list[str]) -> int:
     out = Path(own["out"][-1]) if own["out"] else hub.pretrained_root() / cfg.recipe
     over = (own["over"] or ["seed"])[-1]
     notes, average = " ".join(own["notes"]), cfg.init.average
-    hub.write_artefact(runs, out, recipe=cfg.recipe, fp16=fp16, notes=notes, over=over, average=average)
-    trained = hub.read_artefact(out).card["metrics"]
-    # The card gives what the weights in it score, not what they scored before they were rounded and stored.
-    cfg.init.weights, cfg.init.average = str(out), 1
-    scored = run.evaluate(cfg)
-    metrics = {name: scored[name] for name in trained.get(scored["split"], {}) if name in scored}
-    hub.record_scores(out, scored["split"], metrics, scored.get("signatures"))
+    scores: dict[str, Any] = {}
+
+    def score(folder: Path) -> None:
+        """The card gives what the weights in it score, not what they scored before they were rounded and stored."""
+        cfg.init.weights, cfg.init.average = str(folder), 1
+        scored = run.evaluate(cfg)
+        trained = hub.read_artefact(folder).card["metrics"].get(scored["split"], {})
+        stored = {name: scored[name] for name in trained if name in scored}
+        hub.record_scores(folder, scored["split"], stored, scored.get("signatures"))
+        scores.update(trained=trained or None, stored=stored)
+
+    hub.write_artefact(runs, out, recipe=cfg.recipe, fp16=fp16, notes=notes, over=over, average=average, score=score)
     size = sum(file.stat().st_size for file in out.iterdir())
-    _print_json({"artefact": str(out), "bytes": size, "trained": trained.get(scored["split"]), "stored": metrics})
+    _print_json({"artefact": str(out), "bytes": size, **scores})
     return 0
 
 

@@ -14,7 +14,7 @@ import logging
 import math
 import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -490,6 +490,7 @@ def write_artefact(
     average: int = 1,
 ) -> Path:
     """Make an artefact from finished runs of one recipe that differ in nothing but their seed (or another option).
+    score: Callable[[Path], None] | None = None,
 
     The weights are those of the first run's best checkpoint (the EMA's where there is one); the card gives mean and
     standard deviation (with n - 1) over all of them.
@@ -505,6 +506,8 @@ def write_artefact(
             since the runs' own scores, which mean and deviation are made of, are those of their best checkpoints.
 
     Raises:
+        score: called with the artefact while it is still in a folder beside `out`, see `record_scores`. If it fails,
+            `out` stays as it was.
         ConfigError: a run is not finished, the runs are of different recipes or options, `average` cannot be had, or
             `out` holds something else than an artefact.
         CheckpointError: a checkpoint is damaged.
@@ -537,40 +540,59 @@ def write_artefact(
 
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    checkpoint.save_tensors(part / "model.safetensors", {n: t for n, t in weights.items() if n not in tied})
-    _cut(part / "model.safetensors")
-    checkpoint.write_json(part / "data.json", {"_target_": first.recipe["data"]["_target_"], "state": first.data_state})
     name, value = str(results[0]["recipe"]), identities[0].get(over)
-    card = {
-        "recipe": name,
-        **_described(name, first),
-        "metrics": metrics,
-        "best_possible": results[0].get("best_possible"),
-        "signatures": None,  # with the scores of what was stored
-        "seeds": spread,
-        "weights_run": {over: value, **({"average": average} if average > 1 else {})},
-        "files": {file.name: sha256_of(file) for file in sorted(part.iterdir())},
-        "weights_dtype": "float16" if fp16 else "float32",
-        **({"tied": tied} if tied else {}),
-        "data_sha256": _mapping(first.path / "trainer.json").get("data", {}).get("fingerprint", ""),
-        "labels": list(first.data_state.get("labels") or ()) or None,
-        "parameters": results[0]["parameters"],
-        "command": _command(name, identities[0]),
-        "eval_command": f"paddlesuite eval recipe={name} init.weights={name}",
-        "train_seconds": results[0]["seconds"],
-        **_made_on(_mapping(folders[0] / "environment.json")),
-        "notes": notes,
-    }
-    checkpoint.write_json(part / "card.json", card)
-    if out.exists():
-        shutil.rmtree(out)
-    part.rename(out)
+    part.mkdir(parents=True)
+    try:
+        checkpoint.save_tensors(part / "model.safetensors", {n: t for n, t in weights.items() if n not in tied})
+        _cut(part / "model.safetensors")
+        target = first.recipe["data"]["_target_"]
+        checkpoint.write_json(part / "data.json", {"_target_": target, "state": first.data_state})
+        card = {
+            "recipe": name,
+            **_described(name, first),
+            "metrics": metrics,
+            "best_possible": results[0].get("best_possible"),
+            "signatures": None,  # with the scores of what was stored
+            "seeds": spread,
+            "weights_run": {over: value, **({"average": average} if average > 1 else {})},
+            "files": {file.name: sha256_of(file) for file in sorted(part.iterdir())},
+            "weights_dtype": "float16" if fp16 else "float32",
+            **({"tied": tied} if tied else {}),
+            "data_sha256": _mapping(first.path / "trainer.json").get("data", {}).get("fingerprint", ""),
+            "labels": list(first.data_state.get("labels") or ()) or None,
+            "parameters": results[0]["parameters"],
+            "command": _command(name, identities[0]),
+            "eval_command": f"paddlesuite eval recipe={name} init.weights={name}",
+            "train_seconds": results[0]["seconds"],
+            **_made_on(_mapping(folders[0] / "environment.json")),
+            "notes": notes,
+        }
+        checkpoint.write_json(part / "card.json", card)
+        if score is not None:
+            score(part)
+        _replace(out, part)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return out
 
 
 def _finished(folders: Sequence[Path], over: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """result.json and the options of each run.
+def _replace(out: Path, part: Path) -> None:
+    """Put the folder `part` in the place of `out`. No folder can be renamed over a full one, so it takes two steps."""
+    old = out.with_name(f".{out.name}.old")
+    if out.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        out.rename(old)
+    try:
+        part.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 
     Raises:
         ConfigError: one is not finished, or they do not differ in `over` and in nothing else.

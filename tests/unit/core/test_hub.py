@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.ops import MLP
 
 from paddlecore import checkpoint, config, hub
-from paddlecore.errors import CheckpointError, ConfigError
+from paddlecore.errors import CheckpointError, ConfigError, DataError
 from paddlecore.task import Task
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -323,6 +324,38 @@ def test_only_an_artefact_is_replaced(tmp_path: Path, zoo: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "data.json"])
 @pytest.mark.parametrize("damage", ["altered", "cut", "gone"])
+def test_an_artefact_is_scored_before_it_replaces_another(
+    tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = hub.read_artefact(zoo)
+    run = make_run(tmp_path / "better", auc=0.95)
+    seen = []
+
+    def fail(folder: Path) -> None:
+        seen.append(hub.read_artefact(folder).card["metrics"])  # whole, and not at its place
+        raise DataError("no test split here")
+
+    with pytest.raises(DataError):
+        hub.write_artefact([run], zoo, score=fail)
+    assert seen == [{"valid": {"auc": pytest.approx(0.85)}, "test": {"auc": 0.95}}]
+    after = hub.read_artefact(zoo)
+    assert after.card == before.card and same(after.state_dict, before.state_dict)
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name.endswith(".part"):
+            raise OSError(errno.EIO, "the disk fails")
+        return rename(self, target)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="the disk fails"):
+        patched.setattr(Path, "rename", refuse)
+        hub.write_artefact([run], zoo)
+    assert hub.read_artefact(zoo).card == before.card
+    hub.write_artefact([run], zoo, score=lambda folder: hub.record_scores(folder, "test", {"auc": 0.94}, None))
+    assert hub.read_artefact(zoo).card["metrics"]["test"] == {"auc": 0.94}
+    assert [p.name for p in zoo.parent.iterdir()] == ["one"]
+
+
 def test_a_damaged_file_is_named(zoo: Path, name: str, damage: str) -> None:
     file = zoo / name
     content = file.read_bytes()
