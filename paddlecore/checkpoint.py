@@ -8,6 +8,7 @@ before. It does not depend on the number of ranks: every rank holds the same sta
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -165,6 +166,16 @@ def latest(root: Path) -> Path | None:
             + "\n  init.resume=never starts afresh in a new folder"
         )
     return None
+
+
+def whole(root: Path) -> str:
+    """What an error says of the checkpoints under `root` that can be used in place of a damaged one."""
+    found = []
+    for folder in steps(root):
+        with contextlib.suppress(CheckpointError):
+            verify(folder)
+            found.append(f"\n    init.weights={folder}")
+    return f"whole checkpoints, to name in its place:{''.join(found)}" if found else "no checkpoint there is whole"
 
 
 def load_tensors(path: Path, *more: Path) -> dict[str, Tensor]:

@@ -293,11 +293,12 @@ def resolve(where: str | Path) -> Path:
     """The artefact or checkpoint folder, or the bare file of tensors, that `where` means.
 
     An artefact or a checkpoint folder is itself, and so is a file of tensors that belongs to neither; a run folder
-    means its best checkpoint, else its last whole one; a recipe's name means its published weights.
+    means its best checkpoint, without validation its last; a recipe's name means its published weights. Whether they
+    are whole is not looked at: in place of a damaged one no other is taken, for its score would be taken for the run's.
 
     Raises:
         ConfigError: neither a folder with weights nor a recipe with any; names the nearest.
-        CheckpointError: a run folder without a whole checkpoint.
+        CheckpointError: a run folder without the checkpoint that it means.
     """
     path = Path(where)
     if path.is_file() and path.suffix in BARE:
@@ -335,14 +336,15 @@ def resolve(where: str | Path) -> Path:
 def _of_run(run: Path) -> Path:
     from paddlecore import checkpoint
 
+    root = run / "checkpoints"
     if (run / "best.json").is_file():
-        best = run / "checkpoints" / str(_mapping(run / "best.json").get("checkpoint"))
-        if best.parent == run / "checkpoints" and best.is_dir():
-            return best
-    last = checkpoint.latest(run / "checkpoints")
-    if last is None:
+        name = str(_mapping(run / "best.json").get("checkpoint"))
+        if name not in (found.name for found in checkpoint.steps(root)):
+            raise CheckpointError(f"{run / 'best.json'} names {name}, which is not there; {checkpoint.whole(root)}")
+        return root / name
+    if not (found := checkpoint.steps(root)):
         raise CheckpointError(f"{run} holds no checkpoint yet")
-    return last
+    return found[-1]
 
 
 def read_artefact(path: str | Path) -> Artefact:
@@ -386,7 +388,7 @@ def read_artefact(path: str | Path) -> Artefact:
         try:
             checkpoint.verify(path)
         except CheckpointError as error:
-            raise CheckpointError(f"{error}\n  use another checkpoint of the run, or train it again") from None
+            raise CheckpointError(f"{error}\n  {checkpoint.whole(path.parent)}") from None
         card, record, where = {}, _mapping(path / "recipe.json"), path / "recipe.json"
         weights = [path / ("ema.safetensors" if (path / "ema.safetensors").is_file() else "model.safetensors")]
     for section in ("model", "task", "data"):
@@ -488,9 +490,9 @@ def write_artefact(
     notes: str = "",
     over: str = "seed",
     average: int = 1,
+    score: Callable[[Path], None] | None = None,
 ) -> Path:
     """Make an artefact from finished runs of one recipe that differ in nothing but their seed (or another option).
-    score: Callable[[Path], None] | None = None,
 
     The weights are those of the first run's best checkpoint (the EMA's where there is one); the card gives mean and
     standard deviation (with n - 1) over all of them.
@@ -504,10 +506,10 @@ def write_artefact(
         over: the option that differs between the runs: seed, or e.g. data.fold in a cross-validation.
         average: the weights are the mean of the run's so many last checkpoints; see `read_weights`. Of one run only,
             since the runs' own scores, which mean and deviation are made of, are those of their best checkpoints.
-
-    Raises:
         score: called with the artefact while it is still in a folder beside `out`, see `record_scores`. If it fails,
             `out` stays as it was.
+
+    Raises:
         ConfigError: a run is not finished, the runs are of different recipes or options, `average` cannot be had, or
             `out` holds something else than an artefact.
         CheckpointError: a checkpoint is damaged.
@@ -538,9 +540,9 @@ def write_artefact(
     weights = {name: stored(tensor) for name, tensor in first.state_dict.items() if name not in carried}
     tied = _tied(weights)
 
+    name, value = str(results[0]["recipe"]), identities[0].get(over)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    name, value = str(results[0]["recipe"]), identities[0].get(over)
     part.mkdir(parents=True)
     try:
         checkpoint.save_tensors(part / "model.safetensors", {n: t for n, t in weights.items() if n not in tied})
@@ -576,8 +578,6 @@ def write_artefact(
     return out
 
 
-def _finished(folders: Sequence[Path], over: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """result.json and the options of each run.
 def _replace(out: Path, part: Path) -> None:
     """Put the folder `part` in the place of `out`. No folder can be renamed over a full one, so it takes two steps."""
     old = out.with_name(f".{out.name}.old")
@@ -593,6 +593,8 @@ def _replace(out: Path, part: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _finished(folders: Sequence[Path], over: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """result.json and the options of each run.
 
     Raises:
         ConfigError: one is not finished, or they do not differ in `over` and in nothing else.

@@ -493,8 +493,7 @@ def _result(
     if "test" in data.splits and not cfg.train.overfit_batches:
         if best is not None:
             chosen = folder / "checkpoints" / f"step_{best['step']:08d}"
-            stem = "ema" if trainer.ema is not None else "model"
-            trainer.task.load_state_dict(checkpoint.load_tensors(chosen / f"{stem}.safetensors"))
+            trainer.task.load_state_dict(hub.read_artefact(chosen).state_dict)  # the average, where there is one
             trainer.ema = None  # at the end it is another average than the one that was loaded
         test = trainer.evaluate(data.rows("test"))
         if trainer.journal is not None:

@@ -195,9 +195,11 @@ def test_resolve_says_what_there_is(zoo: Path, tmp_path: Path) -> None:
         hub.resolve(tmp_path)
 
 
-def test_a_best_json_that_points_elsewhere_is_not_followed(zoo: Path, tmp_path: Path) -> None:
-    checkpoint.write_json(tmp_path / "run" / "best.json", {"checkpoint": "../../pretrained"})
-    assert hub.resolve(tmp_path / "run").name == "step_00000002"
+@pytest.mark.parametrize("name", ["../../pretrained", "step_00000003"])
+def test_a_best_json_that_points_elsewhere_is_not_followed(zoo: Path, tmp_path: Path, name: str) -> None:
+    checkpoint.write_json(tmp_path / "run" / "best.json", {"checkpoint": name})
+    with pytest.raises(CheckpointError, match=f"(?s)names {name}, which is not there.*init.weights=.*step_00000002"):
+        hub.resolve(tmp_path / "run")
 
 
 # ---------------------------------------------------------------------------------------------------- artefacts
@@ -322,8 +324,6 @@ def test_only_an_artefact_is_replaced(tmp_path: Path, zoo: Path) -> None:
     assert (out / "thesis.txt").is_file()
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "data.json"])
-@pytest.mark.parametrize("damage", ["altered", "cut", "gone"])
 def test_an_artefact_is_scored_before_it_replaces_another(
     tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,6 +356,8 @@ def test_an_artefact_is_scored_before_it_replaces_another(
     assert [p.name for p in zoo.parent.iterdir()] == ["one"]
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "data.json"])
+@pytest.mark.parametrize("damage", ["altered", "cut", "gone"])
 def test_a_damaged_file_is_named(zoo: Path, name: str, damage: str) -> None:
     file = zoo / name
     content = file.read_bytes()

@@ -141,11 +141,25 @@ def test_what_is_saved_after_damage_is_not_pruned(monkeypatch: pytest.MonkeyPatc
     assert found is not None and found.name == "step_00000015"
 
 
-def test_a_damaged_best_checkpoint_is_named() -> None:
-    trained = run.train(compose("output_dir=out"))
-    best = Path("out/checkpoints") / f"step_{trained['best']['step']:08d}" / "model.safetensors"
-    best.write_bytes(best.read_bytes()[:-3])
-    with pytest.raises(CheckpointError, match="model.safetensors"):
+def test_a_damaged_best_checkpoint_is_named_with_those_to_score_instead() -> None:
+    options = ("train.save_every=5", "train.keep=3", "train.eval_every=10", "optim.lr=0.0")  # the first one is best
+    trained = run.train(compose("output_dir=out", *options))
+    assert trained["best"]["step"] == 10
+    cut = [Path("out/checkpoints") / f"step_{step:08d}" / "model.safetensors" for step in (10, 20)]
+    for file in cut:
+        file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(CheckpointError) as caught:
+        run.evaluate(compose("init.weights=out"))
+    first, *rest = str(caught.value).splitlines()
+    assert str(cut[0]) in first and [line.strip() for line in rest[1:]] == [
+        "init.weights=out/checkpoints/step_00000015"
+    ]
+    scored = run.evaluate(compose(rest[1].strip()))
+    assert scored["weights"] == "out/checkpoints/step_00000015" and scored["auc"] == trained["test"]["auc"]
+    with pytest.raises(CheckpointError, match="step_00000010/model.safetensors"):
+        next(run.predict(compose("output_dir=out", *options)))
+    Path("out/best.json").unlink()  # as a run without validation: its last one, and no other in its place
+    with pytest.raises(CheckpointError, match="(?s)step_00000020/model.safetensors.*weights=.*step_00000015"):
         run.evaluate(compose("init.weights=out"))
 
 
