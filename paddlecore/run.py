@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import math
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -29,12 +32,12 @@ from paddlecore.trainer import evaluate as evaluate_task
 
 def train(cfg: RunConfig) -> dict[str, Any]:
     """Train a recipe, or go on where its run folder stands; return what result.json then holds."""
-    with _job(cfg) as device:
+    with _job(cfg) as device, contextlib.ExitStack() as held:
         if cfg.debug == "smoke" and distributed.rank() == 0:
             print(
                 "dry run (debug=smoke): two steps of everything; the scores mean nothing", file=sys.stderr, flush=True
             )
-        folder, last = _agreed_folder(cfg)
+        folder, last = _agreed_folder(cfg, held)
         trainer, data = build_trainer(cfg, device, folder, last)
         outcome = trainer.fit()
         result = _finished_result(folder, outcome["step"])
@@ -365,10 +368,7 @@ def _records(cfg: RunConfig, data: DataModule) -> dict[str, Any]:
 
 def _journal(cfg: RunConfig, folder: Path, last: Path | None, total: int | None) -> Journal:
     """The run folder with its journal, from the checkpoint `last` on; a new one also says how it was made."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"output_dir={folder} cannot be made: {error.strerror}") from None
+    folder.mkdir(parents=True, exist_ok=True)
     if last is None:
         (folder / "run_config.yaml").write_text(config.dump(cfg), encoding="utf-8")
         checkpoint.write_json(folder / "environment.json", environment())
@@ -385,13 +385,17 @@ def _journal(cfg: RunConfig, folder: Path, last: Path | None, total: int | None)
 # ---------------------------------------------------------------------------------------------------- the folder
 
 
-def _agreed_folder(cfg: RunConfig) -> tuple[Path, Path | None]:
-    """The run folder and the checkpoint to go on from. Rank 0 decides: others may see a network disk a little later."""
+def _agreed_folder(cfg: RunConfig, held: contextlib.ExitStack) -> tuple[Path, Path | None]:
+    """The run folder, kept from other jobs while `held` is open, and the checkpoint to go on from. Rank 0 decides:
+    others may see a network disk a little later.
+    """
     decision: dict[str, Any] = {}
     error: ConfigError | CheckpointError | None = None
     if distributed.rank() == 0:
         try:
-            folder, last = _run_folder(cfg)
+            folder = _run_folder(cfg)
+            held.enter_context(_locked(folder))
+            last = _last_checkpoint(cfg, folder)
             decision = {"folder": str(folder), "last": str(last) if last else None}
         except (ConfigError, CheckpointError) as caught:
             error = caught
@@ -404,13 +408,11 @@ def _agreed_folder(cfg: RunConfig) -> tuple[Path, Path | None]:
     return Path(decision["folder"]), Path(decision["last"]) if decision["last"] else None
 
 
-def _run_folder(cfg: RunConfig) -> tuple[Path, Path | None]:
-    """The folder of this run and its last whole checkpoint: an existing one only if made by the same recipe and
-    options.
+def _run_folder(cfg: RunConfig) -> Path:
+    """The folder of this run, which need not exist.
 
     Raises:
-        ConfigError: the folder named holds another run, naming the options that differ.
-        CheckpointError: every checkpoint in it is damaged.
+        ConfigError: options that contradict each other, or a folder that they do not allow.
     """
     if cfg.init.resume not in ("auto", "never"):
         folder = Path(cfg.init.resume)
@@ -421,26 +423,72 @@ def _run_folder(cfg: RunConfig) -> tuple[Path, Path | None]:
                 f"init.resume={cfg.init.resume} goes on in that folder, so output_dir={cfg.output_dir} cannot be "
                 "another; leave one of the two out, or take weights alone with init.weights"
             )
-    else:
-        folder = Path(cfg.output_dir or config.default_run_dir(cfg))
-    if not checkpoint.steps(folder / "checkpoints"):
-        return folder, None
-    if cfg.init.resume == "never":
-        if cfg.output_dir is not None:
-            raise ConfigError(f"init.resume=never, but output_dir={folder} already holds a run; give another folder")
-        number = 2
-        while checkpoint.steps(Path(f"{folder}-{number}") / "checkpoints"):
-            number += 1
-        return Path(f"{folder}-{number}"), None
+        return folder
+    folder = Path(cfg.output_dir or config.default_run_dir(cfg))
+    if cfg.init.resume == "auto" or not checkpoint.steps(folder / "checkpoints"):
+        return folder
+    if cfg.output_dir is not None:
+        raise ConfigError(f"init.resume=never, but output_dir={folder} already holds a run; give another folder")
+    number = 2
+    while checkpoint.steps(Path(f"{folder}-{number}") / "checkpoints"):
+        number += 1
+    return Path(f"{folder}-{number}")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Make `folder` and keep it from other jobs, by a lock that the kernel lifts however this process ends.
+
+    The lock is POSIX's, of this process alone: flock's would be inherited by data workers, which outlive a killed
+    process by seconds. Where the file system has no locks, a warning says so.
+
+    Raises:
+        ConfigError: another process trains into the folder, or it cannot be made.
+    """
+    path = folder / "lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(path, "ab", buffering=0)
+    except OSError as error:
+        raise ConfigError(f"output_dir={folder} cannot be made: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                holder = path.read_text(encoding="utf-8", errors="replace").strip() or "which is just starting"
+                raise ConfigError(
+                    f"another process trains into {folder} ({holder}); wait until it has ended, or give another "
+                    "output_dir"
+                ) from None
+            print(
+                f"warning: {folder} cannot be locked ({error.strerror}); see that no other process trains into it",
+                file=sys.stderr,
+                flush=True,
+            )
+        with contextlib.suppress(OSError):  # a full disk: saving will say so
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        yield
+
+
+def _last_checkpoint(cfg: RunConfig, folder: Path) -> Path | None:
+    """The last whole checkpoint in the run folder, if there is any.
+
+    Raises:
+        ConfigError: the run there is of another recipe or other options; names those that differ.
+        CheckpointError: every checkpoint in it is damaged.
+    """
     last = checkpoint.latest(folder / "checkpoints")
-    assert last is not None
+    if last is None:
+        return None
     theirs = checkpoint.read_json(last / "recipe.json").get("identity", {})
     ours = json.loads(json.dumps(config.identity(cfg)))
     differing = sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k))
     if differing:
         shown = "\n  ".join(f"{k}: there {theirs.get(k)!r}, here {ours.get(k)!r}" for k in differing[:10])
         raise ConfigError(f"{folder} holds a run with other options:\n  {shown}\n  give another output_dir")
-    return folder, last
+    return last
 
 
 def _weights(cfg: RunConfig) -> str | Path:

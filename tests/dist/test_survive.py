@@ -94,6 +94,26 @@ def test_a_signal_to_the_command_saves_and_has_its_own_exit_code(number: signal.
     assert last is not None and json.loads((folder / "last.json").read_text())["checkpoint"] == last.name
 
 
+def test_a_second_job_in_the_same_run_folder_is_refused_on_all_ranks(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (first,) = running(folder)
+    port = str(testing.free_port())
+    second = [
+        subprocess.Popen([sys.executable, str(TRAIN), *survive.command(folder)], text=True, stderr=subprocess.PIPE,
+                         env={**ENV, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                              "MASTER_PORT": port})
+        for rank in "01"
+    ]  # fmt: skip
+    try:
+        for process in second:
+            err = process.communicate(timeout=90)[1]
+            assert process.returncode == 2, err[-3000:]
+            assert f"trains into {folder} (process {first.pid} on " in err, err[-3000:]
+        assert first.poll() is None
+    finally:
+        first.kill()
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_rank_is_named_by_the_others(victim: int, tmp_path: Path) -> None:
     processes = running(tmp_path / "run", 2)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +87,43 @@ def test_a_folder_of_another_run_is_refused_with_the_options_that_differ() -> No
     assert run.train(compose("init.resume=out", "output_dir=./out"))["run"] == "out"
     with pytest.raises(ConfigError, match="output_dir=other cannot be another"):
         run.train(compose("init.resume=out", "output_dir=other"))
+
+
+def test_a_folder_that_a_process_trains_into_is_refused_until_it_dies() -> None:
+    holder = """
+import os, time
+from pathlib import Path
+from paddlecore import run
+with run._locked(Path("out")):
+    if os.fork() == 0:  # a data worker, which outlives a killed parent for a while
+        print(os.getpid(), flush=True)
+    time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    worker = int(process.stdout.readline())
+    try:
+        refused = rf"trains into out \(process {process.pid} on .+\); wait .* another output_dir"
+        with pytest.raises(ConfigError, match=refused):
+            run.train(compose("output_dir=out", "train.max_steps=2"))
+        assert [p.name for p in Path("out").iterdir()] == ["lock"]
+        process.kill()
+        process.wait()
+        assert run.train(compose("output_dir=out", "train.max_steps=2"))["steps"] == 2
+    finally:
+        process.kill()
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_a_file_system_without_locks_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    assert run.train(compose("output_dir=out", "train.max_steps=2"))["steps"] == 2
+    assert "out cannot be locked (No locks available)" in capsys.readouterr().err
 
 
 def test_evaluating_needs_weights_and_finds_the_run_s_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
