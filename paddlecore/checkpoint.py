@@ -47,7 +47,11 @@ def read_json(path: Path) -> Any:
 
 
 def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    """Bring a file, or the names in a folder, to disk; Windows does so with files alone, and open for writing."""
+    folder = path.is_dir()
+    if folder and os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
     try:
         os.fsync(handle)
     finally:

@@ -82,7 +82,7 @@ def _keep_freed_memory() -> None:
     then touches: half of a step's time where embedding tables or activations are large. Other C libraries do without.
     """
     trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # TypeError: Windows has no CDLL(None)
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(mmap_max, 0)  # large blocks come from the heap as well,
         mallopt(trim_threshold, -1)  # which never shrinks

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import resource
 import signal
 import sys
 import time
@@ -486,7 +485,8 @@ class Trainer:
             self._stop_asked = True
             print(f"{signal.Signals(number).name}: stopping after this step and saving", file=sys.stderr, flush=True)
 
-        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+        names = ("SIGTERM", "SIGUSR1", "SIGINT")  # Windows has no SIGUSR1
+        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
         try:
             before = {number: signal.signal(number, ask) for number in numbers}
         except ValueError:  # not the main thread (a notebook's worker, a test): the host keeps its own handlers
@@ -592,9 +592,13 @@ def is_better(value: float, than: float, goal: str) -> bool:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the most this process has used, on the GPU if it trains on one, else in main memory."""
+    """Bytes: the most this process has used, on the GPU if it trains on one, else in main memory; 0 = not known."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -347,3 +347,25 @@ print(faults() - before, file=sys.stderr)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     # Of 5 x 16384: one block may still be new, where something small came to lie in the first ones' place.
     assert int(done.stderr.split()[-1]) < 2 * 16384
+
+
+def test_trains_where_the_system_has_no_posix_parts(tmp_path: Path) -> None:
+    """Windows has no resource, fcntl, SIGUSR1 and sysconf, its libraries no name of None."""
+    code = f"""
+import ctypes, os, signal, sys
+sys.modules["resource"] = sys.modules["fcntl"] = None
+del signal.SIGUSR1, os.sysconf
+library = ctypes.CDLL
+def windows(name, *more, **options):
+    if name is None:
+        raise TypeError("argument of type 'NoneType' is not iterable")
+    return library(name, *more, **options)
+from paddlecore import cli, journal, trainer
+ctypes.CDLL = windows
+code = cli.main(["train", "recipe=rec/deepfm_toy", "debug=smoke", {"output_dir=" + str(tmp_path / "run")!r}])
+assert journal.memory_bytes() is None and trainer.peak_memory(trainer.torch.device("cpu")) == 0
+sys.exit(code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "result.json").is_file()
