@@ -192,6 +192,14 @@ def test_every_requirement_is_pinned_in_the_constraints() -> None:
     assert len(wanted) > 20 and not missing
 
 
+def test_every_extra_is_asked_for_where_it_is_used() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    extras = re.findall(r"^([\w-]+) = \[", project.split("[project.optional-dependencies]")[1].split("\n[")[0], re.M)
+    text = "".join(file.read_text(encoding="utf-8") for file in tracked() if file.suffix in (".py", ".md"))
+    unused = {e for e in extras if f"paddle-suite[{e}]" not in text} - {"wandb", "mlflow", "docs", "dev"}
+    assert len(extras) > 5 and not unused  # the trackers' names are filled in
+
+
 def test_ci_and_make_agree_on_the_command(tmp_path: Path) -> None:
     """`.ci/run` takes the command of `make test`, and leaves nothing in the environment that changes a result."""
     checkout = tmp_path / "checkout"
