@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,7 +205,7 @@ class TableData(DataModule):
             DataError: a file or row that cannot be used, by file, line and column.
         """
         self._known, self.unseen, self._paths = {}, {}, []
-        folder = None
+        folder, given = None, bool(self._vocabularies)
         if self.source != "toy":
             self._paths = list(self._files().values())
             folder = self._cache_folder()
@@ -212,6 +213,18 @@ class TableData(DataModule):
         self.splits = tuple(columns)
         sequences = [self.map.key(name) for name in self.map.sequences]
         self._rows = {split: TableRows(found, sequences) for split, found in columns.items()}
+        if given:
+            self._warn_unseen()
+
+    def _warn_unseen(self) -> None:
+        """Say it where most values of a column are unknown to a vocabulary that came with weights: it tells nothing.
+
+        Columns that share the vocabulary of another, as a film's second genre, may well be empty.
+        """
+        rows, found = len(self._rows[self.splits[0]]), self.unseen[self.splits[0]]
+        own = [name for name in self.map.categorical if self.map.roots[name] == name]
+        if names := [name for name in own if found.get(name, 0) > rows / 2]:
+            warnings.warn(f"most values of {', '.join(names)} are not in the vocabulary and share id 0", stacklevel=3)
 
     def _cache_folder(self) -> Path | None:
         if self.cache != "auto":

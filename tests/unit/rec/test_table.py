@@ -298,6 +298,15 @@ def test_restored_vocabularies_are_used_when_data_are_read(tmp_path: Path) -> No
         TableData(source=str(tmp_path / "new.csv"), **MAP, split=[0.0, 0.0, 1.0]).prepare()
 
 
+def test_a_table_that_the_given_vocabularies_do_not_know_is_named(tmp_path: Path) -> None:
+    learned = whole(write(tmp_path / "a.csv", LINES))
+    other = [line.replace("anna", "dora").replace("bert", "emil") for line in LINES]
+    data = TableData(source=str(write(tmp_path / "b.csv", other)), **{**MAP, "split": [1.0, 0.0, 0.0]})
+    data.restore(learned.state())
+    with pytest.warns(UserWarning, match="^most values of user are not in the vocabulary and share id 0$"):
+        data.prepare()
+
+
 def test_numbers_in_a_raw_row_are_the_values_of_the_table(tmp_path: Path) -> None:
     data = whole(write(tmp_path / "t.csv", ["1,7,x,1", "0,8,x,2"]))
     assert data.encode({"user": 8, "item": "x", "price": 2})["ids"].tolist() == [[2, 1]]
