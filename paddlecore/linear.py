@@ -22,12 +22,12 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         if (
-            x.device.type == "cpu"
+            not torch.compiler.is_compiling()  # first: an exported graph must not depend on the number of rows
+            and x.device.type == "cpu"
             and x.dtype == self.weight.dtype == torch.float32
             and x.numel() * self.out_features >= _SMALL
             and torch.backends.mkldnn.is_available()
             and not torch.is_autocast_enabled("cpu")
-            and not torch.compiler.is_compiling()
         ):
             product = _Product.apply if torch.is_grad_enabled() else _product
             return product(x, self.weight, self.bias)

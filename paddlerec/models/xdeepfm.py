@@ -85,7 +85,10 @@ class CIN(nn.Module):
             start = x.flatten(0, 1)  # [B * D, m]
             maps, pooled = start, []
             for weight in self.weights:
-                maps = _Interaction.apply(maps, start, weight)  # [B * D, H_k]
+                if torch.compiler.is_compiling():  # a graph of operators, for any number of rows
+                    maps = _outer(maps, start) @ weight.flatten(1).t()  # [B * D, H_k]
+                else:
+                    maps = _Interaction.apply(maps, start, weight)
                 pooled.append(maps.unflatten(0, x.shape[:2]).sum(1))
             return torch.cat(pooled, 1)
 

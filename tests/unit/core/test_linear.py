@@ -41,3 +41,12 @@ def test_small_products_other_widths_are_torchs() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16
     assert layer.double()(x.double()).dtype == torch.float64
+
+
+def test_an_exported_layer_takes_any_number_of_rows() -> None:
+    layer = torch.nn.Sequential(Linear(64, 256)).eval()
+    rows = torch.export.Dim("rows", min=2)
+    exported = torch.export.export(layer, (torch.randn(4, 64),), dynamic_shapes=({0: rows},)).module()
+    for number in (3, 100):  # below and above the size from which on oneDNN's product is taken
+        x = torch.randn(number, 64)
+        torch.testing.assert_close(exported(x), layer(x), rtol=1e-4, atol=1e-4)
