@@ -243,14 +243,14 @@ def engine_options() -> list[str]:
 
 
 def test_public_option_names_are_frozen() -> None:
-    """Renaming or removing an option breaks users' commands. After adding one: UPDATE_GOLDEN=1 pytest <this test>."""
+    """Renaming or removing an option breaks users' commands. After adding one: PADDLE_UPDATE_GOLDEN=1 pytest <this>."""
     golden = ROOT / "tests" / "golden" / "options.txt"
     now = option_names()
-    if os.environ.get("UPDATE_GOLDEN"):
+    if os.environ.get("PADDLE_UPDATE_GOLDEN"):
         golden.write_text("\n".join(now) + "\n", encoding="utf-8")
     frozen = golden.read_text(encoding="utf-8").splitlines()
     assert sorted(set(frozen) - set(now)) == [], "options that are gone or renamed"
-    assert sorted(set(now) - set(frozen)) == [], "options that are not in tests/golden/options.txt yet"
+    assert sorted(set(now) - set(frozen)) == [], "new options: run with PADDLE_UPDATE_GOLDEN=1"
 
 
 # ---------------------------------------------------------------------------------------------------- the wheel
