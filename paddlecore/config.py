@@ -61,6 +61,27 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
 _GIVEN_BY_ENGINE = {"model": (), "task": ("model",), "data": ()}  # constructor arguments that no config can give
 _GROUP_KEYS = {"match": "str", "lr": "float", "lr_scale": "float"}
 
+# What other programs call an option, without `_` and in lower case, where that is not like its name.
+_ALSO_CALLED = {
+    "model._target_": "name type arch architecture",
+    "data._target_": "name type dataset",
+    "data.source": "path root dir folder file datapath dataroot datadir datafolder",
+    "optim._target_": "name type optimizer optimiser",
+    "optim.lr": "learningrate",
+    "optim.weight_decay": "wd l2",
+    "optim.schedule.kind": "scheduler lrscheduler",
+    "optim.schedule.patience": "patience",
+    "train.max_steps": "iterations iters maxiter maxiters",
+    "train.precision": "amp fp16 bf16 half dtype",
+    "train.clip_norm": "gradclip clipgrad maxgradnorm clipgradnorm gradclipval gradientclipval",
+    "train.early_stop": "patience",
+    "train.trackers": "wandb mlflow logger",
+    "init.weights": "checkpoint ckpt pretrained loadfrom",
+    "output_dir": "out outdir logdir savedir workdir",
+    "device": "gpu gpus ngpus cuda accelerator",
+    "seed": "randomseed manualseed",
+}
+
 # Options that do not change what a run computes, only where, how long and how loudly.
 _NOT_IDENTITY = (
     "output_dir", "device", "init.resume", "train.max_steps", "train.max_epochs", "train.log_every", "train.keep",
@@ -638,8 +659,13 @@ class _Checker:
         return options
 
     def suggest(self, key: str, names: list[str]) -> str:
-        """The options most like `key`: in its section, and anywhere by their full name."""
+        """What other programs mean by `key`, or the options most like it: in its section, and anywhere by full name."""
         section, _, last = key.rpartition(".")
+        plain = last.lower().replace("_", "")
+        meant = [known for known, words in _ALSO_CALLED.items() if plain in words.split() and known in self.known]
+        meant = [known for known in meant if known.rpartition(".")[0] == section] or meant
+        if meant:
+            return f"; did you mean {_or(map(repr, meant))}?"
         scored = [(0.0, "")]
         for known in dict.fromkeys([*(f"{section}.{n}" if section else n for n in names), *self.known]):
             where, _, name = known.rpartition(".")

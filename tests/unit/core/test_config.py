@@ -157,6 +157,12 @@ def test_configs_inside_an_installed_package(tmp_path: Path, monkeypatch: pytest
 # --- what is refused
 
 
+def test_what_other_programs_call_an_option_is_known_of_options_that_there_are() -> None:
+    options = {*config.flatten(RunConfig()), *(f"optim.{n}" for n in config.flatten(dataclasses.asdict(Optim())))}
+    options |= {f"{section}._target_" for section in ("model", "data")} | {"data.source", "optim.weight_decay"}
+    assert set(config._ALSO_CALLED) <= options
+
+
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
@@ -170,6 +176,12 @@ def test_configs_inside_an_installed_package(tmp_path: Path, monkeypatch: pytest
         ("model.classes=3", ["'model.num_classes'"]),
         ("data.bach=3", ["'data.batch_size'"]),
         ("data.bach_size=3", ["'data.batch_size'"]),
+        ("optim.learningrate=3", ["optim.learningrate", "did you mean 'optim.lr'?"]),
+        ("optim.type=adam", ["did you mean 'optim._target_'?"]),
+        ("optim.patience=3", ["did you mean 'optim.schedule.patience' or 'train.early_stop'?"]),
+        ("train.fp16=true", ["did you mean 'train.precision'?"]),
+        ("data.path=rows.csv", ["did you mean 'data.source'?"]),
+        ("train.gpus=2", ["did you mean 'device'?"]),
         ("task.model=3", ["task.model", "has no such option"]),  # the engine gives it
         ("optim.weight_decy=3", ["'optim.weight_decay'"]),
         ("optim.params=3", ["optim.params", "has no such option"]),
