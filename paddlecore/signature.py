@@ -248,39 +248,65 @@ def _parameters(definition: _Definition) -> tuple[dict[str, Parameter], bool]:
     node = definition.node
     if isinstance(node, _Function):
         return _documented(_arguments(node, skip=0), node), node.args.kwarg is not None
-    if _is_dataclass(node):
-        return _documented(_dataclass_fields(definition), node), False
-    inits = [s for s in _statements(node.body) if isinstance(s, _Function) and s.name == "__init__"]
-    if not inits:
-        return _inherited(definition)
-    init = inits[-1]  # the last one is the implementation, where there are overloads
-    own = _documented(_arguments(init, skip=1), node, init)
-    if init.args.kwarg is None:
-        return own, False
-    call = _super_call(init, init.args.kwarg.arg)
-    if call is None:
-        return own, True  # it does something else with its **kwargs
-    inherited, is_open = _inherited(definition)
-    given = {k.arg for k in call.keywords} | set(list(inherited)[: len(call.args)])  # what the class passes on itself
-    return own | {name: p for name, p in inherited.items() if name not in given and name not in own}, is_open
+    return _constructor(_line(definition))
 
 
-def _inherited(definition: _Definition) -> tuple[dict[str, Parameter], bool]:
-    """Parameters of the first base class that has any."""
-    assert isinstance(definition.node, ast.ClassDef)
+def _constructor(line: Iterator[_Definition | None]) -> tuple[dict[str, Parameter], bool]:
+    """Parameters of the first class in `line` that has a constructor; what that hands on goes to those after it."""
     unknown = False
-    for base in definition.node.bases:
-        expression = base.value if isinstance(base, ast.Subscript) else base  # Generic[T]
-        if ast.unparse(expression).rpartition(".")[2] in ("object", "Module", "Protocol", "Generic", "ABC"):
-            continue  # they take nothing, and torch's sources are long
-        found = _evaluate(definition.module, expression)
-        if not isinstance(found, _Definition):
+    for definition in line:
+        if definition is None:
             unknown = True
             continue
-        parameters, is_open = _parameters(found)
-        if parameters or is_open:
-            return parameters, is_open
+        node = definition.node
+        assert isinstance(node, ast.ClassDef)
+        if _is_dataclass(node):
+            return _documented(_dataclass_fields(definition), node), False
+        inits = [s for s in _statements(node.body) if isinstance(s, _Function) and s.name == "__init__"]
+        if not inits:
+            continue
+        init = inits[-1]  # the last one is the implementation, where there are overloads
+        own = _documented(_arguments(init, skip=1), node, init)
+        if init.args.kwarg is None:
+            return own, False
+        call = _super_call(init, init.args.kwarg.arg)
+        if call is None:
+            return own, True  # it does something else with its **kwargs
+        inherited, is_open = _constructor(line)
+        given = {k.arg for k in call.keywords} | set(list(inherited)[: len(call.args)])  # what the class itself passes
+        return own | {name: p for name, p in inherited.items() if name not in given and name not in own}, is_open
     return {}, unknown
+
+
+def _line(definition: _Definition) -> Iterator[_Definition | None]:
+    """A class and those that it inherits from, in the order in which Python asks them; None: one that is not found.
+
+    The bases are read only if they are asked for, for torch's sources are long.
+    """
+    yield definition
+    yield from _linear(definition)[1:]
+
+
+def _linear(definition: _Definition) -> list[_Definition | None]:
+    """C3, as Python's: a class comes before its bases, and those in the order in which they are named."""
+    bases: list[_Definition | None] = []
+    assert isinstance(definition.node, ast.ClassDef)
+    for base in definition.node.bases:
+        expression = base.value if isinstance(base, ast.Subscript) else base  # Generic[T]
+        if ast.unparse(expression).rpartition(".")[2] not in ("object", "Module", "Protocol", "Generic", "ABC"):
+            found = _evaluate(definition.module, expression)  # those take nothing
+            is_class = isinstance(found, _Definition) and isinstance(found.node, ast.ClassDef)
+            bases.append(found if is_class else None)  # type: ignore[arg-type]
+    waiting = [[None] if base is None else _linear(base) for base in bases] + [bases]
+    line: list[_Definition | None] = [definition]
+    while waiting := [rest for rest in waiting if rest]:
+        heads = [rest[0] for rest in waiting]
+        free = [head for head in heads if head is None or not any(head in rest[1:] for rest in waiting)]
+        if not free:
+            return [*line, None]  # Python refuses such a class
+        line.append(free[0])
+        waiting = [rest[1:] if rest[0] is free[0] else rest for rest in waiting]
+    return line
 
 
 def _arguments(function: _FunctionNode, skip: int) -> dict[str, Parameter]:

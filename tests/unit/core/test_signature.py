@@ -143,6 +143,32 @@ def test_follows_base_classes_and_keywords_passed_on(package: Any) -> None:
     assert signature_of("zoo_sample.net.Strange").open
 
 
+def test_several_bases_are_asked_in_the_order_in_which_python_asks_them(package: Any) -> None:
+    package(
+        net="""
+        class Root:
+            def __init__(self, root: int = 1): ...
+        class Left(Root):
+            def __init__(self, left: int = 1, **options):
+                super().__init__(**options)
+        class Right(Root):
+            def __init__(self, right: int = 1, **options):
+                super().__init__(**options)
+        class Plain(Root): ...
+        class Both(Left, Right): ...
+        class Further(Plain, Right):
+            def __init__(self, own: int = 1, **options):
+                super().__init__(**options)
+        class Torn(Root, Right): ...
+        class Half(Unknown, Left): ...
+        """
+    )
+    assert signature_of("zoo_sample.net.Both").names == ["left", "right", "root"]
+    assert signature_of("zoo_sample.net.Further").names == ["own", "right", "root"]
+    assert signature_of("zoo_sample.net.Half").names == ["left", "root"]
+    assert signature_of("zoo_sample.net.Torn").open  # Python refuses to make it
+
+
 def test_dataclass_fields(package: Any) -> None:
     package(
         net="""
