@@ -23,7 +23,7 @@ import yaml
 
 from paddlecore.errors import ConfigError, nearest
 from paddlecore.schema import Optim, RunConfig, Schedule, outside
-from paddlecore.signature import Signature, check_value, signature_of, split_target
+from paddlecore.signature import Signature, check_value, integers, least, signature_of, split_target
 
 # What a recipe may name. `build` also holds the `__module__` of what it found against this list.
 ALLOWED_ROOTS = ("paddlecore", "paddlerec", "paddlecv", "paddlenlp", "torch.optim", "torchvision")
@@ -585,7 +585,13 @@ class _Checker:
     def argument(self, signature: Signature, names: list[str], name: str, value: Any, key: str) -> Any:
         """One constructor argument of the class that a section names."""
         if name in names:
-            return self.value(signature[name].annotation, value, key)
+            value = self.value(signature[name].annotation, value, key)
+            if (low := least(signature[name])) is not None:
+                low = low if key.startswith("model.") else 0  # only a network has no use for 0 where others are usual
+                for number in integers(value):
+                    if number < low:
+                        self.problem(key, f"must be at least {low}, got {number}")
+            return value
         if not signature.open or name in signature:  # the latter: reserved for the engine
             self.unknown.append((key, signature.target, names))
         return self.value(None, value, key)

@@ -372,6 +372,28 @@ def _dataclass_fields(definition: _Definition) -> dict[str, Parameter]:
     return fields
 
 
+def integers(value: Any) -> list[int]:
+    """The integers in a value, also inside lists."""
+    if isinstance(value, (list, tuple)):
+        return [number for inner in value for number in integers(inner)]
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else []
+
+
+def least(parameter: Parameter) -> int | None:
+    """The least number that a parameter of integers can take, as far as its default shows: 1 or 0 where that is not
+    below; 1 where there is none, for then it is a size (or 0, if by its name an id). None: any, or it is of other kind.
+    """
+    if parameter.annotation is None or re.findall(r"\b(?:int|float|str)\b", parameter.annotation) != ["int"]:
+        return None
+    if parameter.default is None:
+        return 0 if parameter.name.endswith("_id") else 1
+    try:
+        numbers = integers(ast.literal_eval(parameter.default))
+    except (ValueError, SyntaxError):  # a name, an expression
+        return None
+    return min(*numbers, 1) if numbers and min(numbers) >= 0 else None
+
+
 # Types that YAML can give, by the last part of the annotation's name. A name not here is accepted: it says nothing.
 _PLAIN: dict[str, tuple[type, ...]] = {
     "int": (int,),

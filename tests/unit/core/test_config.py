@@ -182,6 +182,8 @@ def test_what_other_programs_call_an_option_is_known_of_options_that_there_are()
         ("train.fp16=true", ["did you mean 'train.precision'?"]),
         ("data.path=rows.csv", ["did you mean 'data.source'?"]),
         ("train.gpus=2", ["did you mean 'device'?"]),
+        ("model.num_classes=0", ["model.num_classes: must be at least 1, got 0"]),
+        ("data.workers=-1", ["data.workers: must be at least 0, got -1"]),
         ("task.model=3", ["task.model", "has no such option"]),  # the engine gives it
         ("optim.weight_decy=3", ["'optim.weight_decay'"]),
         ("optim.params=3", ["optim.params", "has no such option"]),

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paddlecore.errors import ConfigError
-from paddlecore.signature import check_value, clear_cache, signature_of, split_target
+from paddlecore.signature import Parameter, check_value, clear_cache, least, signature_of, split_target
 
 
 @pytest.fixture
@@ -167,6 +167,20 @@ def test_several_bases_are_asked_in_the_order_in_which_python_asks_them(package:
     assert signature_of("zoo_sample.net.Further").names == ["own", "right", "root"]
     assert signature_of("zoo_sample.net.Half").names == ["left", "root"]
     assert signature_of("zoo_sample.net.Torn").open  # Python refuses to make it
+
+
+@pytest.mark.parametrize(
+    ("annotation", "default", "expected"),
+    [
+        ("int", "16", 1), ("int", "0", 0), ("int", "-1", None), ("int", None, 1), ("int | None", "None", None),
+        ("Sequence[int]", "(400, 400)", 1), ("Sequence[int]", "()", None), ("Sequence[Sequence[int]]", "((1, 0),)", 0),
+        ("float", "1.0", None), ("int", "SIZE", None), ("Mapping[str, int]", "None", None), ("bool", "True", None),
+        ("int | str", "3", None), (None, "3", None),
+    ],
+)  # fmt: skip
+def test_the_least_that_a_size_can_be(annotation: str | None, default: str | None, expected: int | None) -> None:
+    assert least(Parameter("width", default is None, default, annotation)) == expected
+    assert least(Parameter("pad_id", True, None, "int")) == 0
 
 
 def test_dataclass_fields(package: Any) -> None:
