@@ -78,7 +78,7 @@ def recipe_page(name: str) -> str:
     if card:
         lines += [hub.card_markdown(card)]
     else:
-        lines += ["There are no published weights for this recipe.", ""]
+        lines += ["Nothing is published for this recipe.", ""]
     for title, path in zip(("The recipe", "What it shares"), config.recipe_files(name), strict=False):
         lines += [f"## {title}: `{path.name}`", "", "```yaml", path.read_text(encoding="utf-8").rstrip(), "```", ""]
     for section in ("model", "task", "data"):
@@ -97,10 +97,11 @@ def recipe_page(name: str) -> str:
 
 def table(link: bool) -> list[str]:
     """The recipes with the scores of their cards; `link` to their pages."""
-    lines = ["| recipe | task | data | score on its card | expected |", "|---|---|---|---|---|"]
+    lines = ["| recipe | task | data | score on its card | weights | expected |", "|---|---|---|---|---|---|"]
     for row in cli.zoo_rows():
         name = f"[{row['recipe']}](models/{row['recipe'].replace('/', '_')}.md)" if link else f"`{row['recipe']}`"
-        cells = [name, row["task"], row["data"], row["score"] or "not published", row["expected"]]
+        score, weights = row["score"] or "not published", "yes" if row["weights"] else "no"
+        cells = [name, row["task"], row["data"], score, weights, row["expected"]]
         lines.append("| " + " | ".join(_cell(_text(str(c))) for c in cells) + " |")
     return lines
 

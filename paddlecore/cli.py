@@ -274,6 +274,7 @@ _MORE_HELP = {
   over=<option>            they differ in this option instead, e.g. data.fold (default: seed)
   out=<folder>             where to write (default: pretrained/<recipe>)
   fp16=true                store weights in half precision, and see what that does to the score
+  weights=false            keep the card alone, where weights are too large to ship
   init.average=<n>         the weights are the mean of the one run's last n checkpoints
   notes=<text>             for the card
   key=value                options of the scoring, as for eval""",
@@ -288,9 +289,9 @@ _MORE_HELP = {
 
 
 def _publish(words: list[str]) -> int:
-    own, rest = _take(words, "runs", "out", "fp16", "notes", "over")
+    own, rest = _take(words, "runs", "out", "fp16", "weights", "notes", "over")
     cfg = config.compose(rest, verb="publish")
-    fp16 = _flag(own["fp16"], "fp16")
+    fp16, weights = _flag(own["fp16"], "fp16"), _flag(own["weights"] or ["true"], "weights")
     runs = [run for value in own["runs"] for run in value.split(",") if run]
     from paddlecore import hub, run
 
@@ -308,7 +309,9 @@ def _publish(words: list[str]) -> int:
         hub.record_scores(folder, scored["split"], stored, scored.get("signatures"))
         scores.update(trained=trained or None, stored=stored)
 
-    hub.write_artefact(runs, out, recipe=cfg.recipe, fp16=fp16, notes=notes, over=over, average=average, score=score)
+    hub.write_artefact(
+        runs, out, recipe=cfg.recipe, fp16=fp16, notes=notes, over=over, average=average, score=score, weights=weights
+    )
     size = sum(file.stat().st_size for file in out.iterdir())
     _print_json({"artefact": str(out), "bytes": size, **scores})
     return 0
@@ -388,6 +391,7 @@ def zoo_rows(suite: str | None = None, task: str | None = None, data: str | None
             continue
         card = hub.read_card(name)
         row |= {"score": card_score(card), "expected": about.get("expected", ""), "parameters": card.get("parameters")}
+        row["weights"] = bool(card.get("files"))
         rows.append(row)
     return rows
 
@@ -411,10 +415,11 @@ def card_score(card: dict[str, Any]) -> str:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    cells = [["RECIPE", "TASK", "DATA", "SCORE", "EXPECTED", "SIZE"]]
+    cells = [["RECIPE", "TASK", "DATA", "SCORE", "WEIGHTS", "EXPECTED", "SIZE"]]
     for row in rows:
         size = f"{row['parameters'] / 1e6:.2f} M" if row["parameters"] else "-"
-        cells.append([row["recipe"], row["task"], row["data"], row["score"] or "-", row["expected"] or "-", size])
+        found = [row["score"] or "-", "yes" if row["weights"] else "-", row["expected"] or "-"]
+        cells.append([row["recipe"], row["task"], row["data"], *found, size])
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
@@ -436,7 +441,7 @@ def _zoo_one(name: str, as_json: bool) -> int:
     for path in config.recipe_files(name):
         print(f"  file: {path}")
     print()
-    print(hub.card_markdown(card) if card else f"no published weights; train it: paddlesuite train recipe={name}")
+    print(hub.card_markdown(card) if card else f"not published; train it: paddlesuite train recipe={name}")
     return 0
 
 

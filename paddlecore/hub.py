@@ -104,13 +104,14 @@ def create_model(
                 f"({_some(list_models(pretrained=True))})"
             )
         artefact = read_artefact(resolve(str(recipe) if pretrained is True else pretrained))
-    published = artefact or (read_artefact(found) if recipe and (found := artefact_folder(recipe)) else None)
     section = dict(own)
-    if published is not None and published.recipe:  # a bare file of tensors says nothing of sizes
+    # a bare file of tensors says nothing of sizes
+    recorded = artefact.recipe.get("model") if artefact is not None else read_card(recipe or "").get("model")
+    if isinstance(recorded, dict):
         # Sizes that come from the data stand in the record only. The class does not: it is never taken from a file of
         # weights.
-        record = {k: v for k, v in published.recipe["model"].items() if k != "_target_"}
-        if published.recipe["model"]["_target_"].rpartition(".")[2] == own["_target_"].rpartition(".")[2]:
+        record = {k: v for k, v in recorded.items() if k != "_target_"}
+        if str(recorded.get("_target_")).rpartition(".")[2] == own["_target_"].rpartition(".")[2]:
             section = {**own, **record} if artefact is not None else {**record, **own}
     section |= sizes
     model: nn.Module = config.build(section, "model")
@@ -278,15 +279,15 @@ def pretrained_root() -> Path:
 
 
 def artefact_folder(recipe: str) -> Path | None:
-    """Where a recipe's published weights are; None if there are none."""
+    """Where a recipe's published weights are; None if there are none, but perhaps a card."""
     folder = pretrained_root() / recipe
-    return folder if (folder / "card.json").is_file() else None
+    return folder if (folder / "card.json").is_file() and (folder / "data.json").is_file() else None
 
 
 def read_card(recipe: str) -> dict[str, Any]:
-    """A recipe's card; empty if nothing is published for it."""
-    folder = artefact_folder(recipe)
-    return _mapping(folder / "card.json") if folder else {}
+    """A recipe's card; empty if nothing is published for it. It may stand alone: see `write_artefact`."""
+    card = pretrained_root() / recipe / "card.json"
+    return _mapping(card) if card.is_file() else {}
 
 
 def resolve(where: str | Path) -> Path:
@@ -366,6 +367,10 @@ def read_artefact(path: str | Path) -> Artefact:
     if (path / "card.json").is_file():
         card = _mapping(path / "card.json")
         files = card.get("files")
+        if files == {}:
+            raise CheckpointError(
+                f"{path} is a card without weights; train them (`{card.get('command')}`) and give the run folder"
+            )
         if not isinstance(files, dict) or "data.json" not in files or not any(f.startswith("model.saf") for f in files):
             raise CheckpointError(f"{path / 'card.json'} does not list its files with their sha256 (`files`)")
         for file, digest in files.items():
@@ -491,6 +496,7 @@ def write_artefact(
     over: str = "seed",
     average: int = 1,
     score: Callable[[Path], None] | None = None,
+    weights: bool = True,
 ) -> Path:
     """Make an artefact from finished runs of one recipe that differ in nothing but their seed (or another option).
 
@@ -508,6 +514,8 @@ def write_artefact(
             since the runs' own scores, which mean and deviation are made of, are those of their best checkpoints.
         score: called with the artefact while it is still in a folder beside `out`, see `record_scores`. If it fails,
             `out` stays as it was.
+        weights: false = once they are scored, only the card stays: of weights that are too large to ship, it still says
+            what was reached, and how.
 
     Raises:
         ConfigError: a run is not finished, the runs are of different recipes or options, `average` cannot be had, or
@@ -537,15 +545,15 @@ def write_artefact(
         return tensor.half() if fp16 and tensor.is_floating_point() else tensor
 
     carried = config.load_class(first.recipe["task"]["_target_"], "task").run_state
-    weights = {name: stored(tensor) for name, tensor in first.state_dict.items() if name not in carried}
-    tied = _tied(weights)
+    tensors = {name: stored(tensor) for name, tensor in first.state_dict.items() if name not in carried}
+    tied = _tied(tensors)
 
     name, value = str(results[0]["recipe"]), identities[0].get(over)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        checkpoint.save_tensors(part / "model.safetensors", {n: t for n, t in weights.items() if n not in tied})
+        checkpoint.save_tensors(part / "model.safetensors", {n: t for n, t in tensors.items() if n not in tied})
         _cut(part / "model.safetensors")
         target = first.recipe["data"]["_target_"]
         checkpoint.write_json(part / "data.json", {"_target_": target, "state": first.data_state})
@@ -572,6 +580,8 @@ def write_artefact(
         checkpoint.write_json(part / "card.json", card)
         if score is not None:
             score(part)
+        if not weights:
+            _keep_the_card(part)
         _replace(out, part)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -677,6 +687,18 @@ def _cut(file: Path) -> None:
         file.unlink()
 
 
+def _keep_the_card(folder: Path) -> None:
+    """Away with the weights and what belongs to them."""
+    from paddlecore import checkpoint
+
+    card = _mapping(folder / "card.json")
+    for file in card["files"]:
+        (folder / file).unlink()
+    card |= {"files": {}, "weights_dtype": None, "eval_command": None}
+    card.pop("tied", None)
+    checkpoint.write_json(folder / "card.json", card)
+
+
 def record_scores(folder: Path, split: str, metrics: Mapping[str, float | None], signatures: Any) -> None:
     """Put what the stored weights themselves score on `split`, and its signatures, into the card in `folder`."""
     from paddlecore import checkpoint
@@ -714,6 +736,7 @@ def card_markdown(card: Mapping[str, Any]) -> str:
     seconds = card.get("train_seconds")
     weights = " ".join(v for k, v in card.get("files", {}).items() if k.startswith("model.safetensors"))
     run = ", ".join(f"{name}={value}" for name, value in (card.get("weights_run") or {}).items())
+    stored = f"{card.get('weights_dtype')}, of the run with {run}, sha256 `{weights}`"
     rows = [
         ("expected", card.get("target")),
         ("parameters", f"{card['parameters']:,}" if card.get("parameters") else None),
@@ -721,7 +744,7 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         ("trained with", f"`{card['command']}`" if card.get("command") else None),
         ("scored with", f"`{card['eval_command']}`" if card.get("eval_command") else None),
         ("commit", f"`{card['commit']}`" if card.get("commit") else None),
-        ("weights", f"{card.get('weights_dtype')}, of the run with {run}, sha256 `{weights}`"),
+        ("weights", stored if weights else "not part of this; the command above makes them"),
         ("licence of the data", card.get("licence")),
         ("notes", card.get("notes")),
     ]

@@ -241,13 +241,14 @@ def test_zoo_lists_filters_and_shows(root: Path, capsys: pytest.CaptureFixture[s
     artefact = root / "pretrained" / "rec" / "one"
     artefact.mkdir(parents=True)
     card = {"metrics": {"valid": {"auc": 0.1}, "test": {"auc": 0.98765}}, "parameters": 2_500_000, "command": "x y"}
+    card["files"] = {"model.safetensors": "ab"}
     (artefact / "card.json").write_text(json.dumps(card))
 
     assert cli.main(["zoo"]) == 0
     head, two, one = capsys.readouterr().out.splitlines()
-    assert head.split() == ["RECIPE", "TASK", "DATA", "SCORE", "EXPECTED", "SIZE"]
-    assert one.split() == ["rec/one", "ctr", "Nothing", "auc", "0.9877", "auc", "0.9", "2.50", "M"]
-    assert two.split() == ["cv/two", "image-classification", "Nothing", "-", "auc", "0.9", "-"]
+    assert head.split() == ["RECIPE", "TASK", "DATA", "SCORE", "WEIGHTS", "EXPECTED", "SIZE"]
+    assert one.split() == ["rec/one", "ctr", "Nothing", "auc", "0.9877", "yes", "auc", "0.9", "2.50", "M"]
+    assert two.split() == ["cv/two", "image-classification", "Nothing", "-", "-", "auc", "0.9", "-"]
 
     for words, wanted in (
         (["suite=cv"], ["cv/two"]), (["task=ctr"], ["rec/one"]), (["data=nothing"], ["cv/two", "rec/one"]),
@@ -262,7 +263,7 @@ def test_zoo_lists_filters_and_shows(root: Path, capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr().out
     assert "| test | auc | 0.9877 |" in shown and "`x y`" in shown and "MLP on nothing" in shown
     assert cli.main(["zoo", "recipe=cv/two"]) == 0
-    assert "no published weights" in capsys.readouterr().out
+    assert "not published" in capsys.readouterr().out
     assert cli.main(["zoo", "recipe=rec/won"]) == 2
     assert "rec/one" in capsys.readouterr().err
     assert cli.main(["zoo", "tsk=ctr"]) == 2

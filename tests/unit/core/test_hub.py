@@ -324,6 +324,24 @@ def test_only_an_artefact_is_replaced(tmp_path: Path, zoo: Path) -> None:
     assert (out / "thesis.txt").is_file()
 
 
+def test_a_card_alone_says_what_was_reached_and_has_no_weights(tmp_path: Path, zoo: Path) -> None:
+    scored = []
+    run = make_run(tmp_path / "a")
+    hub.write_artefact([run], zoo, score=lambda folder: scored.append(hub.read_artefact(folder)), weights=False)
+    assert len(scored) == 1 and [file.name for file in zoo.iterdir()] == ["card.json"]
+    card = hub.read_card("rec/one")
+    assert card["metrics"]["test"] == {"auc": 0.9} and card["parameters"] == 26 and card["files"] == {}
+    assert "| test | auc | 0.9000 |" in hub.card_markdown(card) and "sha256" not in hub.card_markdown(card)
+    assert hub.list_models(pretrained=True) == []
+    with pytest.raises(ConfigError, match="has no published weights; train it"):
+        hub.resolve("rec/one")
+    with pytest.raises(CheckpointError, match="a card without weights; train them .`paddlesuite train recipe=rec/one"):
+        hub.read_artefact(zoo)
+    assert hub.create_model("rec/one") is not None
+    hub.write_artefact([run], zoo)
+    assert hub.list_models(pretrained=True) == ["rec/one"]
+
+
 def test_an_artefact_is_scored_before_it_replaces_another(
     tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
