@@ -855,6 +855,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
     )
     if config.init.weights is None:
         del flat["init.into"]
+    if config.init.weights is None or config.init.vocabulary == "weights":
+        del flat["init.vocabulary"]
     if config.init.weights is None or config.init.average == 1:
         del flat["init.average"]
     free = [k for k in _NOT_IDENTITY if not (to_the_end and k in ("train.max_steps", "train.max_epochs"))]

@@ -398,6 +398,8 @@ class DataModule:
     """Endings of the files that `predict input=<folder>` takes from a folder; none: inputs are no files."""
     vocabulary_options: ClassVar[tuple[str, ...]] = ()
     """Options that decide what the vocabularies in `state` are of: with other values weights would see other ids."""
+    vocabulary_state: ClassVar[str] = ""
+    """The key of `state` that holds the vocabulary of texts; empty: there is none, or it cannot be learned anew."""
 
     def __init__(
         self,
@@ -452,9 +454,18 @@ class DataModule:
         """Take over what `state` gave, or a part of it.
 
         Called before `prepare` (evaluating, resuming: `prepare` then uses these vocabularies and labels rather than
-        learning new ones) or instead of it (predicting). When pretrained weights are fine-tuned on other data, the key
-        `labels` is left out, so that class names come from the new data and vocabularies from the weights.
+        learning new ones) or instead of it (predicting). When pretrained weights are fine-tuned on other data, the keys
+        `labels` and `examples` are left out, so that class names come from the new data and vocabularies from the
+        weights; with init.vocabulary=data that of `vocabulary_state` is left out, too.
         """
+
+    def vocabulary(self) -> list[str]:
+        """Texts' tokens by their ids, those of no text (padding, unknown, ...) included. See `vocabulary_state`."""
+        raise NotImplementedError
+
+    def unknown_share(self) -> float:
+        """Share of the training texts' tokens that the vocabulary lacks. See `vocabulary_state`."""
+        raise NotImplementedError
 
     def bounds(self) -> dict[str, float]:
         """The best value possible of a metric on the test split, where it is known (generated data)."""

@@ -231,6 +231,28 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], *, into: str = "m
     return report
 
 
+def by_token(
+    module: nn.Module, state: Mapping[str, Tensor], before: Sequence[str], after: Sequence[str]
+) -> dict[str, Tensor]:
+    """`state` for a task with another vocabulary: in tensors of a row for each token, those of tokens that both
+    vocabularies have are taken to their new places, and the others are `module`'s.
+
+    Args:
+        before: tokens by their ids, of `state`.
+        after: the same of `module`.
+    """
+    import torch
+
+    places = {token: place for place, token in enumerate(before)}
+    pairs = [(places[token], place) for place, token in enumerate(after) if token in places]
+    there, here = torch.tensor(pairs, dtype=torch.int64).view(-1, 2).unbind(1)
+    moved, own = dict(state), module.state_dict()
+    for name, value in state.items():
+        if name in own and (len(before), *own[name].shape[1:]) == value.shape and len(own[name]) == len(after):
+            moved[name] = own[name].clone().index_copy_(0, here, value[there].to(own[name].dtype))
+    return moved
+
+
 def _names_for(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`state`, a task's, by the names of `module`: a model's lack the `model.`, and the task's own are left out."""
     from paddlecore.task import Task

@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -271,19 +271,39 @@ def _trained(cfg: RunConfig, device: torch.device, *, read: bool) -> tuple[Task,
     return task, data, artefact.path
 
 
-def _restore(data: DataModule, artefact: hub.Artefact, without: str = "") -> None:
-    """Take over what the data of these weights have learned.
+def _restore(data: DataModule, artefact: hub.Artefact, without: Sequence[str] = ()) -> None:
+    """Take over what the data of these weights have learned, but for the keys `without`.
 
     Raises:
         ConfigError: a vocabulary was made with other options than those of `data`.
     """
     made = artefact.recipe.get("data") or {}
-    for name in data.vocabulary_options:
+    for name in () if data.vocabulary_state in without else data.vocabulary_options:
         here = getattr(data, name)
         if (there := made.get(name, here)) != here:
             shown, wanted = (f"data.{name}={str(value).lower()}" for value in (here, there))
             raise ConfigError(f"{shown}, but the vocabulary of {artefact.path} was made with {wanted}; give that")
-    data.restore({k: v for k, v in artefact.data_state.items() if k != without})
+    data.restore({k: v for k, v in artefact.data_state.items() if k not in without})
+
+
+def _fine_tuned(cfg: RunConfig, task: Task, data: DataModule, pretrained: hub.Artefact) -> str:
+    """Load what fits of pretrained weights; the report, and how far the two vocabularies of texts agree."""
+    state, said = pretrained.state_dict, ""
+    if cfg.init.vocabulary == "data":
+        other = _data(cfg)
+        other.restore(pretrained.data_state)
+        before, after = other.vocabulary(), data.vocabulary()
+        state = hub.by_token(task, state, before, after)
+        both = len(set(before).intersection(after))
+        said = (
+            f"\nvocabulary: {both:,} of {len(after):,} tokens are also in that of the weights; the others start afresh"
+        )
+    elif data.vocabulary_state and (share := data.unknown_share()):
+        said = (
+            f"\nvocabulary: {share:.1%} of the tokens of these texts are not in that of the weights; "
+            "init.vocabulary=data makes a new one"
+        )
+    return f"{hub.load_state(task, state, into=cfg.init.into)}{said}"
 
 
 def _task(cfg: RunConfig, data: DataModule) -> Task:
@@ -310,11 +330,13 @@ def build_trainer(
         data.restore(checkpoint.read_json(last / "data.json")["state"])
     elif cfg.init.weights is not None:
         pretrained = hub.read_weights(cfg.init.weights, cfg.init.average)
-        _restore(data, pretrained, without="labels")
+        if (anew := cfg.init.vocabulary == "data") and data.vocabulary_state not in pretrained.data_state:
+            raise ConfigError(f"init.vocabulary=data: there is no vocabulary of texts in {pretrained.path}")
+        _restore(data, pretrained, without=("labels", "examples", *([data.vocabulary_state] if anew else [])))
     _prepare(data)
     task = _task(cfg, data)
     if pretrained is not None:
-        report = hub.load_state(task, pretrained.state_dict, into=cfg.init.into)
+        report = _fine_tuned(cfg, task, data, pretrained)
         if distributed.rank() == 0:
             print(f"init.weights={cfg.init.weights}\n{report}", file=sys.stderr, flush=True)
     task.to(device)

@@ -138,6 +138,11 @@ class Init:
         None, "artefact, checkpoint or run folder, a recipe name, or a file of tensors: weights only, with a report"
     )
     into: str = opt("model", "part of the task that a file's or another model's weights are for, e.g. model.backbone")
+    vocabulary: str = opt(
+        "weights",
+        "of texts: weights = that of the weights; data = a new one, in which tokens of both keep their vectors",
+        choices=("weights", "data"),
+    )
     average: int = opt(1, "take the mean of the weights of a run's so many last checkpoints (see train.keep)", low=1)
     resume: str = opt("auto", "auto = go on in the run folder if it holds a checkpoint; never; or a run folder")
 

@@ -139,6 +139,7 @@ class ParallelData(DataModule):
     """
 
     vocabulary_options = ("lower",)
+    vocabulary_state = "sentencepiece"
 
     def __init__(
         self,
@@ -194,10 +195,10 @@ class ParallelData(DataModule):
     def spec(self) -> dict[str, Any]:
         if self._processor is None:
             raise DataError("there is no vocabulary yet: prepare() reads the data, restore() takes a state")
-        size = self._processor.get_piece_size()
+        vocabulary = self.vocabulary()
         return {
-            "vocab_size": size,
-            "vocabulary": [self._processor.id_to_piece(i) for i in range(size)],
+            "vocab_size": len(vocabulary),
+            "vocabulary": vocabulary,
             "pad_id": PAD,
             "unknown_id": UNKNOWN,
             "bos_id": BOS,
@@ -220,6 +221,15 @@ class ParallelData(DataModule):
         self._examples = list(state.get("examples", []))
         if "sentencepiece" in state:
             self._load(base64.b64decode(state["sentencepiece"]))
+
+    def vocabulary(self) -> list[str]:
+        return [self._processor.id_to_piece(i) for i in range(self._processor.get_piece_size())]
+
+    def unknown_share(self) -> float:
+        """Bytes, which spell characters that are in no piece."""
+        byte = np.array([self._processor.is_byte(i) for i in range(self._processor.get_piece_size())])
+        tokens = np.concatenate([flat for _, flat, _ in self._rows["train"].sides])
+        return float(byte[tokens].mean())
 
     def fingerprint(self) -> str:
         return fingerprint(self._paths) if self._paths else ""

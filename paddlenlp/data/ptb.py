@@ -96,6 +96,8 @@ class RunningTextData(DataModule):
         **common: see `DataModule`.
     """
 
+    vocabulary_state = "vocabulary"
+
     def __init__(
         self, *, steps: int = 20, context: int = 200, window: int = 400, min_count: int = 1, **common: Any
     ) -> None:
@@ -137,6 +139,12 @@ class RunningTextData(DataModule):
     def restore(self, state: dict[str, Any]) -> None:
         self._know(list(state.get("vocabulary", [])))
 
+    def vocabulary(self) -> list[str]:
+        return self._vocabulary
+
+    def unknown_share(self) -> float:
+        return float((self._texts["train"] == UNKNOWN).mean())
+
     def fingerprint(self) -> str:
         return fingerprint(self._paths) if self._paths else ""
 
@@ -168,7 +176,7 @@ class RunningTextData(DataModule):
             ids = [END, *(self._ids.get(word, UNKNOWN) for word in words)]
             self._texts[split] = np.array(ids, np.int32)
         if given and files:
-            warn_unknown(files["train"], float((self._texts["train"] == UNKNOWN).mean()))
+            warn_unknown(files["train"], self.unknown_share())
 
     def _files(self) -> dict[str, Path]:
         folder = Path(self.source)

@@ -127,6 +127,7 @@ class TextTableData(DataModule):
     """
 
     vocabulary_options = ("tokenizer", "lower")
+    vocabulary_state = "vocabulary"
 
     def __init__(
         self,
@@ -202,6 +203,12 @@ class TextTableData(DataModule):
         self._examples = list(state.get("examples", []))
         self._know(list(state.get("vocabulary", [])))
 
+    def vocabulary(self) -> list[str]:
+        return ["<pad>", "<unk>", *self._vocabulary]
+
+    def unknown_share(self) -> float:
+        return float((self._rows["train"].tokens == UNKNOWN).mean())
+
     def fingerprint(self) -> str:
         return fingerprint(self._paths) if self._paths else ""
 
@@ -246,7 +253,7 @@ class TextTableData(DataModule):
             self._examples = [self._text_of(tokens) for tokens in read["train"].tokens[:3]]
         self._rows = {split: self._numbered(split, texts, numbers) for split, texts in read.items()}
         if given:
-            warn_unknown(read["train"].path, float((self._rows["train"].tokens == UNKNOWN).mean()))
+            warn_unknown(read["train"].path, self.unknown_share())
 
     def _read_splits(self) -> dict[str, _Texts]:
         files = self._files()

@@ -195,6 +195,7 @@ class TextPairData(DataModule):
     """
 
     vocabulary_options = ("tokenizer", "trigrams", "lower")
+    vocabulary_state = "vocabulary"
 
     def __init__(
         self,
@@ -260,6 +261,14 @@ class TextPairData(DataModule):
     def restore(self, state: dict[str, Any]) -> None:
         self._know(list(state.get("vocabulary", [])))
 
+    def vocabulary(self) -> list[str]:
+        hashed = [f"<hash {number} of {self.buckets}>" for number in range(self.buckets)]
+        return ["<pad>", "<unk>", *self._vocabulary, *hashed]
+
+    def unknown_share(self) -> float:
+        """With `buckets`, those without an id of their own."""
+        return float(self._facts["train"]["without_own_id"])
+
     def fingerprint(self) -> str:
         return fingerprint(self._paths) if self._paths else ""
 
@@ -302,7 +311,7 @@ class TextPairData(DataModule):
             self._know([token for token, count in counts.most_common() if count >= self.min_count])
         self._rows = {split: self._numbered(split, pairs) for split, pairs in read.items()}
         if given and not self.buckets:
-            warn_unknown(read["train"].path, self._facts["train"]["without_own_id"])
+            warn_unknown(read["train"].path, self.unknown_share())
 
     def _read_splits(self) -> dict[str, _Pairs]:
         if self.source == "auto":

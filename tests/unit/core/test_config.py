@@ -458,7 +458,7 @@ def test_run_folder_depends_on_what_changes_the_result(root: Path) -> None:
     neutral = {"output_dir", "device", "init.resume", "data.workers"} | {f"about.{f}" for f in vars(cfg.about)}
     neutral |= {f"train.{n}" for n in ("max_steps", "max_epochs", "log_every", "save_every", "keep", "trackers")}
     neutral |= {"train.profile", "train.rank_timeout"}
-    neutral |= {"init.into", "init.average"}  # they say nothing where there are no weights
+    neutral |= {"init.into", "init.average", "init.vocabulary"}  # they say nothing where there are no weights
     for key in {*config.flatten(cfg), *neutral} - {"recipe"}:
         assert (folder(key, "other") == first) == (key in neutral), key
     assert folder("seed", 1.0) == first  # the same number

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from paddlecore import cli
 from paddlecore.data import DataModule
 from paddlecore.errors import ConfigError, DataError
+from paddlecore.testing import tiny_trainer
 from paddlenlp.data import MRData, RunningTextData, TextPairData, TextTableData
 from paddlenlp.data.sentence_classification import folds
 
@@ -394,6 +396,50 @@ def test_a_vocabulary_of_weights_that_knows_little_of_the_texts_is_named(kind: s
     data.restore({"vocabulary": ["<pad>", "<eos>", "<unk>", "a", "dog"]})
     with pytest.warns(UserWarning, match=r"train.*: \d+% of the tokens are not in the vocabulary of the weights"):
         data.prepare()
+
+
+OWN = [
+    ("nlp/textcnn_mr", "label\ttext\n1\ta good zebra\n0\ta zebra\n", "tsv"),
+    ("nlp/dssm_wikiqa", "query\tdocument\tlabel\nwhat\tthe zebra\t1\nwhat\tthe gnu\t0\n", "tsv"),
+    ("nlp/lstm_lm_ptb_small", "w1 zebra w2\n" * 40, "txt"),
+    ("nlp/transformer_multi30k", "source\ttarget\n" + "a dog runs\tein hund zebra\n" * 3, "tsv"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "text", "kind"), OWN)
+def test_a_new_vocabulary_keeps_what_the_weights_know(
+    recipe: str, text: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fine-tuning says what the vocabulary of the weights lacks, and can make another with the vectors of the first."""
+    base, folder = tiny_trainer(recipe, "train.max_steps=1", folder=tmp_path / "base")
+    base.fit()
+    own = tmp_path / "own"
+    own.mkdir()
+    for split in ("train", "valid"):
+        (own / f"{split}.{kind}").write_text(text, encoding="utf-8")
+    words = [f"data.source={own}", f"init.weights={tmp_path / 'base'}", "data.batch_size=2", "data.vocab_size=320"]
+    words = words if recipe == "nlp/transformer_multi30k" else words[:-1]
+    kept, data = tiny_trainer(recipe, *words)
+    assert data.vocabulary() == folder.vocabulary()
+    if "transformer" not in recipe:  # whose bytes spell anything
+        assert re.search(r"\d% of the tokens of these texts are not .*init.vocabulary=data", capsys.readouterr().err)
+    fresh, data = tiny_trainer(recipe, *words, "init.vocabulary=data")
+    before, after = folder.vocabulary(), data.vocabulary()
+    assert after != before and data.unknown_share() < 0.2
+    said = re.search(r"vocabulary: (\d+) of (\d+) tokens", capsys.readouterr().err)
+    assert said and (int(said[1]), int(said[2])) == (len(set(before) & set(after)), len(after))
+    weights, moved = base.task.state_dict(), fresh.task.state_dict()
+    tables = [
+        name for name, value in moved.items() if name in weights and len(value.shape) and len(value) == len(after)
+    ]
+    assert tables
+    for name in tables:
+        for place, token in enumerate(after):
+            if token in before:
+                torch.testing.assert_close(moved[name][place], weights[name][before.index(token)])
+    for name, value in weights.items():
+        if name not in tables and not name.endswith("state") and value.shape == moved[name].shape:
+            torch.testing.assert_close(moved[name], value)
 
 
 @pytest.mark.parametrize("tokenizer", ["words", "space", "characters", "bigrams"])
