@@ -13,6 +13,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -421,6 +422,11 @@ def _table(rows: list[dict[str, Any]]) -> str:
         found = [row["score"] or "-", "yes" if row["weights"] else "-", row["expected"] or "-"]
         cells.append([row["recipe"], row["task"], row["data"], *found, size])
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    if sys.stdout.isatty():  # what is expected is cut so that a row stays in its line
+        room = shutil.get_terminal_size().columns - sum(widths) - 2 * (len(widths) - 1)
+        widths[4] = max(widths[4] + min(room, 0), len(cells[0][4]))
+        for line in cells:
+            line[4] = line[4] if len(line[4]) <= widths[4] else line[4][: widths[4] - 1] + "…"
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
     )
@@ -461,7 +467,6 @@ def _doctor(words: list[str]) -> int:
 
 def _report() -> dict[str, dict[str, Any]]:
     """What is installed and what the machine has. Answers also where half of it is broken."""
-    import shutil
 
     def attempt(ask: Callable[[], Any]) -> Any:
         try:

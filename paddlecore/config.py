@@ -15,6 +15,8 @@ import inspect
 import json
 import os
 import re
+import shutil
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -900,7 +902,12 @@ def _about(name: str, root: Path) -> dict[str, Any]:
 
 
 def _row(left: str, right: str) -> str:
-    return f"  {left:<42} {right}".rstrip() if len(left) <= 42 else f"  {left}\n  {'':<42} {right}".rstrip()
+    """An option and what it means, beside it in lines that fit the terminal (100 columns where there is none)."""
+    indent = 45
+    width = max(shutil.get_terminal_size((100, 24)).columns, indent + 35)
+    lines = textwrap.wrap(right, width - indent, break_on_hyphens=False) or [""]
+    first = f"  {left:<42} {lines[0]}" if len(left) <= 42 else f"  {left}\n{'':<{indent}}{lines[0]}"
+    return "\n".join([first.rstrip(), *(f"{'':<{indent}}{line}" for line in lines[1:])])
 
 
 def _plain_text(value: Any) -> str:

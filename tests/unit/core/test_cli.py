@@ -270,6 +270,16 @@ def test_zoo_lists_filters_and_shows(root: Path, capsys: pytest.CaptureFixture[s
     assert "task=" in capsys.readouterr().err
 
 
+def test_the_table_fits_a_terminal_and_is_whole_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"recipe": "rec/one", "task": "ctr", "data": "Nothing", "score": "auc 0.9", "parameters": 1_000_000}
+    rows = [{**row, "expected": "auc 0.9 " * 20}]
+    assert rows[0]["expected"] in cli._table(rows)
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = cli._table(rows).splitlines()
+    assert [len(line) <= 80 for line in lines] == [True, True] and "…  1.00 M" in lines[1]
+
+
 def test_seeds_are_shown_with_their_spread() -> None:
     card = {
         "metrics": {"test": {"auc": 0.9}},
