@@ -20,6 +20,18 @@ from paddlecore.errors import ConfigError  # noqa: E402
 from paddlecore.schema import About, Optim, RunConfig  # noqa: E402
 from paddlecore.signature import signature_of  # noqa: E402
 
+ELSEWHERE = {  # recipes at the head of the README -> what others publish
+    "rec/deepfm_frappe": "0.98395, BARS",
+    "rec/wide_deep_frappe": "0.9831, BARS",
+    "rec/ncf_ml1m": "0.688, the paper",
+    "rec/srgnn_yoochoose": "0.706, the paper",
+    "cv/lenet_mnist": "0.992, the paper",
+    "cv/resnet20_cifar10": "0.9125, the paper, of images without JPEG's losses",
+    "cv/ssdlite_bccd": "none",
+    "nlp/textcnn_mr": "0.761, the paper",
+    "nlp/senta_bow_chnsenticorp": "0.900, Baidu",
+    "nlp/transformer_multi30k": "41.02, Wu et al., 2021",
+}
 SUITES = {"rec": "Recommendation", "cv": "Vision", "nlp": "Language"}
 
 
@@ -106,6 +118,17 @@ def table(link: bool) -> list[str]:
     return lines
 
 
+def selected() -> list[str]:
+    """A few recipes of each suite, their scores beside those of others, and how long they train."""
+    scores = {row["recipe"]: row["score"] for row in cli.zoo_rows()}
+    lines = ["| recipe | | score on its card | elsewhere | training |", "|---|---|---|---|---|"]
+    for name, elsewhere in ELSEWHERE.items():
+        about = config.read_recipe(name)["about"]
+        cells = [f"`{name}`", about["title"], scores[name], elsewhere, about["time"]]
+        lines.append("| " + " | ".join(_cell(_text(cell)) for cell in cells) + " |")
+    return lines
+
+
 def write(folder: Path = DOCS) -> None:
     """All generated pages; those of recipes that are gone are removed."""
     models = folder / "models"
@@ -124,10 +147,12 @@ def write(folder: Path = DOCS) -> None:
 
 
 def readme(text: str) -> str:
-    """`text` with the table between its two markers made anew."""
-    start, end = "<!-- recipes: made by docs/generate.py --readme -->", "<!-- end of recipes -->"
-    made = "\n".join([start, *table(link=False), end])
-    return re.sub(re.escape(start) + ".*?" + re.escape(end), lambda _: made, text, flags=re.S)
+    """`text` with the tables between their markers made anew."""
+    for name, lines in (("scores", selected()), ("recipes", table(link=False))):
+        start, end = f"<!-- {name}: made by docs/generate.py --readme -->", f"<!-- end of {name} -->"
+        made = "\n".join([start, *lines, end])
+        text = re.sub(re.escape(start) + ".*?" + re.escape(end), lambda _, made=made: made, text, flags=re.S)
+    return text
 
 
 if __name__ == "__main__":
