@@ -355,6 +355,8 @@ def _pairs(overrides: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
             problems.append(f"{shown!r}: options cannot be deleted; set one to null, or to its default")
         elif override.startswith("+"):
             problems.append(f"{shown!r}: write key=value, without the +")
+        elif override in ("-m", "--multirun"):
+            problems.append(f"{shown!r}: a sweep is several commands; for lr in 0.1 0.2; do ... optim.lr=$lr; done")
         elif not equals:
             problems.append(f"{shown!r}: expected key=value, e.g. train.max_steps=100")
         elif key.split(".")[0] == "hydra" or "@" in key or "/" in key:
@@ -436,7 +438,7 @@ def _hydra(
     for key, text in pairs:
         try:
             if parser.parse_override(f"++{key}={text}").is_sweep_override():
-                problems.append(f"{key}: one value, please, got {text!r}; a list is written [a,b]")
+                problems.append(f"{key}: one value, please, got {text!r}; a list is written [a,b], a sweep as several commands")
         except Exception as error:  # whatever a grammar can raise on free text
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             problems.append(f"{key}: {text!r} cannot be read as a value ({reason}); quote text as '{key}=\"...\"'")
