@@ -108,6 +108,7 @@ class RNNAttention(nn.Module):
         """The state of one hypothesis without tokens for each source [B, S]; `attention`: steps say where they look."""
         visible = source != self.pad_id
         words = self.dropout(self.source_embedding(source))
+        # a GPU is waited for here: cuDNN takes the lengths of a packed sequence from the host
         packed = pack_padded_sequence(words, visible.sum(1).cpu(), batch_first=True, enforce_sorted=False)
         states, last = self.encoder(packed)
         memory, _ = pad_packed_sequence(states, batch_first=True, total_length=source.shape[1])  # [B, S, 2 d]

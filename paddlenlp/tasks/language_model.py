@@ -12,7 +12,7 @@ from paddlecore import distributed
 from paddlecore.metric import Metric
 from paddlecore.task import Batch, Prediction, StepOutput, Task
 from paddlenlp.layers.beam_search import check_sampling, sample
-from paddlenlp.layers.smoothing import smoothed_cross_entropy
+from paddlenlp.layers.smoothing import token_losses
 from paddlenlp.metrics import Perplexity
 
 
@@ -69,10 +69,8 @@ class LanguageModel(Task):
     def _loss(self, batch: Batch, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The sum of -log P, how many targets count, and the state after them."""
         features, after = self.model(batch["tokens"], state)
-        counted = batch["target"] != self.pad_id
-        logits = self.model.output(features[counted])  # type: ignore[operator]
-        loss, _ = smoothed_cross_entropy(logits, batch["target"][counted], 0.0)
-        return loss, counted.sum(), after
+        loss, _, tokens = token_losses(self.model.output, features, batch["target"], self.pad_id, 0.0)  # type: ignore[arg-type]
+        return loss, tokens, after
 
     def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
         slot = batch["slot"]

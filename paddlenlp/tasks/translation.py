@@ -13,7 +13,7 @@ from paddlecore.metric import Metric
 from paddlecore.task import Batch, Prediction, StepOutput, Task
 from paddlenlp.layers.beam_search import Hypotheses, alignment, beam_search, check_sampling, check_search, sample
 from paddlenlp.layers.int8 import quantised
-from paddlenlp.layers.smoothing import smoothed_cross_entropy
+from paddlenlp.layers.smoothing import token_losses
 from paddlenlp.metrics import Bleu, ChrF, Perplexity
 
 _SOLID = ("ja", "th", "lo", "km", "my")  # languages whose words are written without spaces between, beside Chinese
@@ -125,10 +125,8 @@ class Translation(Task):
     def _loss(self, batch: Batch, smoothing: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Sums over the target tokens: the loss and -log P; and how many there are."""
         given, wanted = batch["target"][:, :-1], batch["target"][:, 1:]
-        counted = wanted != self.pad_id  # [B, T]
         features = self.model.features(batch["source"], given)  # type: ignore[operator]
-        logits = self.model.output(features[counted])  # type: ignore[operator]
-        return *smoothed_cross_entropy(logits, wanted[counted], smoothing), counted.sum()
+        return token_losses(self.model.output, features, wanted, self.pad_id, smoothing)  # type: ignore[arg-type]
 
     def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
         loss, nll, tokens = self._loss(batch, self.label_smoothing)

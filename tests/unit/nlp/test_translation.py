@@ -59,6 +59,22 @@ def test_smoothed_loss_is_a_dense_kl_and_the_entropy(smoothing: float, rows: int
     torch.testing.assert_close(doubled, 2 * wanted, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_what_does_not_count_is_as_if_it_were_not_there(smoothing: float) -> None:
+    torch.manual_seed(0)
+    logits, target = torch.randn(5000, 200).requires_grad_(), torch.randint(200, (5000,))
+    counted = torch.rand(5000) < 0.7
+    found, wanted = (
+        (loss, nll, *torch.autograd.grad(loss, logits))
+        for loss, nll in (
+            smoothed_cross_entropy(logits, target, smoothing, counted),
+            smoothed_cross_entropy(logits[counted], target[counted], smoothing),
+        )
+    )
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
 def test_the_gradient_of_a_scaled_loss_keeps_its_small_parts_in_half_precision() -> None:
     """As the trainer scales it in fp16: by 2^16 at first, which float16 itself does not hold."""
     logits = torch.zeros(1, 3000, dtype=torch.float16)
