@@ -424,9 +424,10 @@ def _table(rows: list[dict[str, Any]]) -> str:
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     if sys.stdout.isatty():  # what is expected is cut so that a row stays in its line
         room = shutil.get_terminal_size().columns - sum(widths) - 2 * (len(widths) - 1)
-        widths[4] = max(widths[4] + min(room, 0), len(cells[0][4]))
+        long = cells[0].index("EXPECTED")
+        widths[long] = max(widths[long] + min(room, 0), len("EXPECTED"))
         for line in cells:
-            line[4] = line[4] if len(line[4]) <= widths[4] else line[4][: widths[4] - 1] + "…"
+            line[long] = line[long] if len(line[long]) <= widths[long] else line[long][: widths[long] - 1] + "…"
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
     )

@@ -438,7 +438,8 @@ def _hydra(
     for key, text in pairs:
         try:
             if parser.parse_override(f"++{key}={text}").is_sweep_override():
-                problems.append(f"{key}: one value, please, got {text!r}; a list is written [a,b], a sweep as several commands")
+                ways = "a list is written [a,b], a sweep is several commands"
+                problems.append(f"{key}: one value, please, got {text!r}; {ways}")
         except Exception as error:  # whatever a grammar can raise on free text
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             problems.append(f"{key}: {text!r} cannot be read as a value ({reason}); quote text as '{key}=\"...\"'")

@@ -271,7 +271,14 @@ def test_zoo_lists_filters_and_shows(root: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_the_table_fits_a_terminal_and_is_whole_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = {"recipe": "rec/one", "task": "ctr", "data": "Nothing", "score": "auc 0.9", "parameters": 1_000_000}
+    row = {
+        "recipe": "rec/one",
+        "task": "ctr",
+        "data": "Nothing",
+        "score": "auc 0.9",
+        "weights": True,
+        "parameters": 1_000_000,
+    }
     rows = [{**row, "expected": "auc 0.9 " * 20}]
     assert rows[0]["expected"] in cli._table(rows)
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: True))
