@@ -360,13 +360,14 @@ def _of_run(run: Path) -> Path:
     from paddlecore import checkpoint
 
     root = run / "checkpoints"
-    if (run / "best.json").is_file():
-        name = str(_mapping(run / "best.json").get("checkpoint"))
-        if name not in (found.name for found in checkpoint.steps(root)):
-            raise CheckpointError(f"{run / 'best.json'} names {name}, which is not there; {checkpoint.whole(root)}")
-        return root / name
     if not (found := checkpoint.steps(root)):
         raise CheckpointError(f"{run} holds no checkpoint yet")
+    for record in (run / "best.json", run / "last.json"):  # after the last one damaged ones may lie, see `prune`
+        if record.is_file():
+            name = str(_mapping(record).get("checkpoint"))
+            if name not in (folder.name for folder in found):
+                raise CheckpointError(f"{record} names {name}, which is not there; {checkpoint.whole(root)}")
+            return root / name
     return found[-1]
 
 

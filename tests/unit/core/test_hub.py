@@ -181,6 +181,8 @@ def test_resolve_takes_all_kinds_of_places(zoo: Path, tmp_path: Path) -> None:
     assert hub.resolve(run / "checkpoints" / "step_00000002").name == "step_00000002"
     (run / "best.json").unlink()
     assert hub.resolve(run).name == "step_00000002"  # the last
+    checkpoint.write_json(run / "last.json", {"checkpoint": "step_00000001"})  # it went on from there: 2 is damaged
+    assert hub.resolve(run).name == "step_00000001"
 
 
 def test_resolve_says_what_there_is(zoo: Path, tmp_path: Path) -> None:
