@@ -329,12 +329,17 @@ class Trainer:
             epoch, step = self._position(bad)
             rows = self.loader.plan.rows(epoch, step)
             shown = ", ".join(map(str, rows[:20].tolist())) + (", ..." if len(rows) > 20 else "")
-            good = checkpoint.steps(self.folder / "checkpoints") if self.folder is not None else []
-            raise NonFiniteLoss(
+            raise self._not_finite(
                 f"the loss is not finite at step {bad + 1} (epoch {epoch + 1}, batch {step + 1}), "
-                f"training rows [{shown}]; last good checkpoint: {good[-1] if good else 'none yet'}\n"
-                "  a lower optim.lr, train.clip_norm=1 or train.precision=fp32 are the usual remedies"
+                f"training rows [{shown}]"
             )
+
+    def _not_finite(self, what: str) -> NonFiniteLoss:
+        good = checkpoint.steps(self.folder / "checkpoints") if self.folder is not None else []
+        return NonFiniteLoss(
+            f"{what}; last good checkpoint: {good[-1] if good else 'none yet'}\n"
+            "  a lower optim.lr, train.clip_norm=1 or train.precision=fp32 are the usual remedies"
+        )
 
     def _position(self, step: int) -> tuple[int, int]:
         """Epoch and step in it of the (0-based) optimiser step `step`, which is not after the present one."""
@@ -393,6 +398,9 @@ class Trainer:
             return
         self._check_finite()
         self._settle()
+        spoiled = [name for name, p in self.task.named_parameters() if not bool(p.detach().isfinite().all())]
+        if spoiled:  # by a gradient; the loss would show it one step later, from this checkpoint on for ever
+            raise self._not_finite(f"{spoiled[0]} is not finite after step {self.step}, though the loss was")
         root = self.folder / "checkpoints"
         problem = ""
         if distributed.rank() == 0:

@@ -216,6 +216,22 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_rows(tmp_path: Path, log_
     assert NonFiniteLoss.exit_code == 4
 
 
+def test_weights_that_a_gradient_spoiled_are_not_saved(tmp_path: Path) -> None:
+    """The square root of zero: a finite loss, a gradient that is not."""
+
+    class Rooted(Regression):
+        def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
+            output = super().forward(batch, phase)
+            if run.step == 3:
+                output = output._replace(loss_sum=output.loss_sum + (output.loss_sum * 0).sqrt())
+            return output
+
+    run = trainer(Rooted(Net()), folder=tmp_path, save_every=2)
+    with pytest.raises(NonFiniteLoss, match=r"not finite after step 4, though .*step_00000002"):
+        run.fit()
+    assert [p.name for p in checkpoint.steps(tmp_path / "checkpoints")] == ["step_00000002"]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("at", [3, 7, 12])
 def test_stop_and_go_on_is_bit_identical(tmp_path: Path, at: int, workers: int) -> None:
