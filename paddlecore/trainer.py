@@ -223,7 +223,8 @@ class Trainer:
                     if self._due(options.eval_every) and self.valid is not None:
                         self._evaluate_and_select()
                     stop = self._stop_agreed.swap(sums[-1][-1])
-                    if stop or self._due_save():
+                    # the last step is saved below, with the evaluation that a run ends with
+                    if stop or (self._due_save() and not self.finished()):
                         self._save()
                     if stop:
                         raise Stopped(
@@ -234,6 +235,8 @@ class Trainer:
             self._check_finite()
             if self.valid is not None and self.evaluated_at != self.step:
                 self._evaluate_and_select(due=False)
+                if self.saved_at == self.step and self.folder is not None and rank == 0:  # asked to stop at its end
+                    self._point(self.folder / "checkpoints" / f"step_{self.step:08d}")
             self._save()
             self._settle()
         return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -174,6 +175,40 @@ def test_early_stop_and_best_checkpoint(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "best.json").read_text())["checkpoint"] == "step_00000004"
     assert json.loads((tmp_path / "last.json").read_text())["checkpoint"] == "step_00000008"
     assert [p.name for p in checkpoint.steps(tmp_path / "checkpoints")] == ["step_00000004", "step_00000008"]
+
+
+def test_the_evaluation_at_the_end_is_saved_where_a_checkpoint_is_due_before_it(tmp_path: Path) -> None:
+    """Saved every 5 steps, evaluated every 7: the run's end at 10 is an evaluation of its own, and the best one."""
+    options = {"max_steps": 10, "save_every": 5, "eval_every": 7, "folder": tmp_path, "valid": rows(8)}
+    run = trainer(**options)  # type: ignore[arg-type]
+    scores = iter([3.0, 2.0])
+    run.evaluate = lambda _: {"mse": next(scores)}  # type: ignore[method-assign]
+    assert run.fit()["best"]["step"] == 10
+
+    def best() -> str:
+        return str(json.loads((tmp_path / "best.json").read_text())["checkpoint"])
+
+    assert best() == "step_00000010"
+    saved = json.loads((tmp_path / "checkpoints" / best() / "trainer.json").read_text())
+    assert saved["best"]["step"] == saved["evaluated_at"] == 10
+
+    shutil.rmtree(tmp_path / "checkpoints")
+    stopped = trainer(**options)  # type: ignore[arg-type]
+    scores = iter([3.0, 2.0])
+    stopped.evaluate = lambda _: {"mse": next(scores)}  # type: ignore[method-assign]
+    advance = stopped._advance
+
+    def ask(sums: list[torch.Tensor]) -> None:
+        stopped._stop_asked = stopped.step == 8  # seen in the last step
+        advance(sums)
+
+    stopped._advance = ask  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        stopped.fit()
+    assert best() == "step_00000007"
+    again = trainer(**options, resume_from=tmp_path / "checkpoints" / "step_00000010")  # type: ignore[arg-type]
+    again.evaluate = lambda _: {"mse": next(scores)}  # type: ignore[method-assign]
+    assert again.fit()["best"]["step"] == 10 and best() == "step_00000010"
 
 
 def test_is_better_knows_the_goal_and_nan() -> None:
