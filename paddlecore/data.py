@@ -229,9 +229,9 @@ _PATIENCE = 600  # seconds; a worker that fails while it hands a batch over leav
 
 
 def _ignore_signals(_: int) -> None:
-    # Ctrl-C and SIGTERM reach the whole process group; the main process decides, saves, and then ends its workers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # these may reach the whole process group; the main process decides, saves, and then ends its workers
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 

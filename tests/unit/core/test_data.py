@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -172,6 +174,8 @@ def test_seed_torch_draws_what_manual_seed_draws() -> None:
 
 def test_a_stream_that_nobody_closed_does_not_keep_the_interpreter() -> None:
     code = """
+import os
+import signal
 import subprocess
 import sys
 
@@ -189,3 +193,27 @@ def test_images_take_the_memory_order_asked_for_and_masks_keep_theirs() -> None:
     batch = {"image": torch.rand(2, 3, 4, 5), "masks": torch.ones(2, 3, 4, 5, dtype=torch.uint8), "size": torch.ones(2)}
     moved = D.to_device(batch, torch.device("cpu"), channels_last=True)
     assert moved["image"].is_contiguous(memory_format=torch.channels_last) and moved["masks"].is_contiguous()
+
+
+class _Pids:
+    """Rows that say which process made them."""
+
+    def __len__(self) -> int:
+        return 64
+
+    def fetch(self, rows: np.ndarray, epoch: int) -> D.Batch:
+        return {"pid": torch.tensor(os.getpid())}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_whole_process_group_leaves_data_workers_to_the_main_process(number: signal.Signals) -> None:
+    stream = D.Loader(_Pids(), D.Plan(64, 2), workers=1).stream(0, 0)
+    (batch,) = next(stream)
+    assert batch is not None
+    worker = int(batch["pid"])
+    assert worker != os.getpid()
+    os.kill(worker, number)
+    for _ in range(20):  # more than are fetched ahead
+        (batch,) = next(stream)
+        assert batch is not None and int(batch["pid"]) == worker
+    stream.close()
