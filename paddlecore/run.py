@@ -514,12 +514,17 @@ def _last_checkpoint(cfg: RunConfig, folder: Path) -> Path | None:
 
 
 def _weights(cfg: RunConfig) -> str | Path:
-    """init.weights; else the recipe's own run folder; else the recipe's artefact."""
+    """init.weights; else the recipe's own run folder; else, where no folder was named, the recipe's artefact."""
     if cfg.init.weights is not None:
         return cfg.init.weights
     own = Path(cfg.output_dir or config.default_run_dir(cfg))
     if checkpoint.steps(own / "checkpoints"):
         return own
+    if cfg.output_dir is not None:
+        raise ConfigError(
+            f"output_dir={own} holds no checkpoint; train first, name weights with init.weights=<folder or recipe>, or "
+            "leave output_dir out for the recipe's own run or published weights"
+        )
     try:
         return hub.resolve(cfg.recipe)
     except (ConfigError, CheckpointError):

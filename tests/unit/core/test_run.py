@@ -129,6 +129,8 @@ def test_a_file_system_without_locks_is_warned_of(
 def test_evaluating_needs_weights_and_finds_the_run_s_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     published = run.evaluate(compose())  # no run yet: those of the recipe's artefact
     assert published["weights"] == str(hub.pretrained_root() / "rec/deepfm_toy")
+    with pytest.raises(ConfigError, match="output_dir=outt holds no checkpoint; train first"):
+        run.evaluate(compose("output_dir=outt"))  # not the published score in the name of a mistyped run
     monkeypatch.setattr(hub, "pretrained_root", lambda: tmp_path)
     with pytest.raises(ConfigError, match="train first"):
         run.evaluate(compose())
