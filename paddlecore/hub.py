@@ -717,7 +717,8 @@ def _keep_the_card(folder: Path) -> None:
     card = _mapping(folder / "card.json")
     for file in card["files"]:
         (folder / file).unlink()
-    card |= {"files": {}, "weights_dtype": None, "eval_command": None}
+    # the rest that only weights need, and that may be long: names of labels, vocabularies
+    card |= {"files": {}, "weights_dtype": None, "eval_command": None, "task_config": None, "labels": None}
     card.pop("tied", None)
     checkpoint.write_json(folder / "card.json", card)
 
@@ -742,7 +743,10 @@ def _command(recipe: str, identity: Mapping[str, Any]) -> str:
         own = json.loads(json.dumps(config.identity(config.compose([f"recipe={recipe}"]))))
         for name in _differing(identity, own):
             if name in identity and name not in ("seed", "recipe", "data.source"):
-                words.append(f"{name}={json.dumps(identity[name])}")
+                value = identity[name]
+                if isinstance(value, str) and Path(value).is_absolute():  # one machine's folders mean nothing elsewhere
+                    value = f"<folder>/{Path(value).name}"
+                words.append(f"{name}={json.dumps(value)}")
     return " ".join(words)
 
 

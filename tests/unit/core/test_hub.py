@@ -344,6 +344,11 @@ def test_a_card_alone_says_what_was_reached_and_has_no_weights(tmp_path: Path, z
     assert hub.list_models(pretrained=True) == ["rec/one"]
 
 
+def test_a_card_names_no_folder_of_one_machine(tmp_path: Path, zoo: Path) -> None:
+    command = hub._command("rec/one", {"seed": 3, "init.weights": str(tmp_path / "trunk.safetensors")})
+    assert command == 'paddlesuite train recipe=rec/one seed=3 init.weights="<folder>/trunk.safetensors"'
+
+
 def test_an_artefact_is_scored_before_it_replaces_another(
     tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
