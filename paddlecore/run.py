@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import math
 import os
@@ -28,6 +27,11 @@ from paddlecore.schema import RunConfig
 from paddlecore.task import Task
 from paddlecore.trainer import Trainer, peak_memory
 from paddlecore.trainer import evaluate as evaluate_task
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def train(cfg: RunConfig) -> dict[str, Any]:
@@ -475,6 +479,8 @@ def _locked(folder: Path) -> Iterator[None]:
         raise ConfigError(f"output_dir={folder} cannot be made: {error.strerror}") from None
     with file:
         try:
+            if fcntl is None:
+                raise OSError(errno.ENOTSUP, "the system has no POSIX locks")
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
