@@ -10,6 +10,7 @@ import codecs
 import contextlib
 import ctypes
 import errno
+import io
 import json
 import logging
 import os
@@ -32,6 +33,7 @@ _REFUSED = (  # a folder or disk that cannot be written; all other failures of t
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit code: 0, that of a `SuiteError`, 1 if a disk refuses, or 130 after Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _write_utf8()
     try:
         code = _dispatch(words)
         sys.stdout.flush()
@@ -50,6 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error.filename}: {error.strerror}", file=sys.stderr, flush=True)
         return SuiteError.exit_code
+
+
+def _write_utf8() -> None:
+    """Files and pipes get UTF-8 whatever the locale (on Windows: the code page); a terminal gets what it can show."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
+            if stream.isatty():
+                stream.reconfigure(errors="replace")
+            else:
+                stream.reconfigure(encoding="utf-8")
 
 
 def _dispatch(words: list[str]) -> int:

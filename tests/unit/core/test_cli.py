@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -346,6 +347,19 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     assert process.wait(timeout=30) == 141
     assert process.stderr.read() == b""
     process.stderr.close()
+
+
+def test_a_pipe_gets_utf8_whatever_the_locale() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "paddlecore.cli", "zoo", "recipe=rec/deepfm_toy", "x=\u4e2d"],
+        cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and "'x=\u4e2d' is not an option" in done.stderr.decode("utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "paddlecore.cli", "zoo", "data=frappe"],
+        cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True,
+    )  # fmt: skip
+    assert "±" in done.stdout.decode("utf-8")
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library's own business")
