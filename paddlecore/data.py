@@ -274,26 +274,32 @@ class Loader:
         self.rows, self.plan, self.accumulate, self.workers, self.pin = rows, plan, accumulate, workers, pin
 
     def stream(self, epoch: int, step: int) -> Generator[list[Batch | None], None, None]:
-        """From `step` of `epoch` on: for each optimiser step, this rank's `accumulate` micro-batches.
+        """From `step` of `epoch` on: for each optimiser step, this rank's micro-batches, `accumulate` or fewer.
 
-        A micro-batch is None where the step has fewer rows than there are pieces. The stream goes on over the ends of
-        epochs, so that workers never stand still; close it (or drop it) to end them.
+        Fewer where some of a short step's would have one row, on which batch norm cannot work, or not one for each
+        rank. A micro-batch is None where a step has fewer rows than there are ranks. The stream goes on over the ends
+        of epochs, so that workers never stand still; close it (or drop it) to end them.
         """
         rank, size = distributed.rank(), distributed.world_size()
 
-        def keys() -> Iterator[tuple[int, np.ndarray]]:
+        def steps() -> Iterator[tuple[int, int]]:
             e, s = epoch, step
             while True:
-                while s < self.plan.steps(e):
-                    rows = self.plan.rows(e, s)
-                    for micro in range(self.accumulate):
-                        yield e, split(rows, self.accumulate * size, micro * size + rank)
-                    s += 1
+                yield from ((e, s) for s in range(s, self.plan.steps(e)))
                 e, s = e + 1, 0
 
+        def pieces(count: int) -> int:
+            return max(min(self.accumulate, count // max(size, 2)), 1)
+
+        def keys() -> Iterator[tuple[int, np.ndarray]]:
+            for e, s in steps():
+                rows = self.plan.rows(e, s)
+                n = pieces(len(rows))
+                yield from ((e, split(rows, n * size, micro * size + rank)) for micro in range(n))
+
         batches = _batches(self.rows, keys(), self.workers, self.pin)
-        while True:
-            yield [next(batches) for _ in range(self.accumulate)]
+        for e, s in steps():
+            yield [next(batches) for _ in range(pieces(self.plan.count(e, s)))]
 
 
 def eval_batches(rows: Rows, batch_size: int, *, workers: int = 0, limit: int | None = None) -> Iterator[Batch]:

@@ -195,6 +195,18 @@ def test_images_take_the_memory_order_asked_for_and_masks_keep_theirs() -> None:
     assert moved["image"].is_contiguous(memory_format=torch.channels_last) and moved["masks"].is_contiguous()
 
 
+@given(size=st.integers(1, 60), batch=st.integers(1, 20), accumulate=st.integers(1, 6))
+@settings(max_examples=60, deadline=None)
+def test_micro_batches_have_two_rows_or_more_where_there_are_two(size: int, batch: int, accumulate: int) -> None:
+    plan = D.Plan(size, batch)
+    stream = D.Loader(D.ArrayRows({"i": np.arange(size)}), plan, accumulate=accumulate).stream(0, 0)
+    for step in range(2 * plan.steps(0)):
+        epoch, place = divmod(step, plan.steps(0))
+        pieces = [b["i"] for b in next(stream) if b is not None]
+        assert torch.cat(pieces).tolist() == plan.rows(epoch, place).tolist()
+        assert len(pieces) <= accumulate and (len(pieces) == 1 or min(map(len, pieces)) >= 2)
+
+
 class _Pids:
     """Rows that say which process made them."""
 
