@@ -200,7 +200,7 @@ def _remembered_sha256(path: Path) -> str:
     return digest
 
 
-SPLITS = {"train": ("train",), "valid": ("valid", "val"), "test": ("test",)}
+SPLITS = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test",)}
 """What the file or folder of a split may be called."""
 
 

@@ -37,6 +37,8 @@ class ChnSentiCorpData(TextTableData):
         **options: see `TextTableData`.
     """
 
+    made_up = ("房间干净，服务很好，下次还会再来。", "电池不行，用了两天就坏了。", "书写得一般，不过价格便宜。")
+
     def __init__(self, *, text: str = "text_a", tokenizer: str = "characters", **options: Any) -> None:
         super().__init__(text=text, tokenizer=tokenizer, **options)
         if self.labels is None and self.source in ("auto", "toy"):
@@ -49,6 +51,3 @@ class ChnSentiCorpData(TextTableData):
         self._paths = list(files.values())
         names = {"train": "train.tsv", "valid": "dev.tsv", "test": "test.tsv"}
         return {split: self._read(files[name]) for split, name in names.items()}
-
-    def examples(self) -> list[str]:
-        return ["房间干净，服务很好，下次还会再来。", "电池不行，用了两天就坏了。", "书写得一般，不过价格便宜。"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import torch
 
 from paddlecore.data import DataModule, Plan, Rows, mix, padded, uniform
 from paddlecore.errors import DataError
-from paddlecore.sources import File, Source, fingerprint
+from paddlecore.sources import SPLITS, File, Source, fingerprint
 from paddlecore.task import Batch
 from paddlenlp.data.text_files import (
     BadRow,
@@ -30,6 +29,7 @@ from paddlenlp.data.text_files import (
     lines_of,
     published,
     row_cells,
+    text_of,
 )
 from paddlenlp.data.token_buckets import TokenBuckets
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PAD, UNKNOWN, BOS, EOS = 0, 1, 2, 3  # fills up a batch; not in the vocabulary; start and end of a sentence
-_NAMES = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test",)}  # how the files of a split begin
 _VERSIONS = 4  # of a training pair, where pieces are left unmerged: an epoch takes one of them
 _FONTS = ("Noto Sans CJK SC", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Noto Sans Arabic", "Noto Emoji")
 
@@ -304,7 +303,7 @@ class ParallelData(DataModule):
         if not folder.is_dir():
             raise DataError(f"data.source={self.source}: there is no such folder")
         read: dict[str, _Pairs] = {}
-        for split, starts in _NAMES.items():
+        for split, starts in SPLITS.items():
             files = self._files_of(folder, starts)
             if len(files) == 2:
                 read[split] = self._read_sides(*files)
@@ -459,23 +458,13 @@ class ParallelData(DataModule):
 
         An empty sentence and one of more than `max_length` tokens are refused.
         """
-        if isinstance(raw, str) and raw.lstrip().startswith("{"):
-            try:
-                given = json.loads(raw)
-                raw = given if isinstance(given, dict) else raw
-            except (ValueError, RecursionError):
-                pass  # a sentence may begin with a brace
-        prefix = ""
-        if isinstance(raw, dict):
-            prefix, keys = raw.get("prefix", ""), ", ".join(sorted(map(str, raw)))
-            raw = raw.get(self.source_column, raw.get("text"))
-            if raw is None:
-                raise DataError(f'expected {{"text": ..., "prefix": ...}}, got the keys {keys}')
-        if not isinstance(raw, str) or not isinstance(prefix, str):
-            raise DataError(f"the text must be a string, got {type(raw).__name__}")
-        if is_blank(raw):
+        text, given = text_of(raw, [self.source_column, "text"])
+        prefix = given.get("prefix", "")
+        if not isinstance(prefix, str):
+            raise DataError(f"the prefix must be a string, got {type(prefix).__name__}")
+        if is_blank(text):
             raise DataError("the text is empty; there is nothing to translate")
-        (tokens,) = self._tokens([raw])
+        (tokens,) = self._tokens([text])
         if len(tokens) > self.max_length:
             raise DataError(
                 f"the text has {len(tokens)} tokens, more than data.max_length={self.max_length}; give it sentence by "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from paddlecore import sources
 from paddlecore.data import DataModule, Plan, Rows, mix
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, fingerprint
 from paddlecore.task import Batch
-from paddlenlp.data.text_files import BadRow, decoded, lines_of, published, warn_unknown
+from paddlenlp.data.text_files import BadRow, decoded, kind_of, lines_of, published, text_of, warn_unknown
 
 PAD, END, UNKNOWN = 0, 1, 2  # fills up a batch; ends a line, and stands before the text; not in the vocabulary
 
@@ -179,17 +179,11 @@ class RunningTextData(DataModule):
             warn_unknown(files["train"], self.unknown_share())
 
     def _files(self) -> dict[str, Path]:
-        folder = Path(self.source)
-        if self.source == "auto" or not folder.is_dir():
-            raise DataError(f"data.source={self.source}: give the folder of your texts, or toy for generated ones")
-        files = {}
-        for split in ("train", "valid", "test"):
-            found = [p for p in (folder / f"{split}.txt", folder / f"{split}.txt.gz") if p.is_file()]
-            if found:
-                files[split] = found[0]
-            elif split != "test":
-                raise DataError(f"{folder} has no {split}.txt, perhaps with .gz")
-        return files
+        if self.source == "auto":
+            raise DataError("data.source: give the folder of your texts, or toy for generated ones")
+        return sources.split_files(
+            Path(self.source), lambda path: kind_of(path) == "txt", ".txt, perhaps with .gz", ("train", "valid")
+        )
 
     def _read(self, path: Path) -> list[str]:
         words: list[str] = []
@@ -208,17 +202,7 @@ class RunningTextData(DataModule):
 
     def encode(self, raw: Any) -> Batch:
         """The beginning of a text, or {"text": ...}; other words than the vocabulary's are <unk>; it may be empty."""
-        if isinstance(raw, str) and raw.lstrip().startswith("{"):
-            try:
-                given = json.loads(raw)
-                raw = given if isinstance(given, dict) else raw
-            except (ValueError, RecursionError):
-                pass  # a text may begin with a brace
-        if isinstance(raw, dict):
-            raw = raw.get("text")
-        if not isinstance(raw, str):
-            raise DataError(f"the text must be a string, got {type(raw).__name__}")
-        ids = [self._ids.get(word, UNKNOWN) for word in raw.split()]
+        ids = [self._ids.get(word, UNKNOWN) for word in text_of(raw, ["text"])[0].split()]
         return {"tokens": torch.tensor([ids], dtype=torch.int64).view(1, -1)}
 
     def _toy(self) -> dict[str, list[str]]:

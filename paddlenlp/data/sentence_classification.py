@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -32,6 +31,7 @@ from paddlenlp.data.text_files import (
     published,
     row_cells,
     split_files,
+    text_of,
     warn_unknown,
 )
 
@@ -128,6 +128,8 @@ class TextTableData(DataModule):
 
     vocabulary_options = ("tokenizer", "lower")
     vocabulary_state = "vocabulary"
+    made_up: ClassVar[tuple[str, ...]] = ()
+    """Inputs to show for published data, whose licences do not let rows travel with the weights."""
 
     def __init__(
         self,
@@ -213,7 +215,8 @@ class TextTableData(DataModule):
         return fingerprint(self._paths) if self._paths else ""
 
     def examples(self) -> list[str]:
-        return self._examples
+        published = self.source == "auto" and self.made_up
+        return list(self.made_up) if published or not self._examples else self._examples
 
     def describe(self) -> dict[str, Any]:
         shares, counts, longest = {}, {}, {}
@@ -249,7 +252,7 @@ class TextTableData(DataModule):
         if not given:
             counts = Counter(token for tokens in read["train"].tokens for token in tokens)
             self._know([token for token, count in counts.most_common() if count >= self.min_count])
-        if not self._examples:
+        if not self._examples and self.source != "auto":
             self._examples = [self._text_of(tokens) for tokens in read["train"].tokens[:3]]
         self._rows = {split: self._numbered(split, texts, numbers) for split, texts in read.items()}
         if given:
@@ -377,20 +380,7 @@ class TextTableData(DataModule):
         Tokens that are not in the vocabulary are unknown, be it all of them; a text of more than `max_length` tokens is
         cut off; one without any is refused.
         """
-        if isinstance(raw, str) and raw.lstrip().startswith("{"):
-            try:
-                given = json.loads(raw)
-                raw = given if isinstance(given, dict) else raw
-            except (ValueError, RecursionError):
-                pass  # a text may begin with a brace
-        if isinstance(raw, dict):
-            name = self.text if self.text in raw else "text"
-            if name not in raw:
-                raise DataError(f'expected {{"{self.text}": ...}}, got the keys {", ".join(sorted(map(str, raw)))}')
-            raw = raw[name]
-        if not isinstance(raw, str):
-            raise DataError(f"the text must be a string, got {type(raw).__name__}")
-        tokens = self._tokens(raw)
+        tokens = self._tokens(text_of(raw, [self.text, "text"])[0])
         if not tokens:
             raise DataError("the text is empty; there is nothing to classify")
         ids = [self._ids.get(token, UNKNOWN) for token in tokens[: self.max_length]]
@@ -517,12 +507,11 @@ class MRData(TenFoldData):
     origin = MR
     classes: ClassVar[dict[str, str]] = {"0": "negative", "1": "positive"}
 
-    def examples(self) -> list[str]:
-        return [
-            "A warm, funny and deeply moving film.",
-            "Two hours of noise, and not one good joke.",
-            "It isn't perfect, but the cast is a delight.",
-        ]
+    made_up = (
+        "A warm, funny and deeply moving film.",
+        "Two hours of noise, and not one good joke.",
+        "It isn't perfect, but the cast is a delight.",
+    )
 
 
 class SubjData(TenFoldData):
@@ -535,12 +524,11 @@ class SubjData(TenFoldData):
     origin = SUBJ
     classes: ClassVar[dict[str, str]] = {"0": "subjective", "1": "objective"}
 
-    def examples(self) -> list[str]:
-        return [
-            "A slow start, but what follows is worth the wait.",
-            "A young nurse finds a letter that her father never sent.",
-            "The jokes are old and the ending is older.",
-        ]
+    made_up = (
+        "A slow start, but what follows is worth the wait.",
+        "A young nurse finds a letter that her father never sent.",
+        "The jokes are old and the ending is older.",
+    )
 
 
 def folds(labels: Sequence[str], fold: int) -> dict[str, np.ndarray]:

@@ -69,6 +69,12 @@ class SST2Data(TextTableData):
         **options: see `TextTableData`.
     """
 
+    made_up = (
+        "A warm, funny and deeply moving film.",
+        "Two hours of noise, and not one good joke.",
+        "It isn't perfect, but the cast is a delight.",
+    )
+
     def __init__(self, *, phrases: bool = True, **options: Any) -> None:
         super().__init__(**options)
         self.phrases = phrases
@@ -98,10 +104,3 @@ class SST2Data(TextTableData):
                     seen.add(key)
                     texts.add(line, label, tokens)
         return texts
-
-    def examples(self) -> list[str]:
-        return [
-            "A warm, funny and deeply moving film.",
-            "Two hours of noise, and not one good joke.",
-            "It isn't perfect, but the cast is a delight.",
-        ]

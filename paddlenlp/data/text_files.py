@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import gzip
 import hashlib
@@ -12,7 +13,7 @@ import re
 import unicodedata
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,27 @@ def json_object(content: str, names: Iterable[str]) -> dict[str, Any]:
         if name not in row:
             raise BadRow(f"no key {name!r}{nearest(name, row)}")
     return row
+
+
+def text_of(raw: Any, names: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """The text of a raw input and the object it stands in: a text by itself, or an object, perhaps as JSON text, with
+    the text under one of `names`.
+
+    Raises:
+        DataError: something else.
+    """
+    given: Any = raw
+    if isinstance(raw, str) and raw.lstrip().startswith("{"):
+        with contextlib.suppress(ValueError, RecursionError):  # a text may begin with a brace
+            given = json.loads(raw)
+    if not isinstance(given, dict):
+        given = {names[0]: raw}
+    name = next((name for name in names if name in given), None)
+    if name is None:
+        raise DataError(f'expected {{"{names[0]}": ...}}, got the keys {", ".join(sorted(map(str, given)))}')
+    if not isinstance(given[name], str):
+        raise DataError(f"the text must be a string, got {type(given[name]).__name__}")
+    return given[name], given
 
 
 def check_columns(columns: list[str] | None, names: Iterable[str]) -> None:

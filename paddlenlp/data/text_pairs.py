@@ -340,7 +340,7 @@ class TextPairData(DataModule):
                     row = json_object(content, names.values())
                 elif columns is None:
                     columns = cells(content, kind)
-                    check_header(path, line, columns, names.values(), "data.query, data.document and data.label")
+                    check_header(path, line, columns, names.values(), "data.query, data.document, data.label")
                     continue
                 else:
                     row = dict(zip(columns, row_cells(content, kind, columns), strict=True))

@@ -47,6 +47,8 @@ class TRECData(TextTableData):
         **options: see `TextTableData`.
     """
 
+    made_up = ("Who wrote the first dictionary?", "How far is the moon?", "Where do swallows spend the winter?")
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         if self.labels is None and self.source in ("auto", "toy"):
@@ -66,6 +68,3 @@ class TRECData(TextTableData):
             "valid": rows.take(held),
             "test": self._read(files["TREC.test.all"], "latin-1"),
         }
-
-    def examples(self) -> list[str]:
-        return ["Who wrote the first dictionary?", "How far is the moon?", "Where do swallows spend the winter?"]

@@ -74,6 +74,8 @@ class Bleu(Metric):
         from sacrebleu.metrics import BLEU
 
         super().__init__()
+        if tokenize not in (known := ("moses", *BLEU.TOKENIZERS)):
+            raise ValueError(f"tokenize must be one of {', '.join(sorted(known))}; got {tokenize!r}")
         self.language, self.moses = language, tokenize == "moses"
         self._bleu = BLEU(lowercase=lowercase, tokenize="none" if self.moses else tokenize, force=True)
         self._bleu.corpus_score(["a"], [["a"]])  # the library has no signature before it has seen a reference

@@ -105,6 +105,8 @@ class Translation(Task):
         self.tokenize = tokenize or (
             "zh" if target_language == "zh" else "char" if target_language in _SOLID else "13a"
         )
+        if tokenize is not None:
+            Bleu(tokenize=tokenize)  # refuses an unknown one before anything is trained
         self.label_smoothing, self.nbest, self.attention = label_smoothing, nbest, attention
         self.int8 = int8
         self.drawn = {"temperature": temperature, "top_k": top_k, "top_p": top_p}

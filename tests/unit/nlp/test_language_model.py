@@ -156,6 +156,12 @@ def test_own_text(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_bytes(b"fine\n\xff\n")
     with pytest.raises(DataError, match=r"train\.txt:2: byte 1 of the line is not utf-8"):
         RunningTextData(source=str(tmp_path), batch_size=2, steps=3).prepare()
-    (tmp_path / "valid.txt").unlink()
-    with pytest.raises(DataError, match=r"no valid\.txt"):
+    (tmp_path / "train.txt").write_bytes(b"fine\n" * 20)
+    (tmp_path / "valid.txt").rename(tmp_path / "dev.txt")
+    RunningTextData(source=str(tmp_path), batch_size=2, steps=3).prepare()
+    for raw, why in (({"txet": 1}, 'expected {"text": ...}, got the keys txet'), ('{"text": 1}', "string, got int")):
+        with pytest.raises(DataError, match=why):
+            data.encode(raw)
+    (tmp_path / "dev.txt").unlink()
+    with pytest.raises(DataError, match=r"must hold a train and a valid file .*; it holds train\.txt"):
         RunningTextData(source=str(tmp_path)).prepare()

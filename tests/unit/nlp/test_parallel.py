@@ -162,6 +162,8 @@ def test_inputs_that_are_no_sentence_are_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=why):
             data.encode(raw)
     assert data.encode('{"text": "the man", "prefix": "der"}')["prefix"].shape[1] >= 1
+    with pytest.raises(DataError, match="the prefix must be a string, got int"):
+        data.encode({"text": "the man", "prefix": 3})
     assert data.encode("{not json")["source"].shape[1] > 1
 
 

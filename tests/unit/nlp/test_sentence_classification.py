@@ -295,6 +295,15 @@ def test_a_given_state_goes_before_the_data(tmp_path: Path) -> None:
     assert tuned.spec["labels"] == ["neg", "pos"] and tuned.spec["vocab_size"] == 4
 
 
+def test_examples_are_of_own_data_and_made_up_for_published_ones(tmp_path: Path) -> None:
+    own = MRData(source=str(folder_of(tmp_path)))
+    own.prepare()
+    assert own.examples()[0] == "a good film"
+    published = MRData()
+    published.restore(own.state())
+    assert published.examples() == list(MRData.made_up) == MRData(source="toy").examples()
+
+
 def test_encode(tmp_path: Path) -> None:
     data = prepared(folder_of(tmp_path), text="text")
     good, film = 2, 4

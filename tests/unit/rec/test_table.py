@@ -203,8 +203,8 @@ def test_a_folder_brings_its_own_splits_and_unseen_values_are_counted(tmp_path: 
     with pytest.raises(DataError, match="more than one train"):
         data.prepare()
     (tmp_path / "train.tsv").unlink()
-    (tmp_path / "valid.csv.gz").rename(tmp_path / "dev.csv.gz")
-    with pytest.raises(DataError, match="must hold a train and a valid file.*dev.csv.gz"):
+    (tmp_path / "valid.csv.gz").rename(tmp_path / "check.csv.gz")
+    with pytest.raises(DataError, match="must hold a train and a valid file.*check.csv.gz"):
         data.prepare()
 
 
