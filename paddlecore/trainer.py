@@ -275,13 +275,19 @@ class Trainer:
                 (loss if self.scaler is None else loss * self.scaler.scale).backward()
             if not empty:
                 values = [output.weight, output.loss_sum, *output.logs.values()]
-                wanted.append(torch.stack([torch.as_tensor(v, device=self.device).detach().double() for v in values]))
+                wanted.append(torch.stack([self._number(v) for v in values]))
             names = list(output.logs)
         self.log_names.setdefault(phase, names)
         total = torch.zeros(3 + len(names), dtype=torch.float64, device=self.device)
         for value in wanted:
             total[:-1] += value
         return total
+
+    def _number(self, value: Tensor) -> Tensor:
+        """[] float64 on the device. One that is on the host is filled in there: to copy it would be to wait."""
+        if value.device.type == self.device.type:
+            return value.detach().double()
+        return torch.full((), float(value), dtype=torch.float64, device=self.device)
 
     def _settle(self) -> None:
         """Weights are about to be read as a whole. All ranks do it at the same steps, for it rounds."""
