@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from paddlecore import config, distributed, run
 from paddlecore.data import DataModule
@@ -97,6 +99,22 @@ def frozen_statistics(module: nn.Module) -> None:
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             child.train(False)
             child.train = lambda mode=True, child=child: child  # type: ignore[method-assign, misc]
+
+
+class StaysOnDevice(TorchDispatchMode):
+    """Refuses tensors of the host that meet tensors of a device, but for single numbers, which operators take as such.
+
+    Raises:
+        NotImplementedError: as the meta device does where a value is asked for.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        host = [t for t in given if t.device.type == "cpu" and (t.dim() or func is torch.ops.aten._to_copy.default)]
+        if host and any(t.device.type != "cpu" for t in [*given, *tree_leaves(out)] if isinstance(t, Tensor)):
+            raise NotImplementedError(f"{func}: a tensor of the host, {list(host[0].shape)}, is moved")
+        return out
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:

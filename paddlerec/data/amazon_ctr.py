@@ -23,7 +23,7 @@ class HistoryRows:
 
     Row r belongs to target r // 2. What is drawn is a function of (seed, epoch, row) alone; for evaluation, with
     `fixed`, of (seed, row). A batch is user [b], history and history_category [b, T] padded on the right with 0 to the
-    longest, item [b], category [b], all int64, and label [b] float32.
+    longest, item [b], category [b], places [n] (where in the flat history items are), all int64, and label [b] float32.
 
     Args:
         items: [total] the items of all users, in order of time within a user.
@@ -62,6 +62,7 @@ class HistoryRows:
         columns = {
             "user": user, "history": history, "history_category": self.categories[history], "item": item,
             "category": self.categories[item], "label": (drawn == 0).astype(np.float32),
+            "places": np.flatnonzero(history),
         }  # fmt: skip
         return {name: torch.from_numpy(column) for name, column in columns.items()}
 

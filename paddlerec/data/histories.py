@@ -21,8 +21,9 @@ from paddlerec.data.sessions import Log, PrefixRows, SessionData
 class HistoryRows:
     """A user a row: the whole history, with a target at each place - the item after it.
 
-    Batch: history [B, T] and target [B, T] int64, right-padded with 0, cut to the longest of the batch; negatives
-    [B, T, K] int64 where K > 0 are asked for, a function of (seed, epoch, user, place).
+    Batch: history [B, T] and target [B, T] int64, right-padded with 0, cut to the longest of the batch; places [M]
+    int64, where targets are in the flat [B * T]; negatives [M, K] int64 of each where K > 0 are asked for, a function
+    of (seed, epoch, user, place).
 
     Args:
         clicks: [n] ids of all users' items, one user after the other.
@@ -66,13 +67,13 @@ class HistoryRows:
         batch = {
             "history": torch.from_numpy(np.where(real, self.clicks[places], 0)),
             "target": torch.from_numpy(np.where(real, self.clicks[places + 1], 0)),
+            "places": torch.from_numpy(np.flatnonzero(real)),
         }
         if self.count:
             row, place = np.nonzero(real)
             users = self.users[rows][row]
             draws = users * self.max_len + place
-            drawn = np.zeros((*real.shape, self.count), np.int64)
-            drawn[row, place] = self.negatives.draw(users, draws, self.count, seed=self.seed, epoch=epoch)
+            drawn = self.negatives.draw(users, draws, self.count, seed=self.seed, epoch=epoch)
             batch["negatives"] = torch.from_numpy(drawn)
         return batch
 

@@ -76,7 +76,8 @@ class PairRows:
         hits: [2, h] int64, rows of the batch, ascending, and places of candidates that are no negatives of theirs: the
             row's own item, with `drop_known` all items that its user has in train.
         history: [b, T] int64, up to `train_history` other items of the user: a window of them at a random place.
-        edges: [2, n] int64, users and items of all pairs; the same in every batch.
+        edges: [2, n] int64, users and items of all pairs; the same in every batch, and no tensor but an array: it is
+            not sent to the device with each.
 
     What is not asked for (0, false) is left out. Everything is a function of (seed, row), candidates of (seed, step).
     """
@@ -107,7 +108,7 @@ class PairRows:
         share = in_batch * counts / counts.sum() + sampled * self.popularity.share
         with np.errstate(divide="ignore"):
             self.log_q = np.log(share / max(in_batch + sampled, 1)).astype(np.float32)
-        self.edges = torch.from_numpy(np.stack([self.users, lists.items]).astype(np.int64)) if graph else None
+        self.edges = np.stack([self.users, lists.items]).astype(np.int64) if graph else None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -171,7 +172,7 @@ class UserRows:
     """
 
     def __init__(
-        self, users: np.ndarray, items: np.ndarray, seen: Lists, max_history: int, edges: torch.Tensor | None = None
+        self, users: np.ndarray, items: np.ndarray, seen: Lists, max_history: int, edges: np.ndarray | None = None
     ) -> None:
         self.relevant, self.seen = Lists(users, items, len(seen.starts) - 1), seen
         self.max_history, self.edges = max_history, edges

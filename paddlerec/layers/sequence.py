@@ -6,6 +6,22 @@ import torch
 from torch import Tensor, nn
 
 
+def last_state(gru: nn.GRU, vectors: Tensor, lengths: Tensor) -> Tensor:
+    """The state after each sequence's last vector: [B, T, I], [B] int64, at least 1 each -> [B, H].
+
+    On a CPU the sequences are packed, so that padding costs nothing; their lengths have to be known to the host, for
+    which a GPU would be waited for, and there the states of all places are made.
+    """
+    if vectors.device.type == "cpu":
+        packed = nn.utils.rnn.pack_padded_sequence(vectors, lengths, batch_first=True, enforce_sorted=False)
+        return gru(packed)[1][0]  # type: ignore[no-any-return]
+    return _state_at(gru(vectors)[0], lengths)
+
+
+def _state_at(states: Tensor, lengths: Tensor) -> Tensor:
+    return states[torch.arange(len(states), device=states.device), lengths - 1]
+
+
 class SequenceEncoder(nn.Module):
     """One vector for a sequence, as the encoders of SimNet give it; padding takes no part, an empty sequence gives 0.
 
@@ -40,8 +56,6 @@ class SequenceEncoder(nn.Module):
             most = places.masked_fill(~inside.unsqueeze(1), -torch.inf).amax(2)
             return torch.where(inside.any(1, keepdim=True), most, 0.0).tanh()
         if self.gru is not None:
-            states = self.gru(vectors)[0]  # [M, T, dim]
             lengths = inside.sum(1)
-            last = states[torch.arange(len(states), device=states.device), (lengths - 1).clamp(min=0)]
-            return last * (lengths > 0).unsqueeze(1)
+            return last_state(self.gru, vectors, lengths.clamp(min=1)) * (lengths > 0).unsqueeze(1)
         return nn.functional.softsign(vectors.sum(1))

@@ -38,7 +38,8 @@ class DIN(nn.Module):
         pooling: attention (eq. 3), softmax or mean.
         init_std: of the embeddings.
 
-    Shapes: history, history_category [B, T] int64, padded with 0; item, category [B] int64 -> logit [B].
+    Shapes: history, history_category [B, T] int64, padded with 0; item, category [B] int64; places [n] int64, where in
+    the flat [B * T] the history holds items (None = they are looked for, which waits for a GPU) -> logit [B].
     """
 
     def __init__(
@@ -60,19 +61,22 @@ class DIN(nn.Module):
         self.softmax = pooling == "softmax"
         self.mlp = _network([4 * dim, *hidden])
 
-    def forward(self, history: Tensor, history_category: Tensor, item: Tensor, category: Tensor) -> Tensor:
+    def forward(
+        self, history: Tensor, history_category: Tensor, item: Tensor, category: Tensor, places: Tensor | None = None
+    ) -> Tensor:
         e_item = self.fields(torch.stack([item, category], 1)).flatten(1)  # [B, 2 dim]
         inside = history != 0  # [B, T]
-        row = inside.nonzero()[:, 0]  # [n] the row of each place that holds an item
-        ids = torch.stack([history[inside], history_category[inside]], 1)  # [n, 2]
+        if places is None:
+            places = inside.flatten().nonzero()[:, 0]
+        row = places // history.shape[1]  # [n] the row of each place that holds an item
+        ids = torch.stack([history.flatten()[places], history_category.flatten()[places]], 1)  # [n, 2]
         e = self.fields(ids).flatten(1)  # [n, 2 dim]
         if self.unit is not None:
             query = e_item[row]  # [n, 2 dim]
             weight = self.unit(torch.cat([e, query, e - query, e * query], 1))  # [n, 1]
             if self.softmax:
-                score = torch.full(inside.shape, -torch.inf, dtype=weight.dtype, device=weight.device)
-                score = score.masked_scatter(inside, weight)  # [B, T]
-                weight = score.softmax(1)[inside].unsqueeze(1)
+                score = weight.new_full((history.numel(),), -torch.inf).index_copy(0, places, weight.squeeze(1))
+                weight = score.view_as(history).softmax(1).flatten()[places].unsqueeze(1)
         else:
             weight = (1.0 / inside.sum(1))[row].unsqueeze(1)
         user = torch.zeros_like(e_item).index_add(0, row, weight * e)  # [B, 2 dim]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from paddlecore.sparse import RowTable
+from paddlerec.layers.sequence import last_state
 
 
 class SSR(nn.Module):
@@ -67,8 +68,7 @@ class SSR(nn.Module):
         for rate, gru in zip(self.rates, self.temporal, strict=True):
             read = _means(vectors, length, rate)  # [B, ceil(T / rate), dim]
             steps = (length + rate - 1) // rate
-            packed = nn.utils.rnn.pack_padded_sequence(read, steps.cpu(), batch_first=True, enforce_sorted=False)
-            parts.append(gru(packed)[1][0])  # [B, dim] the last state
+            parts.append(last_state(gru, read, steps))  # [B, dim]
         user = torch.tanh(self.user(torch.cat(parts, 1)))
         return self.scale * nn.functional.normalize(user.float())
 

@@ -15,15 +15,17 @@ from paddlerec.tasks.ctr import CTR
 class HistoryCTR(CTR):
     """Binary cross-entropy of one logit a row; AUC over all rows, and within each user.
 
-    Batch: history, history_category [B, T] int64, padded on the right with 0; item, category [B] int64; label [B]
-    float32, 0 or 1; for evaluation user [B] int64. Prediction: score [B] the logit, probability [B].
+    Batch: history, history_category [B, T] int64, padded on the right with 0; perhaps places [n] int64, where in the
+    flat [B * T] the history holds items; item, category [B] int64; label [B] float32, 0 or 1; for evaluation user [B]
+    int64. Prediction: score [B] the logit, probability [B].
 
     Args:
-        model: maps (history, history_category, item, category) to logits [B].
+        model: maps (history, history_category, item, category, places or None) to logits [B].
     """
 
     def logit(self, batch: Batch) -> Tensor:
-        return self.model(batch["history"], batch["history_category"], batch["item"], batch["category"]).float()
+        ids = (batch[name] for name in ("history", "history_category", "item", "category"))
+        return self.model(*ids, batch.get("places")).float()
 
     def metrics(self) -> list[Metric]:
         return [AUC(), GAUC(), LogLoss()]

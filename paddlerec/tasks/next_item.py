@@ -21,11 +21,12 @@ class NextItem(Task):
     The score of item i is <encode(history), item_vectors_i> + item_bias_i. Item 0 (padding, unknown) is never ranked
     nor recommended, and is not in the softmax. Where it is the target the row counts as a miss; training refuses it.
 
-    Batch: history [B, T] int64, right-padded with 0, all 0 where nothing is known; target [B] int64. In training the
-    target may be [B, T], right-padded with 0: then each place of the history has a target of its own, the model itself
-    gives the states [B, T, d] to score with, and a target counts as a row does. With loss `bce`, negatives
-    [B, T, K] int64 (or [B, K] where target is [B]). In evaluation, perhaps negatives [B, n]: the target is ranked among
-    these only; or seen [B, S], items that are neither ranked nor recommended; both padded with 0.
+    Batch: history [B, T] int64, right-padded with 0; target [B] int64. In training the target may be [B, T], right-
+    padded with 0: then each place of the history has a target of its own, the model itself gives the states [B, T, d]
+    to score with, a target counts as a row does, and places [M] int64 says where targets are in the flat [B * T]. With
+    loss `bce`, negatives [M, K] int64 of each target (M = B where target is [B]). In evaluation, perhaps negatives
+    [B, n]: the target is ranked among these only; or seen [B, S], items that are neither ranked nor recommended; both
+    padded with 0.
     Prediction: query [B, d], and seen if the batch has it, from which `recommend` makes the best items; `render` does
     so for a readable result.
 
@@ -77,9 +78,9 @@ class NextItem(Task):
         if target.dim() == 1:
             query = self.model.encode(history)  # type: ignore[operator]
         else:
-            real = target > 0
-            query, target = self.model(history)[real], target[real]  # [M, d], [M]
-            negatives = None if negatives is None else negatives[real]  # [M, K]
+            places = batch["places"]  # given, since a GPU would have to be waited for to find them
+            query = self.model(history).flatten(0, 1).index_select(0, places)  # [M, d]
+            target = target.flatten()[places]
         if self.loss == "softmax":
             vectors, bias = self.items()
             loss = softmax_loss(query, vectors, target, bias=bias)

@@ -36,7 +36,8 @@ class Retrieval(Task):
     - linear: -s_ui, for models in closed form.
 
     Batch: those of `PairRows` in training and of `UserRows` in evaluation (paddlerec/data/interactions.py); to predict,
-    user [B], history [B, T] and seen [B, S]. Where there are `edges` [2, n], a model with `set_graph` gets them once.
+    user [B], history [B, T] and seen [B, S]. Where there are `edges`, an array [2, n], a model with `set_graph` gets
+    them once.
     Prediction: item [B, k] int64, score [B, k] float32, best first; 0 and -inf where fewer than k items are left. k is
     the larger of `top` and what the measures look at.
 
@@ -100,7 +101,7 @@ class Retrieval(Task):
 
     def _take_graph(self, batch: Batch) -> None:
         if "edges" in batch and hasattr(self.model, "set_graph") and not self.model.has_graph:
-            self.model.set_graph(*batch["edges"])
+            self.model.set_graph(*torch.from_numpy(batch["edges"]).to(batch["user"].device))
 
     def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
         self._take_graph(batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from paddlecore import checkpoint, config, run, testing
+from paddlecore.data import to_device
 from paddlecore.errors import ConfigError
 from paddlecore.task import Task
 from paddlecore.testing import largest_difference, tiny, tiny_trainer, weights
@@ -63,6 +65,40 @@ def test_every_parameter_gets_a_gradient_and_moves(recipe: str) -> None:
     after = weights(trainer)
     trained = [name for name, p in trainer.task.named_parameters() if p.requires_grad]
     assert not [name for name in trained if torch.equal(before[name], after[name])]
+
+
+WAITS = {  # recipes whose training waits for a GPU, and for what
+    "cv/faster_rcnn_bccd": "proposals that remain",
+    "cv/mask_rcnn_pennfudan": "proposals that remain",
+    "cv/yolov3_bccd": "boxes that have a cell",
+    "nlp/lstm_lm_ptb_large": "words that count",
+    "nlp/lstm_lm_ptb_medium": "words that count",
+    "nlp/lstm_lm_ptb_small": "words that count",
+    "nlp/rnn_attention_multi30k": "lengths, for packing",
+    "nlp/transformer_multi30k": "words that count",
+    "nlp/transformer_tatoeba": "words that count",
+    "rec/lightgcn_gowalla": "the graph, in the first step only",
+    "rec/srgnn_diginetica": "the graphs of the sessions",
+    "rec/srgnn_yoochoose": "the graphs of the sessions",
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_step_does_not_wait_for_a_gpu(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device there are shapes, but no values: what needs one, or moves a tensor, is refused."""
+    monkeypatch.setattr(torch, "autocast", lambda *a, **k: contextlib.nullcontext())  # it does not know the device
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *a: False)
+    cfg = tiny(recipe)
+    data = run._data(cfg)
+    data.prepare()
+    rows = data.rows("train")
+    batch = to_device(rows.fetch(data.plan(rows).rows(0, 0), 0), torch.device("meta"))
+    task = run._task(cfg, data).to("meta")
+    with pytest.raises(NotImplementedError) if recipe in WAITS else contextlib.nullcontext():
+        for phase in task.phases:
+            task(batch, phase)  # a first step may move what is kept, like anchors
+            with testing.StaysOnDevice():
+                task(batch, phase).loss_sum.backward()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -92,7 +92,9 @@ def test_din_against_a_slow_transcription_whatever_the_padding(pooling: str) -> 
     model.eval()
     expected = torch.tensor([slow_din(model, h, i, 8) for h, i in zip(HISTORIES, ITEMS, strict=True)])
     for width in (4, 9):
-        out = model(*batch_of(HISTORIES, ITEMS, width))
+        batch = batch_of(HISTORIES, ITEMS, width)
+        out = model(*batch)
+        assert torch.equal(model(*batch, batch[0].flatten().nonzero()[:, 0]), out)  # places that are given
         torch.testing.assert_close(out.detach(), expected.float(), rtol=1e-4, atol=1e-4)
     # nothing but empty histories
     out = model(*batch_of([[], []], ITEMS[:2], 0))

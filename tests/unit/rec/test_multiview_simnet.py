@@ -16,7 +16,7 @@ from paddlecore.sources import data_root
 from paddlerec.data import ML1MViewsData
 from paddlerec.data.ml1m_views import SOURCE, ViewRows, genre_ids, popularity_order_rate, profile_ids, title_ids
 from paddlerec.data.negatives import Negatives
-from paddlerec.layers.sequence import SequenceEncoder
+from paddlerec.layers.sequence import SequenceEncoder, _state_at, last_state
 from paddlerec.metrics import OrderRate
 from paddlerec.models import MultiViewSimNet
 from paddlerec.tasks import ViewMatching
@@ -64,6 +64,12 @@ def test_encoders_against_slow_transcriptions(kind: str) -> None:
     assert encoder(vectors[:, :0], inside[:, :0]).abs().sum() == 0
     with pytest.raises(ValueError, match="bow, cnn or gru"):
         SequenceEncoder("lstm", 4)
+
+
+def test_a_packed_sequence_ends_in_the_state_that_it_has_there_padded() -> None:
+    torch.manual_seed(0)
+    gru, vectors, lengths = torch.nn.GRU(3, 4, batch_first=True), torch.randn(4, 5, 3), torch.tensor([5, 1, 3, 2])
+    torch.testing.assert_close(last_state(gru, vectors, lengths), _state_at(gru(vectors)[0], lengths))
 
 
 def test_score_is_the_cosine_of_two_towers() -> None:

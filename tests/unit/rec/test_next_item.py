@@ -112,20 +112,21 @@ def test_a_target_for_each_place(bias: bool) -> None:
     torch.manual_seed(1)
     model = States(bias=bias)
     history, target = torch.tensor([[3, 4, 5], [7, 9, 0]]), torch.tensor([[4, 5, 6], [9, 2, 0]])
-    negatives = torch.randint(1, 30, (2, 3, 2))
+    places, negatives = torch.tensor([0, 1, 2, 3, 4]), torch.randint(1, 30, (5, 2))
     items = model.table.weight.double()
     bonus = model.bias.double() if bias else torch.zeros(30).double()
     softmax, bce = 0.0, 0.0
-    for b, t in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1)):
+    for place, (b, t) in enumerate(((0, 0), (0, 1), (0, 2), (1, 0), (1, 1))):
         scores = items @ items[history[b, t]] + bonus
         softmax -= float(scores[1:].log_softmax(0)[target[b, t] - 1])
         bce -= float(torch.sigmoid(scores[target[b, t]]).log())
-        bce -= sum(float(torch.log(1 - torch.sigmoid(scores[i]))) for i in negatives[b, t])
-    batch = {"history": history, "target": target, "negatives": negatives}
+        bce -= sum(float(torch.log(1 - torch.sigmoid(scores[i]))) for i in negatives[place])
+    batch = {"history": history, "target": target, "places": places, "negatives": negatives}
     for loss, expected in (("softmax", softmax), ("bce", bce)):
         out = NextItem(model, loss=loss)(batch)
         assert float(out.loss_sum) == pytest.approx(expected, rel=1e-5) and int(out.weight) == 5
-        wider = {k: nn.functional.pad(v, (0, 0) * (v.dim() - 2) + (0, 3)) for k, v in batch.items()}
+        wider = {name: nn.functional.pad(batch[name], (0, 3)) for name in ("history", "target")}
+        wider = {**batch, **wider, "places": torch.tensor([0, 1, 2, 6, 7])}
         assert float(NextItem(model, loss=loss)(wider).loss_sum) == pytest.approx(expected, rel=1e-5)
 
 
@@ -135,7 +136,8 @@ def test_bce_makes_no_gradient_of_the_tables_size() -> None:
     batch = {
         "history": torch.tensor([[3, 4]]),
         "target": torch.tensor([[4, 5]]),
-        "negatives": torch.tensor([[[7], [8]]]),
+        "places": torch.tensor([0, 1]),
+        "negatives": torch.tensor([[7], [8]]),
     }
     task = NextItem(model, loss="bce")
     task(batch).loss_sum.backward()
