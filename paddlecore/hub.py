@@ -351,7 +351,7 @@ def resolve(where: str | Path) -> Path:
         )
     published = [r for r in recipes if artefact_folder(r)]
     raise ConfigError(
-        f"no weights at {name!r}: neither a folder nor a published recipe{nearest(name, published)} "
+        f"no weights at {name!r}: neither a file, a folder nor a published recipe{nearest(name, published)} "
         f"(published: {_some(published)})"
     )
 
