@@ -405,7 +405,9 @@ class DataModule:
     vocabulary_options: ClassVar[tuple[str, ...]] = ()
     """Options that decide what the vocabularies in `state` are of: with other values weights would see other ids."""
     vocabulary_state: ClassVar[str] = ""
-    """The key of `state` that holds the vocabulary of texts; empty: there is none, or it cannot be learned anew."""
+    """The key of `state` that holds the vocabulary; empty: there is none, or it cannot be learned anew."""
+    vocabulary_of: ClassVar[str] = "tokens of these texts"
+    """What the vocabulary is of, in a report."""
 
     def __init__(
         self,
@@ -466,11 +468,11 @@ class DataModule:
         """
 
     def vocabulary(self) -> list[str]:
-        """Texts' tokens by their ids, those of no text (padding, unknown, ...) included. See `vocabulary_state`."""
+        """Tokens in the order of a model's table, those of no text (padding, unknown, ...) included."""
         raise NotImplementedError
 
     def unknown_share(self) -> float:
-        """Share of the training texts' tokens that the vocabulary lacks. See `vocabulary_state`."""
+        """Share of the training rows' tokens that the vocabulary lacks."""
         raise NotImplementedError
 
     def bounds(self) -> dict[str, float]:

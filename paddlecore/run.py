@@ -291,10 +291,10 @@ def _restore(data: DataModule, artefact: hub.Artefact, without: Sequence[str] = 
 
 
 def _fine_tuned(cfg: RunConfig, task: Task, data: DataModule, pretrained: hub.Artefact) -> str:
-    """Load what fits of pretrained weights; the report, and how far the two vocabularies of texts agree."""
+    """Load what fits of pretrained weights; the report, and how far the two vocabularies agree."""
     state, said = pretrained.state_dict, ""
     if cfg.init.vocabulary == "data":
-        other = _data(cfg)
+        other = config.build(pretrained.recipe["data"], "data")  # of tables: with their columns
         other.restore(pretrained.data_state)
         before, after = other.vocabulary(), data.vocabulary()
         state = hub.by_token(task, state, before, after)
@@ -304,7 +304,7 @@ def _fine_tuned(cfg: RunConfig, task: Task, data: DataModule, pretrained: hub.Ar
         )
     elif data.vocabulary_state and (share := data.unknown_share()):
         said = (
-            f"\nvocabulary: {share:.1%} of the tokens of these texts are not in that of the weights; "
+            f"\nvocabulary: {share:.1%} of the {data.vocabulary_of} are not in that of the weights; "
             "init.vocabulary=data makes a new one"
         )
     return f"{hub.load_state(task, state, into=cfg.init.into)}{said}"
@@ -335,7 +335,7 @@ def build_trainer(
     elif cfg.init.weights is not None:
         pretrained = hub.read_weights(cfg.init.weights, cfg.init.average)
         if (anew := cfg.init.vocabulary == "data") and data.vocabulary_state not in pretrained.data_state:
-            raise ConfigError(f"init.vocabulary=data: there is no vocabulary of texts in {pretrained.path}")
+            raise ConfigError(f"init.vocabulary=data: there is no vocabulary in {pretrained.path}")
         _restore(data, pretrained, without=("labels", "examples", *([data.vocabulary_state] if anew else [])))
     _prepare(data)
     task = _task(cfg, data)

@@ -63,6 +63,8 @@ class FrappeData(TableData):
         **common: see `DataModule`.
     """
 
+    vocabulary_state = ""  # it is fixed
+
     def __init__(self, **common: Any) -> None:
         super().__init__(
             label="label", categorical=list(_FIELDS), dense=None, columns=None, split=(0.8, 0.1, 0.1), split_seed=1,

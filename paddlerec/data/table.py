@@ -84,6 +84,8 @@ class TableData(DataModule):
         ValueError: the column map contradicts itself.
     """
 
+    vocabulary_state = "vocabularies"
+    vocabulary_of = "values of this table"
     optional = 0  # cells at the end of a line of text that may be missing, and are empty then
 
     def __init__(
@@ -140,6 +142,20 @@ class TableData(DataModule):
         if root not in self._vocabularies:
             raise DataError(f"column {root!r} has no vocabulary yet: prepare() reads the data, restore() takes a state")
         return self._vocabularies[root]
+
+    def vocabulary(self) -> list[str]:
+        """The rows of a `FieldTable` of the categorical columns: each one's unseen values, and then what it knows."""
+        rows = []
+        for name in self.map.categorical:
+            size = self.map.hash_size(name)
+            values = self._vocabulary(self.map.roots[name]) if size is None else [str(i) for i in range(size)]
+            rows += [name, *(f"{name}\n{value}" for value in values)]
+        return rows
+
+    def unknown_share(self) -> float:
+        own = [name for name in self.map.categorical if self.map.hash_size(name) is None]
+        found, cells = self.unseen[self.splits[0]], len(self._rows[self.splits[0]]) * len(own)
+        return sum(found.get(name, 0) for name in own) / max(cells, 1)
 
     def rows(self, split: str) -> TableRows:
         return self._rows[split]

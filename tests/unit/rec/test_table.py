@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from paddlecore.errors import DataError
+from paddlecore.testing import tiny_trainer
 from paddlerec.data import TableData, reader
 
 HEADER = "clicked,user,item,price"
@@ -296,6 +297,32 @@ def test_restored_vocabularies_are_used_when_data_are_read(tmp_path: Path) -> No
     assert columns(new, "test")["ids"].tolist() == [[0, 3], [3, 1]]
     with pytest.raises(DataError, match="no training rows"):
         TableData(source=str(tmp_path / "new.csv"), **MAP, split=[0.0, 0.0, 1.0]).prepare()
+
+
+def test_a_new_vocabulary_keeps_what_the_weights_know(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By column and value, also where columns were added, and other values have other ids."""
+    old = write(tmp_path / "old.csv", LINES)
+    words = ["data.label=clicked", "data.split=[0.6,0.2,0.2]", "data.batch_size=2", "data.sequences={}"]
+    base, known = tiny_trainer(
+        "rec/deepfm_table",
+        *words,
+        f"data.source={old}",
+        "data.categorical=[user]",
+        "data.dense=[]",
+        folder=tmp_path / "a",
+    )
+    base.fit()
+    other = [line.replace("anna", "dora") for line in LINES for _ in range(3)]
+    words += [f"data.source={write(tmp_path / 'new.csv', other)}", f"init.weights={tmp_path / 'a'}"]
+    words += ["data.categorical=[item,user]", "data.dense=[]", "init.vocabulary=data"]
+    tuned, data = tiny_trainer("rec/deepfm_table", *words)
+    before, after = known.vocabulary(), data.vocabulary()
+    both = set(before) & set(after)
+    assert "user\nbert" in both and "user\ndora" in set(after) - both and "item\nx" in after
+    assert f"vocabulary: {len(both)} of {len(after)} tokens are also in that of the weights" in capsys.readouterr().err
+    rows, moved = (trainer.task.model.fields.table.weight for trainer in (base, tuned))
+    for name in both:
+        assert moved[after.index(name)].equal(rows[before.index(name)])
 
 
 def test_a_table_that_the_given_vocabularies_do_not_know_is_named(tmp_path: Path) -> None:
