@@ -166,7 +166,8 @@ def _train(words: list[str]) -> int:
             print(f"best on validation: {best['metric']} {best['value']:.4f} at step {best['step']}")
         for name, value in result["test"].items():
             bound = f"   (best possible: {bounds[name]:.4f})" if name in bounds else ""
-            print(f"test: {name} {value:.4f}{bound}" if value is not None else f"test: {name} is not defined")
+            shown = "is not defined" if value is None else f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
+            print(f"test: {name} {shown}{bound if value is not None else ''}")
         speed = f"{result['examples_per_second']:,.0f} examples/s"
         print(f"{result['parameters']:,} parameters, {result['steps']} steps, {result['seconds']:.1f} s, {speed}")
         print(f"run folder: {result['run']}")

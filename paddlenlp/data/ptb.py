@@ -14,7 +14,7 @@ from paddlecore.data import DataModule, Plan, Rows, mix
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, fingerprint
 from paddlecore.task import Batch
-from paddlenlp.data.text_files import BadRow, decoded, kind_of, lines_of, published, text_of, warn_unknown
+from paddlenlp.data.text_files import BadRow, decoded, frequent, kind_of, lines_of, published, text_of, warn_unknown
 
 PAD, END, UNKNOWN = 0, 1, 2  # fills up a batch; ends a line, and stands before the text; not in the vocabulary
 
@@ -170,7 +170,7 @@ class RunningTextData(DataModule):
             counts = Counter(read["train"])
             for special in ("<pad>", "<eos>", "<unk>"):
                 counts.pop(special, None)
-            kept = [word for word, count in counts.most_common() if count >= self.min_count]
+            kept = frequent(counts, self.min_count, files.get("train", Path("toy-train")))
             self._know(["<pad>", "<eos>", "<unk>", *kept])
         for split, words in read.items():
             ids = [END, *(self._ids.get(word, UNKNOWN) for word in words)]

@@ -25,6 +25,7 @@ from paddlenlp.data.text_files import (
     check_columns,
     check_header,
     decoded,
+    frequent,
     json_object,
     kind_of,
     lines_of,
@@ -251,7 +252,7 @@ class TextTableData(DataModule):
         given = bool(self._vocabulary)
         if not given:
             counts = Counter(token for tokens in read["train"].tokens for token in tokens)
-            self._know([token for token, count in counts.most_common() if count >= self.min_count])
+            self._know(frequent(counts, self.min_count, read["train"].path))
         if not self._examples and self.source != "auto":
             self._examples = [self._text_of(tokens) for tokens in read["train"].tokens[:3]]
         self._rows = {split: self._numbered(split, texts, numbers) for split, texts in read.items()}

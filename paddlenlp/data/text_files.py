@@ -13,6 +13,7 @@ import re
 import unicodedata
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise, zip_longest
 from pathlib import Path
@@ -178,6 +179,18 @@ def check_header(path: Path, line: int, columns: list[str], names: Iterable[str]
                 f"{path}:{line}: column {name!r} is {what} in the header ({', '.join(columns[:20])})"
                 f"{nearest(name, columns) if what == 'not' else ''}; see {options} and data.columns"
             )
+
+
+def frequent(counts: Counter[str], min_count: int, path: Path) -> list[str]:
+    """The tokens that were counted at least `min_count` times, the most frequent first.
+
+    Raises:
+        DataError: none was; `path` is the file of the training rows.
+    """
+    kept = [token for token, count in counts.most_common() if count >= min_count]
+    if not kept:
+        raise DataError(f"{path}: no token occurs data.min_count={min_count} times; set it lower, or give more texts")
+    return kept
 
 
 def warn_unknown(path: Path, share: float) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from paddlecore.data import DataModule, Rows, mix, padded, uniform
+from paddlecore.data import DataModule, Rows, mix, padded, ranges, uniform
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, fingerprint
 from paddlecore.task import Batch
@@ -26,6 +26,7 @@ from paddlenlp.data.text_files import (
     check_columns,
     check_header,
     decoded,
+    frequent,
     json_object,
     kind_of,
     lines_of,
@@ -120,9 +121,7 @@ class PairRows:
         return len(self.first) - 1
 
     def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
-        starts, sizes = self.first[rows], self.first[rows + 1] - self.first[rows]
-        group = np.repeat(np.arange(len(rows)), sizes)
-        place = np.arange(len(group)) + np.repeat(starts - (np.cumsum(sizes) - sizes), sizes)  # [N] in the columns
+        group, place = ranges(self.first[rows], self.first[rows + 1])  # [N] in the batch, in the columns
         extra = {}
         if self.negatives is not None:
             right = np.flatnonzero(self.labels[place] == 1)  # [P] in the batch
@@ -308,7 +307,7 @@ class TextPairData(DataModule):
                 counts.update(self._terms(text))
             for text in train.documents:
                 counts.update(self._terms(text))
-            self._know([token for token, count in counts.most_common() if count >= self.min_count])
+            self._know(frequent(counts, self.min_count, train.path))
         self._rows = {split: self._numbered(split, pairs) for split, pairs in read.items()}
         if given and not self.buckets:
             warn_unknown(read["train"].path, self.unknown_share())

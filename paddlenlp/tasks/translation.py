@@ -55,7 +55,8 @@ class Translation(Task):
         attention: `render` says where the model looked for each token of the best translation (of a Transformer, the
             mean over the heads of its last layer); it costs going through that translation once more.
         int8: translations are made with the linear layers in 8-bit integers (weights by output channel, activations by
-            tensor and anew each time); on a CPU only. Losses and perplexity stay as they are.
+            tensor and anew each time, so a translation may change with what is beside it in a batch); on a CPU only.
+            Losses and perplexity stay as they are.
         temperature: above 0, no beam is searched, but `nbest` translations of each sentence are drawn; see `sample`.
         top_k: see `sample`.
         top_p: see `sample`.

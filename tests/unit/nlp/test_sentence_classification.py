@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -405,6 +406,18 @@ def test_a_vocabulary_of_weights_that_knows_little_of_the_texts_is_named(kind: s
     data.restore({"vocabulary": ["<pad>", "<eos>", "<unk>", "a", "dog"]})
     with pytest.warns(UserWarning, match=r"train.*: \d+% of the tokens are not in the vocabulary of the weights"):
         data.prepare()
+
+
+@pytest.mark.parametrize("kind", ["table", "pairs", "running"])
+def test_texts_whose_tokens_are_all_rare_are_refused(kind: str, tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        name = f"{split}.txt" if kind == "running" else f"{split}.tsv"
+        (tmp_path / name).write_text("a b\n" if kind == "running" else "text\tother\tlabel\na\tb\t1\nc\td\t0\n")
+    options: dict[str, Any] = {"source": str(tmp_path), "min_count": 2, "batch_size": 1}
+    columns = {"query": "text", "document": "other"}
+    modules = {"table": TextTableData, "pairs": partial(TextPairData, **columns), "running": RunningTextData}
+    with pytest.raises(DataError, match=r"train.t..: no token occurs data.min_count=2 times"):
+        modules[kind](**options).prepare()
 
 
 OWN = [
