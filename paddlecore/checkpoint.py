@@ -202,7 +202,7 @@ def load_plain(path: Path) -> Any:
         # torch's first line is advice to load the file all the same; what it refused stands further down
         refused = str(error).partition("WeightsUnpickler error: ")[2].partition(". ")[0]
         what = refused or f"{type(error).__name__}: {error}".split("\n")[0]
-        raise CheckpointError(f"{path} is damaged, or holds more than plain tensors ({what})") from None
+        raise CheckpointError(f"{path} is not a readable file of plain tensors ({what})") from None
 
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "params")  # names under which programs save a state dict
