@@ -90,7 +90,7 @@ class Backbone(nn.Module):
     [B, channels[i], H / strides[i], W / strides[i]], up to rounding.
 
     Raises:
-        ValueError: no such architecture, or it has no such stride, dilation or width.
+        ValueError: no such architecture, it has no such stride, dilation or width, or `num_classes` is below 1.
     """
 
     architectures: tuple[str, ...] = tuple(sorted((*TORCHVISION, *OWN)))
@@ -111,6 +111,8 @@ class Backbone(nn.Module):
         if architecture not in self.architectures:
             close = nearest(architecture, self.architectures) or f"; there are {', '.join(self.architectures)}"
             raise ValueError(f"there is no architecture {architecture!r}{close}")
+        if num_classes < 1:
+            raise ValueError(f"num_classes={num_classes} must be at least 1; features_only=True has no classifier")
         self.architecture, self.num_classes = architecture, num_classes
         self._has_reference = not features_only and in_channels == 3 and width == 1 and output_stride == 32
         options = dict(num_classes=num_classes, dropout=dropout, width=width)

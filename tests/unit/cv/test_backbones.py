@@ -113,6 +113,8 @@ def test_what_there_is_not_is_refused() -> None:
         Backbone(architecture="resnet18", features_only=True, strides=(64,))
     with pytest.raises(ValueError, match="one width"):
         Backbone(architecture="resnet18", width=0.5)
+    with pytest.raises(ValueError, match="num_classes=0 must be at least 1; features_only"):
+        Backbone(architecture="resnet18", num_classes=0)
 
 
 def test_mobilenet_v1_has_the_sizes_of_the_paper_and_tensorflows_padding() -> None:
