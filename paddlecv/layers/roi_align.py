@@ -36,8 +36,8 @@ class RoIAlign(nn.Module):
 
     A value of the output is a weighted sum of 4 * sampling^2 pixels of a map. On the CPU, all outputs of all boxes and
     levels together are one `embedding_bag` over the maps as a table of pixels [pixels, C]: each pixel is read as one
-    contiguous row, where torchvision's operator goes through the C planes one by one, on one thread. On a GPU it is
-    torchvision's operator, level by level. Values and gradients are the same up to rounding.
+    contiguous row, where torchvision's operator goes through the C planes one by one, on one thread. On any other
+    device it is torchvision's operator, level by level. Values and gradients are the same up to rounding.
 
     Args:
         output_size: bins along each side, P.
@@ -62,7 +62,7 @@ class RoIAlign(nn.Module):
             raise ValueError(f"{len(maps)} maps for strides {self.strides}")
         level = pyramid_level(boxes, self.strides, self.canonical).flatten()  # [B * R]
         image = torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])
-        aligned = self._by_operator if boxes.is_cuda else self._by_rows
+        aligned = self._by_rows if boxes.device.type == "cpu" else self._by_operator
         return aligned(maps, boxes.flatten(0, 1), level, image)
 
     def _by_operator(self, maps: Sequence[Tensor], boxes: Tensor, level: Tensor, image: Tensor) -> Tensor:
@@ -70,7 +70,8 @@ class RoIAlign(nn.Module):
         out = maps[0].new_zeros(len(rois), maps[0].shape[1], self.output_size, self.output_size)
         for i, (values, stride) in enumerate(zip(maps, self.strides, strict=True)):
             here = torch.where(level == i)[0]
-            found = torchvision.ops.roi_align(values, rois[here], self.output_size, 1 / stride, self.sampling)
+            # of maps in half precision autocast would make float32 as well, but for some devices it does not know how
+            found = torchvision.ops.roi_align(values.float(), rois[here], self.output_size, 1 / stride, self.sampling)
             out = out.index_copy(0, here, found.to(out.dtype))
         return out
 

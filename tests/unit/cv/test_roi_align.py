@@ -38,14 +38,23 @@ def test_equals_torchvision(size: int, sampling: int, last: bool) -> None:
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-5)
 
 
-def test_the_path_of_gpus_is_the_same() -> None:
+def test_any_device_but_the_cpu_takes_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    align = RoIAlign(output_size=4, strides=STRIDES)
+    monkeypatch.setattr(align, "_by_operator", lambda *given: {value.device.type for value in given[1:]})
     maps, boxes = maps_and_boxes()
+    assert align([m.to("meta") for m in maps], boxes.to("meta")) == {"meta"}
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-5), (torch.bfloat16, 2**-7)])
+def test_the_path_of_other_devices_is_the_same(dtype: torch.dtype, rounding: float) -> None:
+    maps, boxes = maps_and_boxes()
+    maps = [m.to(dtype) for m in maps]
     align = RoIAlign(output_size=4, strides=STRIDES, canonical=60)
     level = pyramid_level(boxes, STRIDES, 60).flatten()
     image = torch.arange(2).repeat_interleave(40)
     assert len(level.unique()) == 4
     torch.testing.assert_close(
-        align._by_operator(maps, boxes.flatten(0, 1), level, image), align(maps, boxes), atol=3e-5, rtol=1e-5
+        align._by_operator(maps, boxes.flatten(0, 1), level, image), align(maps, boxes), atol=3e-5, rtol=rounding
     )
 
 
