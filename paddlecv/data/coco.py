@@ -38,7 +38,8 @@ class CocoData(DetectionData):
         files = {split: found for split in SPLITS if (found := _json_of(folder, split))}
         if "train" not in files:
             raise DataError(
-                f"{folder} has no train.json, annotations/instances_train*.json, or train/_annotations...json"
+                f"{folder} has no train.json, annotations/instances_train*.json, or train/_annotations...json; other "
+                "layouts are read by data._target_=paddlecv.data.VOCData and paddlecv.data.PennFudanData"
             )
         self._paths = [folder]
         contents = {split: _parsed(path) for split, path in files.items()}

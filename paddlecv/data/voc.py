@@ -113,7 +113,10 @@ def _first(folder: Path, *names: str) -> Path:
     for name in names:
         if (folder / name).exists():
             return folder / name
-    raise DataError(f"{folder} has no {' or '.join(names)}")
+    raise DataError(
+        f"{folder} has no {' or '.join(names)}, as VOC's layout has; other layouts are read by "
+        "data._target_=paddlecv.data.CocoData and paddlecv.data.PennFudanData"
+    )
 
 
 def _parsed(path: Path) -> tuple[ElementTree.Element, Iterable[int]]:

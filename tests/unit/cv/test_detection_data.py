@@ -135,8 +135,10 @@ def test_files_that_are_missing_are_named(tmp_path: Path) -> None:
     (tmp_path / "Annotations" / "b.xml").unlink()
     with pytest.raises(DataError, match=r"b.xml: there is no such file, but a list names it"):
         prepared(VOCData, source=str(source))
-    with pytest.raises(DataError, match="has no Annotations or annotations"):
+    with pytest.raises(DataError, match="has no Annotations or annotations.*CocoData"):
         prepared(VOCData, source=str(tmp_path / "JPEGImages"))
+    with pytest.raises(DataError, match="has no train.json.*VOCData"):
+        prepared(CocoData, source=str(tmp_path))
     with pytest.raises(DataError, match="no such folder"):
         prepared(VOCData, source=str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="data.source"):
