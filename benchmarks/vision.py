@@ -8,19 +8,22 @@
 A group is one kind of model at one size, ours and torchvision's with random weights, each in several modes: `eager` is
 fp32 in torch's own memory order, `nhwc` fp32 with channels last, `bf16` in bf16, `nhwc+bf16` both; `folded` ones answer
 as in `eval` and `predict`, with batch norms folded into the convolutions before them. Classifiers stand beside timm's
-too, and answer beside ONNX Runtime, where these are installed. Each group is a process of its own, where all contenders
-stand in memory, warm up once and then take turns: a window each, again and again. What is shown is the median of a
-contender's windows, the slowest and the fastest, and its ratio to torchvision's eager form and to the fastest of all
-that are not ours.
+too, and answer beside ONNX Runtime, where these are installed. Each group is two processes: ours keeps the memory of
+freed tensors, as the command line has it (`paddlecore.cli.keep_freed_memory`), that of the peers does what torch does.
+All contenders of a side stand in memory, warm up once and then take turns with all others: a window each, again and
+again. What is shown is the median of a contender's windows, the slowest and the fastest, and its ratio to torchvision's
+eager form and to the fastest of all that are not ours.
 
 Training is forward, loss, backward and a step of SGD with momentum, on images that are in memory; ours through the task
 that the trainer calls (what the trainer adds: overhead.py). Detectors with random weights keep as many boxes as they
-may, their worst case. `loading` reads photographs of 500 x 375 pixels (JPEG), and those of CIFAR's size from memory.
+may, their worst case. `loading` reads photographs of 500 x 375 pixels (JPEG), those of CIFAR's size from memory, and
+pictures with boxes, which are changed as recipes of detection say.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import os
@@ -40,6 +43,8 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
+
+from paddlecore.cli import keep_freed_memory  # noqa: E402
 
 if TYPE_CHECKING:
     from paddlecore.data import DataModule
@@ -227,10 +232,12 @@ NO_TRAINING = ("segmentation_1024x2048",)
 # ------------------------------------------------------------------------------------------------------------ timing
 
 
-def contenders(group: Group, what: str, compiled: bool) -> dict[str, Callable[[], None]]:
+def contenders(group: Group, what: str, side: str, compiled: bool) -> dict[str, Callable[[], None]]:
     """One call of each is one step on one batch."""
     found: dict[str, Callable[[], None]] = {}
     for who, (make, loss, answer) in group.makers.items():
+        if who.startswith("ours") != (side == "ours"):
+            continue
         torch.manual_seed(1)
         first = make()
         modes = list(MODES)
@@ -240,8 +247,9 @@ def contenders(group: Group, what: str, compiled: bool) -> dict[str, Callable[[]
         for mode in modes:
             model, call = copy.deepcopy(first), loss if what == "train" else answer
             found[f"{who}, {mode}"] = contender(group, model, mode, call, training=what == "train")
-    if what == "infer" and group.exported is not None and find_spec("onnxruntime") and find_spec("onnxscript"):
-        found["ONNX Runtime"] = onnx_runtime(group.exported, group.image)
+    exported = group.exported if what == "infer" and side == "peers" else None
+    if exported is not None and find_spec("onnxruntime") and find_spec("onnxscript"):
+        found["ONNX Runtime"] = onnx_runtime(exported, group.image)
     return found
 
 
@@ -271,27 +279,11 @@ def contender(
     return step
 
 
-def take_turns(
-    steps: dict[str, Callable[[], None]], rows: int, windows: int, seconds: float, clock: Callable[[], float]
-) -> dict[str, list[float]]:
-    """Rows a second of each contender's windows, every one of at least one call and `seconds`."""
-    rates: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
-        step()
-    for _ in range(windows):
-        for name, step in steps.items():
-            started, calls = clock(), 0
-            while not calls or clock() - started < seconds:
-                step()
-                calls += 1
-            rates[name].append(calls * rows / (clock() - started))
-    return rates
-
-
 def loaders(folder: Path, batch: int) -> dict[str, Callable[[], None]]:
     """One call of each makes one training batch."""
     from PIL import Image
 
+    from paddlecore import config
     from paddlecv.data import CIFAR10Data, ImageFolderData
 
     random = np.random.default_rng(1)
@@ -305,6 +297,9 @@ def loaders(folder: Path, batch: int) -> dict[str, Callable[[], None]]:
         "photographs, kept in memory": ImageFolderData(source=str(folder)),
         "CIFAR-10 (generated)": CIFAR10Data(source="toy"),
     }
+    for recipe in ("cv/ssdlite_bccd", "cv/faster_rcnn_bccd", "cv/mask_rcnn_pennfudan"):
+        section = config.compose([f"recipe={recipe}", "data.source=toy"]).data
+        found[f"{recipe} (generated)"] = config.build(section, "data")
 
     def fetch(data: DataModule) -> Callable[[], None]:
         data.prepare()
@@ -317,15 +312,70 @@ def loaders(folder: Path, batch: int) -> dict[str, Callable[[], None]]:
     return {name: fetch(data) for name, data in found.items()}
 
 
-def measure(name: str, what: str, given: argparse.Namespace) -> dict[str, list[float]]:
-    """Runs in a process of its own."""
+def serve(name: str, what: str, side: str, given: argparse.Namespace) -> None:
+    """Runs in a process of its own: says which contenders it has, and then, for each name that it reads, how many
+    images a second one window of that contender took, of at least one call and `seconds`."""
     torch.set_num_threads(given.threads)
-    clock = CLOCKS[given.clock]
-    if name == "loading":
-        with tempfile.TemporaryDirectory() as folder:
-            return take_turns(loaders(Path(folder), 32), 32, given.windows, given.seconds, clock)
-    group = GROUPS[name]()
-    return take_turns(contenders(group, what, given.compile), group.batch, given.windows, given.seconds, clock)
+    if side == "ours":
+        keep_freed_memory()
+    clock, say = CLOCKS[given.clock], sys.stdout
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        if name == "loading":
+            rows, steps = 32, loaders(Path(folder), 32)
+        else:
+            group = GROUPS[name]()
+            rows, steps = group.batch, contenders(group, what, side, given.compile)
+        for step in steps.values():
+            step()
+        print(json.dumps(list(steps)), file=say, flush=True)
+        for line in sys.stdin:
+            step, calls, started = steps[line.rstrip("\n")], 0, clock()
+            while not calls or clock() - started < given.seconds:
+                step()
+                calls += 1
+            print(calls * rows / (clock() - started), file=say, flush=True)
+
+
+class Side:
+    """The process of one side's contenders, as the measuring one sees it."""
+
+    def __init__(self, command: list[str], threads: int) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
+        self.names: list[str] = self._read()
+
+    def _read(self) -> Any:
+        assert self.process.stdout is not None
+        if not (line := self.process.stdout.readline()):
+            raise RuntimeError("it ended")
+        return json.loads(line)
+
+    def window(self, name: str) -> float:
+        """Images a second."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{name}\n")
+        self.process.stdin.flush()
+        return self._read()
+
+
+def measure(name: str, what: str, given: argparse.Namespace) -> dict[str, list[float]]:
+    """Images a second of each contender's windows, all in turns."""
+    options = [f"--{o}={getattr(given, o)}" for o in ("threads", "clock", "seconds")]
+    sides: list[Side] = []
+    try:
+        for side in ("ours", "peers") if name != "loading" else ("ours",):
+            command = [sys.executable, __file__, "--one", name, what, side, *options, *["--compile"] * given.compile]
+            sides.append(Side(command, given.threads))
+        rates: dict[str, list[float]] = {who: [] for side in sides for who in side.names}
+        for _ in range(given.windows):
+            for side in sides:
+                for who in side.names:
+                    rates[who].append(side.window(who))
+        return rates
+    finally:
+        for side in sides:
+            side.process.communicate()  # closes stdin, which ends it
 
 
 def shown(name: str, what: str, rates: dict[str, list[float]]) -> None:
@@ -351,24 +401,21 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="least length of a window")
     parser.add_argument("--compile", action="store_true", help="add rows with torch.compile")
     parser.add_argument("--json", type=Path, help="write all windows to this file")
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(measure(*given.one, given)))
+        serve(*given.one, given)
         return
     everything: dict[str, Any] = {}
     for name in given.groups:
         for what in given.what if name != "loading" else ["train"]:
             if what == "train" and name in NO_TRAINING:
                 continue
-            options = [f"--{o}={getattr(given, o)}" for o in ("threads", "clock", "windows", "seconds")]
-            command = [sys.executable, __file__, "--one", name, what, *options, *["--compile"] * given.compile]
-            environment = {**os.environ, "OMP_NUM_THREADS": str(given.threads)}
-            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
-            if done.returncode:
+            try:
+                everything[f"{name}, {what}"] = measure(name, what, given)
+            except RuntimeError:
                 print(f"\n{name}, {what}: failed", flush=True)
                 continue
-            everything[f"{name}, {what}"] = json.loads(done.stdout.splitlines()[-1])
             shown(name, what, everything[f"{name}, {what}"])
     print(
         f"\n{given.threads} threads, {given.clock} time, {given.windows} windows of {given.seconds:g} s, torch ", end=""

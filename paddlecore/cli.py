@@ -84,11 +84,11 @@ def _dispatch(words: list[str]) -> int:
         return 0
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # whose line it is from says nothing here
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    _keep_freed_memory()
+    keep_freed_memory()
     return action(rest)
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc keep the memory of large tensors when they are freed, for the next ones.
 
     It gives every block of some MiB back to the system, which has to clear each page that a tensor of the next step
