@@ -162,8 +162,8 @@ def seed_torch(seed: int) -> None:
 class Plan:
     """The order of a split: `rows(epoch, step)` is a pure function of the constructor's arguments.
 
-    A last batch below 1/16 of `batch_size` joins the one before it: a step on a handful of rows is mostly noise, batch
-    norm cannot work on one row, and each rank must get at least one.
+    A last batch of one row or below 1/16 of `batch_size` joins the one before it: a step on a handful of rows is mostly
+    noise, batch norm cannot work on one row, and each rank must get at least one.
 
     Subclasses with other batches (by length, by session) override `order` and, where batches are not of equal size,
     `steps`, `rows` and `count`.
@@ -194,7 +194,7 @@ class Plan:
     def steps(self, epoch: int) -> int:
         """Optimiser steps of an epoch."""
         full, rest = divmod(self.size, self.batch_size)
-        return full if full and (self.drop_last or 16 * rest < self.batch_size) else full + 1
+        return full if full and (self.drop_last or rest == 1 or 16 * rest < self.batch_size) else full + 1
 
     def rows(self, epoch: int, step: int) -> np.ndarray:
         """[b] int64: the rows of one whole step (all ranks and micro-batches)."""

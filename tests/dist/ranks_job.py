@@ -33,7 +33,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "adagrad_rows": {"section": {"tables": "rows", "tables_rule": "adagrad"}},
     "batch_norm": {"net": {"batch_norm": True}},
     "uneven": {"batch_size": 5},
-    "fewer_rows_than_ranks": {"rows": 17, "batch_size": 2},
+    "fewer_rows_than_ranks": {"rows": 1, "batch_size": 2},
     "ema": {"ema": 0.9},
 }
 
