@@ -104,6 +104,8 @@ class Trainer:
             )
         if options.early_stop and valid is None:
             raise ConfigError("train.early_stop needs validation data, and this data set has none")
+        if valid is None and any(schedule.options.kind == "plateau" for schedule in schedules.values()):
+            raise ConfigError("optim.schedule.kind=plateau needs validation data, and this data set has none")
         if options.max_steps is None and options.max_epochs is None:
             raise ConfigError("give train.max_steps or train.max_epochs, or the run would never end")
 

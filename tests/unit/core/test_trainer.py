@@ -227,6 +227,8 @@ def test_best_metric_must_exist() -> None:
         trainer(best_metric="mze")
     with pytest.raises(ConfigError, match="validation"):
         trainer(early_stop=1)
+    with pytest.raises(ConfigError, match="plateau needs validation"):
+        trainer(section={"schedule": {"kind": "plateau"}})
 
 
 def test_plateau_lowers_the_rate() -> None:
