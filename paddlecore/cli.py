@@ -48,9 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # 128 + SIGPIPE, as other tools end
     except OSError as error:
-        if error.errno not in _REFUSED or error.filename is None:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)  # writing to an open file, the system names none
+        if error.errno not in _REFUSED or (error.filename is None and not full):
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr, flush=True)
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(f"error: {where}{error.strerror}", file=sys.stderr, flush=True)
         return SuiteError.exit_code
 
 

@@ -119,6 +119,14 @@ def test_a_folder_that_cannot_be_written_is_named(
     assert cli.main(["eval", "recipe=rec/one"]) == 1
     assert capsys.readouterr().err == f"error: {file / 'x'}: Not a directory\n"
 
+    def full(*_: Any) -> None:
+        with open("/dev/full", "wb", buffering=0) as disk:
+            disk.write(b"a line of the log")
+
+    run.evaluate = full
+    assert cli.main(["eval", "recipe=rec/one"]) == 1
+    assert capsys.readouterr().err == "error: No space left on device\n"
+
     def bug(*_: Any) -> None:
         raise OSError("driver too old")
 
