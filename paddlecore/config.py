@@ -66,6 +66,7 @@ _GROUP_KEYS = {"match": "str", "lr": "float", "lr_scale": "float"}
 # What other programs call an option, without `_` and in lower case, where that is not like its name.
 _ALSO_CALLED = {
     "model._target_": "name type arch architecture",
+    "task._target_": "name type",
     "data._target_": "name type dataset",
     "data.source": "path root dir folder file datapath dataroot datadir datafolder",
     "optim._target_": "name type optimizer optimiser",

@@ -159,7 +159,7 @@ def test_configs_inside_an_installed_package(tmp_path: Path, monkeypatch: pytest
 
 def test_what_other_programs_call_an_option_is_known_of_options_that_there_are() -> None:
     options = {*config.flatten(RunConfig()), *(f"optim.{n}" for n in config.flatten(dataclasses.asdict(Optim())))}
-    options |= {f"{section}._target_" for section in ("model", "data")} | {"data.source", "optim.weight_decay"}
+    options |= {f"{section}._target_" for section in ("model", "task", "data")} | {"data.source", "optim.weight_decay"}
     assert set(config._ALSO_CALLED) <= options
 
 
