@@ -515,7 +515,10 @@ def _last_checkpoint(cfg: RunConfig, folder: Path) -> Path | None:
     differing = sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k))
     if differing:
         shown = "\n  ".join(f"{k}: there {theirs.get(k)!r}, here {ours.get(k)!r}" for k in differing[:10])
-        raise ConfigError(f"{folder} holds a run with other options:\n  {shown}\n  give another output_dir")
+        raise ConfigError(
+            f"{folder} holds a run with other options:\n  {shown}\n  give another output_dir, and in place of "
+            f"init.resume, where its weights are wanted, init.weights={folder}"
+        )
     return last
 
 

@@ -676,7 +676,10 @@ def load_strict(task: nn.Module, state: Mapping[str, Tensor], where: Path) -> No
     ]
     if problems:
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CheckpointError(f"{where} does not fit this model: {'; '.join(problems[:5])}{more}")
+        raise CheckpointError(
+            f"{where} does not fit this model: {'; '.join(problems[:5])}{more}\n  the code has changed since: go on "
+            "with that version, or take over what fits by init.weights and init.resume=never"
+        )
     task.load_state_dict(dict(state))
 
 

@@ -83,6 +83,8 @@ def test_a_folder_of_another_run_is_refused_with_the_options_that_differ() -> No
         run.train(compose("output_dir=out", "optim.lr=0.5"))
     with pytest.raises(ConfigError, match="not a run folder"):
         run.train(compose("init.resume=nowhere"))
+    with pytest.raises(ConfigError, match="init.weights=out"):
+        run.train(compose("init.resume=out", "optim.lr=0.5"))
     assert run.train(compose("init.resume=out"))["run"] == "out"
     assert run.train(compose("init.resume=out", "output_dir=./out"))["run"] == "out"
     with pytest.raises(ConfigError, match="output_dir=other cannot be another"):
