@@ -335,7 +335,9 @@ def build_trainer(
     elif cfg.init.weights is not None:
         pretrained = hub.read_weights(cfg.init.weights, cfg.init.average)
         if (anew := cfg.init.vocabulary == "data") and data.vocabulary_state not in pretrained.data_state:
-            raise ConfigError(f"init.vocabulary=data: there is no vocabulary in {pretrained.path}")
+            raise ConfigError(
+                f"init.vocabulary=data: {pretrained.path} has no vocabulary that {type(data).__name__} could make anew"
+            )
         _restore(data, pretrained, without=("labels", "examples", *([data.vocabulary_state] if anew else [])))
     _prepare(data)
     task = _task(cfg, data)

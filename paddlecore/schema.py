@@ -140,7 +140,7 @@ class Init:
     into: str = opt("model", "part of the task that a file's or another model's weights are for, e.g. model.backbone")
     vocabulary: str = opt(
         "weights",
-        "of texts and tables: weights = that of the weights; data = a new one; what is in both keeps its vector",
+        "of texts, tables, sessions: weights = that of the weights; data = a new one; what is in both keeps its vector",
         choices=("weights", "data"),
     )
     average: int = opt(1, "take the mean of the weights of a run's so many last checkpoints (see train.keep)", low=1)

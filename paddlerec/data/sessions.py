@@ -123,6 +123,9 @@ class SessionData(DataModule):
 
     repeats = True  # may an item of the history be recommended?
 
+    vocabulary_state = "items"
+    vocabulary_of = "clicks of these sessions"
+
     def __init__(
         self,
         *,
@@ -174,6 +177,13 @@ class SessionData(DataModule):
 
     def plan(self, rows: Rows) -> Plan:
         return SessionPlan(rows) if isinstance(rows, SessionStreams) else super().plan(rows)
+
+    def vocabulary(self) -> list[str]:
+        return ["", *self._items]
+
+    def unknown_share(self) -> float:
+        counts = self._counts["train"]
+        return counts["unknown_clicks"] / max(counts["clicks"], 1)
 
     def state(self) -> dict[str, Any]:
         return {"items": self._items}
@@ -408,6 +418,7 @@ class Numbered:
     _ids: dict[str, int]
     _paths: list[Path]
     _encoded: Callable[[list[int]], Batch]
+    vocabulary_state = ""  # of numbers
 
     @property
     def spec(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 from paddlecore.data import Rows
 from paddlecore.errors import DataError
 from paddlecore.sources import data_root
+from paddlecore.testing import tiny_trainer
 from paddlerec.data import DigineticaData, SessionData, YoochooseData
 
 
@@ -218,3 +219,27 @@ def test_counts_are_those_of_the_published_sets(
     assert unknown == misses if misses is not None else 0 < unknown < 2000
     batch = data.rows("test").fetch(np.arange(test - 3, test), 0)
     assert batch["history"].shape[0] == 3 and batch["history"].shape[1] <= 50
+
+
+@pytest.mark.parametrize("recipe", ["rec/gru4rec_yoochoose", "rec/srgnn_yoochoose"])
+def test_a_catalogue_may_grow_when_weights_are_fine_tuned(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = tmp_path / "old.txt", tmp_path / "new.txt"
+    old.write_text("a b c\nb c a\nc a b\na c\n" * 5)
+    new.write_text("a b d\nd e a\ne d b\na e\n" * 5)
+    words = ["data._target_=paddlerec.data.SessionData", "data.batch_size=4", "train.max_steps=1"]
+    base, known = tiny_trainer(recipe, *words, f"data.source={old}", folder=tmp_path / "run")
+    base.fit()
+    words += [f"data.source={new}", f"init.weights={tmp_path / 'run'}"]
+    _, data = tiny_trainer(recipe, *words)
+    assert data.vocabulary() == known.vocabulary()
+    assert "of the clicks of these sessions are not in that of the weights" in capsys.readouterr().err
+    tuned, data = tiny_trainer(recipe, *words, "init.vocabulary=data")
+    before, after = known.vocabulary(), data.vocabulary()
+    assert set(after) == {"", "a", "b", "d", "e"} and len(before) != len(after)
+    assert "vocabulary: 3 of 5 tokens are also in that of the weights" in capsys.readouterr().err
+    weights, moved = base.task.state_dict(), tuned.task.state_dict()
+    name = "model.items.weight"
+    for item in ("a", "b"):
+        assert moved[name][after.index(item)].equal(weights[name][before.index(item)])
