@@ -138,7 +138,7 @@ def predict(
             yield {"input": raw, **answer}
         if unusable and data.bad_rows.on_bad_row == "error":
             said = f"{unusable} of {number} inputs cannot be used, the first: " if number > 1 else ""
-            raise DataError(f"{said}{first}\n  data.on_bad_row=skip leaves it at the errors among the answers")
+            raise DataError(f"{said}{first}\n  the answers say so; data.on_bad_row=skip ends without this error")
 
 
 def _files(data: DataModule, given: Any) -> list[Any]:
