@@ -169,7 +169,7 @@ def export_vectors(cfg: RunConfig, folder: Path) -> dict[str, Any]:
         shapes: dict[str, Any] = {}
         for name, value in exported.items():
             if isinstance(value, torch.Tensor):
-                np.save(folder / f"{name}.npy", value.float().cpu().numpy())
+                np.save(folder / f"{name}.npy", value.detach().float().cpu().numpy())
                 shapes[f"{name}.npy"] = list(value.shape)
             else:
                 checkpoint.write_json(folder / f"{name}.json", value)

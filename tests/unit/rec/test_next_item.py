@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from paddlecore import run, testing
 from paddlecore.sparse import RowTable
 from paddlerec.tasks import NextItem
 
@@ -158,6 +161,17 @@ def test_vectors_for_other_indexes_give_the_same_scores() -> None:
         scores, ids = task.recommend(query, 5)
         mine = query @ exported["vectors"].t() + exported.get("bias", torch.zeros(()))
     torch.testing.assert_close(mine.gather(1, ids), scores)
+
+
+@pytest.mark.parametrize("recipe", ["rec/sasrec_games", "rec/srgnn_yoochoose", "rec/gru4rec_yoochoose"])
+def test_vectors_are_written_for_other_indexes(recipe: str, tmp_path: Path) -> None:
+    trainer, _ = testing.tiny_trainer(recipe, folder=tmp_path / "run")
+    trainer.fit()
+    written = run.export_vectors(testing.tiny(recipe, f"init.weights={tmp_path / 'run'}"), tmp_path / "vectors")
+    vectors, bias = trainer.task.eval().items()
+    for name, value in {"vectors": vectors, **({} if bias is None else {"bias": bias})}.items():
+        np.testing.assert_array_equal(np.load(tmp_path / "vectors" / f"{name}.npy"), value.detach().numpy())
+    assert written["files"]["vectors.npy"] == list(vectors.shape)
 
 
 def test_bce_needs_negatives() -> None:
