@@ -192,6 +192,8 @@ def _predict(words: list[str]) -> int:
     own, rest = _take(words, "input", "draw", "vectors", "batch_size")
     cfg = config.compose(rest, verb="predict")
     if own["vectors"]:
+        if more := [f"{name}=" for name in ("input", "draw", "batch_size") if own[name]]:
+            raise ConfigError(f"vectors= writes what a task exports and predicts nothing: leave out {', '.join(more)}")
         from paddlecore import run
 
         exported = run.export_vectors(cfg, Path(own["vectors"][-1]))

@@ -192,6 +192,13 @@ def test_predict_takes_text_json_files_and_stdin(
     assert [line["input"] for line in lines] == wanted
 
 
+def test_vectors_are_written_without_inputs(
+    run: SimpleNamespace, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["predict", "recipe=rec/one", "vectors=folder", "input=a", "batch_size=2"]) != 0
+    assert "leave out input=, batch_size=" in capsys.readouterr().err and not run.calls
+
+
 def test_lines_to_predict_end_where_those_of_training_files_do(
     run: SimpleNamespace, root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
