@@ -116,6 +116,7 @@ class TableData(DataModule):
         if len(self.split) != 3 or min(self.split) < 0 or abs(sum(self.split) - 1.0) > 1e-6:
             raise ValueError(f"data.split must be three fractions that sum to 1, got {self.split}")
         self._vocabularies: dict[str, list[str]] = {}  # by root; id = 1 + place
+        self._trained_with: list[str] = []  # columns with a vocabulary in the weights
         self._scales: dict[str, tuple[float, float]] = {}  # normalised = (x - first) / second
         self._known: dict[str, dict[str, int]] = {}  # by root, once `encode` needs it: value -> id
         self._rows: dict[str, TableRows] = {}
@@ -140,6 +141,11 @@ class TableData(DataModule):
 
     def _vocabulary(self, root: str) -> list[str]:
         if root not in self._vocabularies:
+            if self._trained_with:
+                raise DataError(
+                    f"column {root!r} is unknown to the weights, which know {', '.join(self._trained_with)}: give the "
+                    "same data.categorical and data.sequences as in training"
+                )
             raise DataError(f"column {root!r} has no vocabulary yet: prepare() reads the data, restore() takes a state")
         return self._vocabularies[root]
 
@@ -172,6 +178,7 @@ class TableData(DataModule):
     def restore(self, state: dict[str, Any]) -> None:
         roots = set(self.map.roots.values())
         self._known = {}
+        self._trained_with = list(state.get("vocabularies", {}))
         self._vocabularies = {k: list(v) for k, v in state.get("vocabularies", {}).items() if k in roots}
         self._scales = {k: (v[0], v[1]) for k, v in state.get("scales", {}).items() if k in self.map.dense}
 

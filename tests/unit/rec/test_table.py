@@ -286,6 +286,10 @@ def test_state_travels_as_json_and_encodes_without_the_data(tmp_path: Path) -> N
             assert encoded["dense"].tolist() == [columns(data)["dense"][place].tolist()]
     assert fresh.encode({"user": "nobody", "item": "x", "price": ""})["ids"][0, 0] == 0
     assert [fresh.encode(example)["ids"].shape for example in fresh.examples()] == [(1, 2)] * 3
+    other = TableData(**{**MAP, **options, "categorical": ["city"]})  # not the columns of the weights
+    other.restore(data.state())
+    with pytest.raises(DataError, match="column 'city' is unknown to the weights, which know user: give the same"):
+        other.encode({"city": "oslo", "price": 1})
 
 
 def test_restored_vocabularies_are_used_when_data_are_read(tmp_path: Path) -> None:
