@@ -20,7 +20,7 @@ from paddlecore.data import Rows, SampleRows, mix
 from paddlecore.errors import DataError
 from paddlecore.task import Batch
 from paddlecv.data.augment import GROUND, Colours, Scene, crop, kept, mosaic, quarter_turns, resized_masks, scene
-from paddlecv.data.images import as_text, font_file, normalise, picture_of, pixels_of, read_image
+from paddlecv.data.images import as_text, font_file, normalise, picture_of, pixels_of, read_image, statistics_of
 from paddlecv.data.labelled import LabelledData
 from paddlecv.data.shapes import Shape, draw
 
@@ -153,7 +153,7 @@ class DetectionData(LabelledData):
         self.train_on = train_on
         self.size, self.resize, self.max_size = size, resize, max_size or size * 5 // 3
         self.classes, self.masks, self.turns, self.jitter, self.mosaic = classes, masks, turns, tuple(jitter), mosaic
-        self.mean, self.deviation = tuple(mean), tuple(deviation)
+        self.mean, self.deviation = statistics_of(mean, deviation)
         self._zoom_out = v2.RandomZoomOut(fill={tv_tensors.Image: GROUND, tv_tensors.Mask: 0}, p=zoom_out)  # type: ignore[arg-type]
         self._iou_crop, self._iou_crop_odds = v2.RandomIoUCrop(), iou_crop
         self._flips = v2.Compose([v2.RandomHorizontalFlip(flip), v2.RandomVerticalFlip(flip_vertical)])

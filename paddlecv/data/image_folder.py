@@ -26,6 +26,7 @@ from paddlecv.data.images import (
     normalise,
     picture_of,
     pixels_of,
+    statistics_of,
 )
 from paddlecv.data.labelled import ClassifiedData, read_table
 
@@ -233,14 +234,13 @@ class ImageFolderData(ClassifiedData):
             raise ValueError(f"data.area must be two rising shares of at most 1, got {list(area)}")
         if not 0 <= jitter < 1:
             raise ValueError(f"data.jitter must be at least 0 and below 1, got {jitter}")
-        if len(mean) != 3 or len(deviation) != 3 or min(deviation) <= 0:
-            raise ValueError("data.mean and data.deviation must be three numbers each, deviations above 0")
         if holdout < 0 or holdout == 1:
             raise ValueError(f"data.holdout must be 0 or at least 2, got {holdout}")
         if classes is not None and (len(classes) < 2 or len(set(classes)) != len(classes)):
             raise ValueError(f"data.classes must be at least two different names, got {list(classes)}")
         self.size, self.resize, self.area, self.flip, self.jitter = size, resize, tuple(area), flip, jitter
-        self.mean, self.deviation, self.holdout, self.cache = tuple(mean), tuple(deviation), holdout, cache
+        self.mean, self.deviation = statistics_of(mean, deviation)
+        self.holdout, self.cache = holdout, cache
         self._labels: list[str] = list(classes or ())
         self._inputs: dict[str, list[Any]] = {}  # of each split: paths, or generated pixels [H, W, 3] uint8
         self._targets: dict[str, Tensor] = {}  # [n] int64

@@ -189,6 +189,17 @@ def images_by_name(folder: Path, bad_rows: BadRows | None = None) -> dict[str, P
     return found
 
 
+def statistics_of(mean: Sequence[float], deviation: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The options `data.mean` and `data.deviation`, for `normalise`.
+
+    Raises:
+        ValueError: not three numbers each, or a deviation that is not above 0.
+    """
+    if len(mean) != 3 or len(deviation) != 3 or min(deviation) <= 0:
+        raise ValueError("data.mean and data.deviation must be three numbers each, deviations above 0")
+    return tuple(mean), tuple(deviation)
+
+
 def normalise(
     image: Tensor, mean: Iterable[float] = MEAN, deviation: Iterable[float] = DEVIATION, out: Tensor | None = None
 ) -> Tensor:

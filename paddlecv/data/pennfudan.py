@@ -69,6 +69,8 @@ class PennFudanData(DetectionData):
         self._paths = [places[0], masks[0]]
         images = images_by_name(places[0], self.bad_rows)
         lists = split_lists(folder)
+        if lists and "train" not in lists:
+            raise DataError(f"{folder} has lists of names, but no train.txt")
         splits = lists if "train" in lists else held_out(sorted(images), _TEST, _PERIOD, 6)
         records = {}
         for split, names in splits.items():

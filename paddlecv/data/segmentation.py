@@ -19,7 +19,16 @@ from paddlecore.errors import DataError
 from paddlecore.sources import SPLITS, only
 from paddlecore.task import Batch
 from paddlecv.data.augment import resized_masks
-from paddlecv.data.images import DEVIATION, MEAN, images_by_name, normalise, picture_of, pixels_of, read_image
+from paddlecv.data.images import (
+    DEVIATION,
+    MEAN,
+    images_by_name,
+    normalise,
+    picture_of,
+    pixels_of,
+    read_image,
+    statistics_of,
+)
 from paddlecv.data.labelled import LabelledData, read_lines, read_table
 
 if TYPE_CHECKING:
@@ -96,7 +105,7 @@ class SegmentationData(LabelledData):
         if not all(0 <= i <= 255 for i in void):
             raise ValueError(f"data.void must be ids of a mask, 0 to 255, got {list(void)}")
         self.crop, self.scale, self.flip, self.jitter = crop, tuple(scale), flip, jitter
-        self.mean, self.deviation = tuple(mean), tuple(deviation)
+        self.mean, self.deviation = statistics_of(mean, deviation)
         self.classes, self.void, self.count, self.cache = classes, tuple(void), count, cache
         self._pixels: dict[str, np.ndarray] = {}  # split -> pixels of each class [C]
         self._frequency: list[float] | None = None

@@ -395,6 +395,8 @@ def test_pictures_of_object_numbers(tmp_path: Path) -> None:
     data = prepared(PennFudanData, source=str(tmp_path))
     assert {s: len(data.rows(s)) for s in data.splits} == {"train": 2, "valid": 1}
     (tmp_path / "train.txt").unlink()
+    with pytest.raises(DataError, match="lists of names, but no train.txt"):
+        prepared(PennFudanData, source=str(tmp_path))
     (tmp_path / "val.txt").unlink()
     (tmp_path / "masks" / "p8_mask.png").write_bytes(b"")
     with pytest.raises(DataError, match="p8_mask.png: not a mask"):
@@ -605,7 +607,7 @@ def test_two_classes_of_faces() -> None:
 @pytest.mark.parametrize(
     "options",
     [{"resize": "crop"}, {"size": 16}, {"max_size": 40}, {"flip": 1.5}, {"jitter": [2, 1]}, {"classes": []},
-     {"mosaic": 0.5, "resize": "fit"}, {"train_on": "test"}],
+     {"mosaic": 0.5, "resize": "fit"}, {"train_on": "test"}, {"mean": [0.5]}, {"deviation": [0, 1, 1]}],
 )  # fmt: skip
 def test_refuses_options_without_meaning(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="data."):

@@ -60,6 +60,12 @@ def test_own_images_of_several_sizes_keep_them(tmp_path: Path) -> None:
     assert data.spec["class_frequency"] == pytest.approx(shares)
 
 
+def test_refuses_means_and_deviations_without_meaning() -> None:
+    for options in ({"mean": [0.5]}, {"deviation": [0, 1, 1]}):
+        with pytest.raises(ValueError, match="three numbers each, deviations above 0"):
+            SegmentationData(source="toy", **options)
+
+
 def test_a_table_names_the_same_files(tmp_path: Path) -> None:
     folder = own_folder(tmp_path / "a")
     lines = [f"train/images/{i}.jpg,train/masks/{i}.png" for i in range(3)]
