@@ -311,7 +311,7 @@ def compose(overrides: Sequence[str], *, verb: str = "train", root: Path | None 
     pairs = [(key, text) for key, text in pairs if key not in chosen]
     if recipe is None:
         usage = f"which recipe? Add recipe=<suite>/<name>, e.g. {_command(verb)} recipe=rec/deepfm_toy"
-        raise ConfigError(_joined([*problems, usage + _listing(list_recipes(root))]))
+        raise ConfigError(_joined([*problems, usage if problems else usage + _listing(list_recipes(root))]))
     layers = [_train_layer(root), *_recipe_layers(recipe, root)]
     if debug is not None:
         known = [p.stem for p in sorted((root / "debug").glob("*.yaml"))]
@@ -358,8 +358,11 @@ def _pairs(overrides: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
             problems.append(f"{shown!r}: write key=value, without the +")
         elif override in ("-m", "--multirun"):
             problems.append(f"{shown!r}: a sweep is several commands; for lr in 0.1 0.2; do ... optim.lr=$lr; done")
+        elif override.startswith("--"):
+            problems.append(f"{shown!r}: write key=value, without the dashes")
         elif not equals:
-            problems.append(f"{shown!r}: expected key=value, e.g. train.max_steps=100")
+            example = f"recipe={override}" if override in list_recipes() else "train.max_steps=100"
+            problems.append(f"{shown!r}: expected key=value, e.g. {example}")
         elif key.split(".")[0] == "hydra" or "@" in key or "/" in key:
             problems.append(f"{shown!r}: Hydra's own options are not open")
         elif not re.fullmatch(r"[A-Za-z_][\w-]*(\.([A-Za-z_][\w-]*|[0-9]+))*", key, re.ASCII):

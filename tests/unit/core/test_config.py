@@ -227,6 +227,7 @@ def test_what_other_programs_call_an_option_is_known_of_options_that_there_are()
         ("++train.max_steps=3", ["without the +"]),
         ("train.max_steps", ["expected key=value"]),
         ("--multirun", ["a sweep is several commands"]),
+        ("--train.max_steps=3", ["without the dashes"]),
         ("train..max_steps=3", ["is not the name of an option"]),
         ("seed=1,2", ["seed: one value, please"]),
         ("seed=choice(1,2)", ["seed: one value, please"]),
