@@ -160,6 +160,7 @@ def measure(recipe: str, steps: int, windows: int, clock: Callable[[], float]) -
     import torch
 
     from paddlecore import run
+    from paddlecore.cli import keep_freed_memory
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     target = config.read_recipe(recipe)["data"]["_target_"].rpartition(".")[2]
@@ -175,6 +176,7 @@ def measure(recipe: str, steps: int, windows: int, clock: Callable[[], float]) -
         options += [f"train.max_steps={steps * (windows + 1)}", "train.max_epochs=null", "train.early_stop=null"]
         cfg = config.compose([f"recipe={recipe}", "device=cpu", *options])
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        keep_freed_memory()  # as `train` does
         trainer, data = run.build_trainer(cfg, torch.device("cpu"))
         marks: list[tuple[float, int]] = []
 

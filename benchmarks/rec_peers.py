@@ -70,6 +70,7 @@ def ours(model: str, folder: Path, options: list[str]) -> tuple[int, Callable[[]
     import torch
 
     from paddlecore import config, run
+    from paddlecore.cli import keep_freed_memory
 
     rows = histories(model)
     source = folder
@@ -84,6 +85,7 @@ def ours(model: str, folder: Path, options: list[str]) -> tuple[int, Callable[[]
         (folder / "test.txt").write_text("".join(f"{u} 1 2\n" for u in range(100)))
     fixed = [f"data.source={source}", "train.max_steps=null", "train.early_stop=null", "train.max_epochs=100000"]
     cfg = config.compose([f"recipe={RECIPES[model]}", "device=cpu", *fixed, *options])
+    keep_freed_memory()  # as `train` does
     trainer, data = run.build_trainer(cfg, torch.device("cpu"))
     trainer.valid = None
     size = len(data.rows("train"))

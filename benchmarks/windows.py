@@ -128,7 +128,8 @@ def in_turns(starting: Iterable[Contender], windows: int) -> list[Contender]:
 def our_trainer(
     task: Any, section: dict[str, Any], rows: Any, plan: Any, gate: Callable[[], None], precision: str = "fp32"
 ) -> Any:
-    """The project's own trainer without end, on the CPU; `gate` is called before each step.
+    """The project's own trainer without end, on the CPU; `gate` is called before each step. Freed memory stays with the
+    process, as in `train`.
 
     Args:
         task: a `Task`.
@@ -141,6 +142,7 @@ def our_trainer(
     import torch
 
     from paddlecore import optim
+    from paddlecore.cli import keep_freed_memory
     from paddlecore.data import Loader
     from paddlecore.optim import LRSchedule
     from paddlecore.schema import Train
@@ -152,6 +154,7 @@ def our_trainer(
                 gate()
                 yield batches
 
+    keep_freed_memory()
     return Trainer(
         task,
         {"main": optim.build(task, section, "main", ("*",))},
