@@ -13,6 +13,8 @@ from torch import Tensor
 
 _SCORES = 1 << 21  # scores held at a time: 8 MiB, which stay in the cache from one pass over them to the next
 _GROUP = 32  # items that send one maximum ahead
+_WHOLE = 1 << 16  # items that are scored in one piece
+_CHUNK = 1 << 13  # of more items, those that are scored at a time
 
 
 def top_k(
@@ -22,11 +24,12 @@ def top_k(
     *,
     bias: Tensor | None = None,
     seen: Tensor | None = None,
-    chunk: int = 65536,
+    chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The `k` best items of each query, best first.
 
-    Memory beyond arguments and result: about 8 MiB (64 on a GPU), the scores of some queries and `chunk` items.
+    Memory beyond arguments and result: about 8 MiB (64 on a GPU), the scores of some queries and `chunk` items. From
+    the second chunk on, only what beats a query's k-th score so far is looked at.
 
     Args:
         queries: [B, d] float.
@@ -34,23 +37,27 @@ def top_k(
         k: at least 1.
         bias: [N] float, added to the scores of each query.
         seen: [B, S] int64, items that a query may not be given, padded with 0, in any order.
-        chunk: items scored at a time.
+        chunk: items scored at a time; None = all of up to 65 536, of more 8192, whose scores for 256 queries stay in
+            a cache.
 
     Returns:
         scores [B, k] float32 and ids [B, k] int64; where fewer than k items are left, -inf and id 0.
     """
-    _check(queries, items, bias, seen, chunk)
+    chunk = _check(queries, items, bias, seen, chunk)
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     scores = queries.new_full((len(queries), k), -torch.inf, dtype=torch.float32)
     ids = torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device)
     for rows, start, block in _blocks(queries, items, bias, seen, chunk):
-        values, places = _best(block, min(k, block.shape[1]))
+        some, values, places = _better(block, scores[rows, -1:], k)
+        if not len(some):
+            continue
+        some += rows.start
         # earlier chunks have lower ids, so a stable sort keeps equal scores in order of their ids
-        both = torch.cat([scores[rows], values], 1)
+        both = torch.cat([scores[some], values], 1)
         order = both.argsort(stable=True, dim=1, descending=True)[:, :k]
-        scores[rows] = both.gather(1, order)
-        ids[rows] = torch.cat([ids[rows], places + start], 1).gather(1, order)
+        scores[some] = both.gather(1, order)
+        ids[some] = torch.cat([ids[some], places + start], 1).gather(1, order)
     return scores, ids.masked_fill_(scores == -torch.inf, 0)
 
 
@@ -61,7 +68,7 @@ def rank_of(
     *,
     bias: Tensor | None = None,
     seen: Tensor | None = None,
-    chunk: int = 65536,
+    chunk: int | None = None,
 ) -> Tensor:
     """The place of one item in the ranking of each query, from 0: below k exactly where `top_k` returns it.
 
@@ -78,7 +85,7 @@ def rank_of(
         [B] int64: how many other items, not seen, score higher, or equal with a lower id. N where the target cannot be
         ranked: it is 0, it is among the seen ones, or its score is NaN.
     """
-    _check(queries, items, bias, seen, chunk)
+    chunk = _check(queries, items, bias, seen, chunk)
     if target.shape != (len(queries),):
         raise ValueError(f"target must be [{len(queries)}], got {list(target.shape)}")
     if len(target) and not 0 <= int(target.min()) <= int(target.max()) < len(items):
@@ -136,15 +143,19 @@ def rank_among(queries: Tensor, items: Tensor, target: Tensor, others: Tensor, *
     return rank.masked_fill_((target == 0) | own.squeeze(1).isnan(), len(items))
 
 
-def _check(queries: Tensor, items: Tensor, bias: Tensor | None, seen: Tensor | None, chunk: int) -> None:
+def _check(queries: Tensor, items: Tensor, bias: Tensor | None, seen: Tensor | None, chunk: int | None) -> int:
+    """The chunk to take."""
     if queries.dim() != 2 or items.dim() != 2 or queries.shape[1] != items.shape[1]:
         raise ValueError(f"queries [B, d] and items [N, d] do not fit: {list(queries.shape)}, {list(items.shape)}")
     if bias is not None and bias.shape != (len(items),):
         raise ValueError(f"bias must be [{len(items)}], got {list(bias.shape)}")
     if seen is not None and (seen.dim() != 2 or len(seen) != len(queries)):
         raise ValueError(f"seen must be [{len(queries)}, S], got {list(seen.shape)}")
+    if chunk is None:
+        return _WHOLE if len(items) <= _WHOLE else _CHUNK
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, got {chunk}")
+    return chunk
 
 
 def _blocks(
@@ -170,6 +181,33 @@ def _blocks(
             if start == 0:
                 block[:, 0] = -torch.inf
             yield rows, start, block
+
+
+def _better(block: Tensor, edge: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each row what may be among the `k` largest, where those so far end at `edge` [b, 1]: [b, n] -> the rows that
+    have something, [r] int64, and its values [r, at most k] and places [r, the same], ties to the left.
+
+    A value that equals the edge comes too late. Groups are those of `_best`: where few reach above the edge, the others
+    need not be looked at.
+    """
+    groups = block.shape[1] // _GROUP
+    every = torch.arange(len(block), device=block.device)
+    if groups * _GROUP != block.shape[1] or groups < 2 * k:
+        return every, *_best(block, min(k, block.shape[1]))
+    grouped = block.view(len(block), _GROUP, groups)
+    row, group = (~(grouped.amax(1) <= edge)).nonzero(as_tuple=True)  # a maximum that is NaN hides the others
+    counts = torch.bincount(row, minlength=len(block))
+    width = int(counts.max())
+    if width > k:
+        return every, *_best(block, k)
+    (some,) = counts.nonzero(as_tuple=True)
+    slot = torch.arange(len(row), device=block.device) - (counts.cumsum(0) - counts)[row]
+    at = ((counts > 0).cumsum(0) - 1)[row], slot
+    values = block.new_full((len(some), width, _GROUP), -torch.inf)
+    places = torch.zeros(len(some), width, _GROUP, dtype=torch.int64, device=block.device)
+    values[at] = grouped[row, :, group]
+    places[at] = group.unsqueeze(1) + torch.arange(0, block.shape[1], groups, device=block.device)
+    return some, *_select(values.flatten(1), places.flatten(1), min(k, width * _GROUP))
 
 
 def _best(block: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -118,3 +118,21 @@ def test_rank_among_others_against_a_loop() -> None:
     assert rank_among(queries, items, target, others, bias=bias).tolist() == expected
     queries[0] = torch.nan
     assert int(rank_among(queries, items, target, others)[0]) == 12
+
+
+@pytest.mark.parametrize("order", ["random", "rising", "falling"])
+@pytest.mark.parametrize("k", [1, 10, 32])
+def test_later_chunks_are_looked_at_above_the_edge_only(order: str, k: int) -> None:
+    """Whole numbers, so that many are equal; chunks of whole groups, and what is left of them."""
+    torch.manual_seed(k)
+    items, queries = torch.randint(-3, 4, (9001, 4)).float(), torch.randint(-3, 4, (33, 4)).float()
+    if order != "random":
+        items = items[items.sum(1).argsort(descending=order == "falling")]
+        queries[:20] = 1.0
+    items[torch.randint(1, 9001, (40,))] = torch.nan
+    seen = torch.randint(0, 9001, (33, 60))
+    wanted = (queries @ items.t()).nan_to_num(nan=-torch.inf).scatter(1, seen, -torch.inf)
+    wanted[:, 0] = -torch.inf
+    expected = wanted.sort(dim=1, descending=True, stable=True)
+    scores, ids = top_k(queries, items, k, seen=seen, chunk=2048)
+    assert torch.equal(scores, expected.values[:, :k]) and torch.equal(ids, expected.indices[:, :k])
