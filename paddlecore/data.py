@@ -225,12 +225,14 @@ class _Fetch(torch.utils.data.Dataset[Any]):
         return self.rows.fetch(rows, epoch) if len(rows) else None
 
 
+# what asks a run to stop, on Windows without SIGUSR1
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
 _PATIENCE = 600  # seconds; a worker that fails while it hands a batch over leaves the reader waiting for ever
 
 
 def _ignore_signals(_: int) -> None:
     # these may reach the whole process group; the main process decides, saves, and then ends its workers
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
 

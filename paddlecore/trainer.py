@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from paddlecore import checkpoint, distributed
-from paddlecore.data import Loader, Rows, eval_batches, mix, seed_torch, to_device
+from paddlecore.data import STOP_SIGNALS, Loader, Rows, eval_batches, mix, seed_torch, to_device
 from paddlecore.errors import CheckpointError, ConfigError, NonFiniteLoss, Stopped, nearest
 from paddlecore.journal import Journal
 from paddlecore.metric import Metric
@@ -504,10 +504,8 @@ class Trainer:
             self._stop_asked = True
             print(f"{signal.Signals(number).name}: stopping after this step and saving", file=sys.stderr, flush=True)
 
-        names = ("SIGTERM", "SIGUSR1", "SIGINT")  # Windows has no SIGUSR1
-        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
         try:
-            before = {number: signal.signal(number, ask) for number in numbers}
+            before = {number: signal.signal(number, ask) for number in STOP_SIGNALS}
         except ValueError:  # not the main thread (a notebook's worker, a test): the host keeps its own handlers
             before = {}
         try:
