@@ -53,7 +53,7 @@ class Dense:
     """How the numbers of a column become a feature."""
 
     log: bool = False  # x -> sign(x) log(1 + |x|), which tames counts with a long tail
-    normalise: str = "none"  # then, by the training rows: standard = mean 0 and deviation 1; minmax = 0..1
+    normalise: str = "standard"  # then, by the training rows: standard = mean 0 and deviation 1; minmax = 0..1; none
     missing: float | None = None  # number in place of an empty cell (before log); None: such a row is bad
 
     def __post_init__(self) -> None:

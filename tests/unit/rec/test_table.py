@@ -17,7 +17,7 @@ from paddlerec.data import TableData, reader
 
 HEADER = "clicked,user,item,price"
 LINES = ["1,anna,x,0.5", "0,bert,y,1", "1,anna,y,-2e1", "0,carl,x,+3.25", "1,anna,z,7", "0,bert,x,.5"]
-MAP: dict[str, Any] = {"label": "clicked", "categorical": ["user", "item"], "dense": ["price"]}
+MAP: dict[str, Any] = {"label": "clicked", "categorical": ["user", "item"], "dense": {"price": {"normalise": "none"}}}
 
 
 def write(path: Path, lines: list[str | bytes], header: str | None = HEADER) -> Path:
@@ -227,10 +227,10 @@ def test_dense_columns_are_scaled_by_the_training_rows(tmp_path: Path) -> None:
     write(tmp_path / "train.csv", ["1,a,5,0,10,3", "0,a,7,-3,20,3", "1,a,,1000,40,3"], header)
     write(tmp_path / "valid.csv", ["1,a,1,2,70,4"], header)
     dense = {
-        "raw": {"missing": -1},
-        "tail": {"log": True, "normalise": "standard"},
+        "raw": {"missing": -1, "normalise": "none"},
+        "tail": {"log": True},
         "unit": {"normalise": "minmax"},
-        "flat": {"normalise": "standard"},
+        "flat": {},
     }
     data = TableData(source=str(tmp_path), label="y", categorical=["c"], dense=dense)
     data.prepare()
