@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from paddlecore.data import DataModule, Plan, Rows, mix, padded, uniform
+from paddlecore.data import DataModule, Plan, Rows, mix, padded
 from paddlecore.errors import DataError
 from paddlecore.sources import SPLITS, File, Source, fingerprint
 from paddlecore.task import Batch
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PAD, UNKNOWN, BOS, EOS = 0, 1, 2, 3  # fills up a batch; not in the vocabulary; start and end of a sentence
-_VERSIONS = 4  # of a training pair, where pieces are left unmerged: an epoch takes one of them
 _FONTS = ("Noto Sans CJK SC", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Noto Sans Arabic", "Noto Emoji")
 
 
@@ -50,23 +49,12 @@ class _Pairs:
 
 
 class PairRows:
-    """Token ids of both sides in flat arrays [total] int32; perhaps references.
-
-    There may be several versions of each pair, one after the other: version v of row i is at offsets[i * versions + v]
-    and ends where the next begins. Which one a row has in an epoch is a function of (seed, epoch, row).
+    """Token ids of both sides in flat arrays [total] int32, row i at offsets[i]..offsets[i + 1]; perhaps references.
 
     A batch is source [b, S] and target [b, T] int64, padded on the right to the longest, and `reference`, b texts.
     """
 
-    def __init__(
-        self,
-        source: list[list[int]],
-        target: list[list[int]],
-        reference: list[str] | None,
-        versions: int = 1,
-        seed: int = 0,
-    ) -> None:
-        self.versions, self.seed = versions, seed
+    def __init__(self, source: list[list[int]], target: list[list[int]], reference: list[str] | None) -> None:
         self.sides = []
         for name, rows in (("source", source), ("target", target)):
             offsets = np.cumsum([0, *map(len, rows)])
@@ -75,20 +63,16 @@ class PairRows:
         self.reference = reference
 
     def __len__(self) -> int:
-        return (len(self.sides[0][2]) - 1) // self.versions
+        return len(self.sides[0][2]) - 1
 
     def lengths(self) -> np.ndarray:
-        """[n, 2] tokens of source and target, each in its longest version."""
-        return np.stack([np.diff(offsets).reshape(-1, self.versions).max(1) for _, _, offsets in self.sides], 1)
+        """[n, 2] tokens of source and target."""
+        return np.stack([np.diff(offsets) for _, _, offsets in self.sides], 1)
 
     def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
-        place = rows
-        if self.versions > 1:
-            version = uniform(mix(self.seed, 1), epoch, rows, 1)[:, 0] * self.versions
-            place = rows * self.versions + version.astype(np.int64)
         batch: Batch = {}
         for name, flat, offsets in self.sides:
-            batch[name] = torch.from_numpy(padded(flat, offsets[place], offsets[place + 1]))
+            batch[name] = torch.from_numpy(padded(flat, offsets[rows], offsets[rows + 1]))
         if self.reference is not None:
             batch["reference"] = [self.reference[row] for row in rows.tolist()]
         return batch
@@ -125,8 +109,6 @@ class ParallelData(DataModule):
         columns: names of all columns, for .tsv without a header line.
         vocab_size: most pieces of both languages, the 4 special ones and 256 bytes included; few texts give fewer.
         pieces: how they are found: bpe (Sennrich et al., 2016) or unigram (Kudo, 2018).
-        merge_dropout: chance that a merge of bpe is left out, in training alone (Provilkov, Emelianenko, Voita, 2020,
-            "BPE-Dropout", ACL, where 0.1 is best): the same words stand in other pieces from epoch to epoch.
         normalization: nmt_nfkc = Unicode NFKC and other spaces made plain; nfkc; nmt_nfkc_cf and nfkc_cf = the same
             with case folding; identity.
         lower: texts to lower case before that; references keep theirs.
@@ -150,7 +132,6 @@ class ParallelData(DataModule):
         columns: list[str] | None = None,
         vocab_size: int = 8000,
         pieces: str = "bpe",
-        merge_dropout: float = 0.0,
         normalization: str = "nmt_nfkc",
         lower: bool = False,
         coverage: float = 1.0,
@@ -170,15 +151,10 @@ class ParallelData(DataModule):
                 "data.max_length must be at least 2, data.batch_tokens at least 1, data.coverage in (0, 1]: "
                 f"got {max_length}, {batch_tokens}, {coverage}"
             )
-        if not 0 <= merge_dropout < 1 or (merge_dropout and pieces != "bpe"):
-            raise ValueError(
-                f"data.merge_dropout must be in [0, 1), and 0 unless data.pieces=bpe; got {merge_dropout} and {pieces}"
-            )
         check_columns(columns, (source_column, target_column))
         self.source_language, self.target_language = source_language, target_language
         self.source_column, self.target_column, self.columns = source_column, target_column, columns
         self.vocab_size, self.pieces, self.normalization = vocab_size, pieces, normalization
-        self.merge_dropout = merge_dropout
         self.lower, self.coverage, self.max_length = lower, coverage, max_length
         self.batch_tokens, self.decode_valid = batch_tokens, decode_valid
         self._model = b""  # sentencepiece's own file
@@ -281,20 +257,7 @@ class ParallelData(DataModule):
                         f"data.max_length={self.max_length} tokens",
                         stacklevel=2,
                     )
-                if self.merge_dropout:
-                    some = _Pairs([pairs.source[i] for i in kept], [pairs.target[i] for i in kept])
-                    self._rows[split] = self._versions(some)
-                    continue
             self._rows[split] = PairRows(source, target, reference)
-
-    def _versions(self, pairs: _Pairs) -> PairRows:
-        """Training pairs in `_VERSIONS` segmentations each, the same for the same seed."""
-        made = []
-        for side, texts in enumerate((pairs.source, pairs.target)):
-            start = [BOS] if side else []
-            versions = [self._tokens(texts, mix(self.seed, side, version)) for version in range(_VERSIONS)]
-            made.append([[*start, *row] for rows in zip(*versions, strict=True) for row in rows])
-        return PairRows(made[0], made[1], None, _VERSIONS, self.seed)
 
     def _read_splits(self) -> dict[str, _Pairs]:
         if self.source == "auto":
@@ -439,17 +402,9 @@ class ParallelData(DataModule):
     def _cased(self, text: str) -> str:
         return text.lower() if self.lower else text
 
-    def _tokens(self, texts: Sequence[str], seed: int | None = None) -> list[list[int]]:
-        """With the end token; with a seed, some merges are left out."""
-        options: dict[str, Any] = {}
-        if seed is not None:
-            import sentencepiece
-
-            # the library draws from one generator of each thread, so the result depends on how many there are
-            sentencepiece.set_random_generator_seed(seed % 2**31)
-            options = {"enable_sampling": True, "alpha": self.merge_dropout, "nbest_size": -1, "num_threads": 1}
-        cased = [self._cased(text) for text in texts]
-        return [[*ids, EOS] for ids in self._processor.encode(cased, **options)]
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """With the end token."""
+        return [[*ids, EOS] for ids in self._processor.encode([self._cased(text) for text in texts])]
 
     # ------------------------------------------------------------------------------------------------ one input
 

@@ -167,28 +167,6 @@ def test_inputs_that_are_no_sentence_are_refused(tmp_path: Path) -> None:
     assert data.encode("{not json")["source"].shape[1] > 1
 
 
-def test_left_out_merges_change_pieces_but_no_text(tmp_path: Path) -> None:
-    parallel(tmp_path)
-    data, same, other = (prepared(tmp_path, merge_dropout=0.3, seed=seed) for seed in (1, 1, 2))
-    plain, rows = prepared(tmp_path), data.rows("train")
-    chosen = np.arange(len(PAIRS))
-    assert len(rows) == len(PAIRS) and not torch.equal(rows.fetch(chosen, 0)["target"], rows.fetch(chosen, 1)["target"])
-    for epoch in range(3):
-        batch, again = rows.fetch(chosen, epoch), same.rows("train").fetch(chosen, epoch)
-        assert torch.equal(batch["source"], again["source"]) and torch.equal(batch["target"], again["target"])
-        assert torch.equal(batch["target"][[7, 3], :4], rows.fetch(np.array([7, 3]), epoch)["target"][:, :4])
-        for row, (source, target) in enumerate(PAIRS):
-            texts = data._processor.decode([batch["source"][row].tolist(), batch["target"][row].tolist()])
-            assert [text.strip("\0 ") for text in texts] == [source, target]
-    assert not torch.equal(rows.fetch(chosen[:9], 0)["source"], other.rows("train").fetch(chosen[:9], 0)["source"])
-    # batches are bounded by the longest version; what is not trained on has all merges
-    for step in range(data.plan(rows).steps(0)):
-        batch = rows.fetch(data.plan(rows).rows(0, step), 0)
-        assert max(batch["source"].numel(), batch["target"].numel()) <= WORDS["batch_tokens"]
-    assert torch.equal(data.rows("valid").fetch(chosen, 0)["source"], plain.rows("valid").fetch(chosen, 0)["source"])
-    assert torch.equal(data.encode("the man sees 3 dogs")["source"], plain.encode("the man sees 3 dogs")["source"])
-
-
 def test_long_training_pairs_are_left_out_and_counted(tmp_path: Path) -> None:
     folder = parallel(tmp_path, [*PAIRS, ("dogs " * 200, "hunde " * 200)])
     with pytest.warns(UserWarning, match="1 training pairs are left out"):
@@ -199,13 +177,7 @@ def test_long_training_pairs_are_left_out_and_counted(tmp_path: Path) -> None:
 
 
 def test_options_that_make_no_sense_are_refused() -> None:
-    for options in (
-        {"pieces": "words"},
-        {"merge_dropout": 1.0},
-        {"normalization": "nfd"},
-        {"max_length": 1},
-        {"coverage": 0.0},
-    ):
+    for options in ({"pieces": "words"}, {"normalization": "nfd"}, {"max_length": 1}, {"coverage": 0.0}):
         with pytest.raises(ValueError, match=f"data.{next(iter(options))}"):
             ParallelData(**options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="en, de, fr and cs"):
