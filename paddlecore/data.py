@@ -494,7 +494,7 @@ class DataModule:
         raise NotImplementedError
 
     def collate(self, batches: Sequence[Batch]) -> Batch:
-        """What `encode` made of several raw inputs as one batch, those of each in turn; they are `alike`."""
+        """What `encode` made of several raw inputs as one batch, those of each in turn; they are of one `kind`."""
         return collated(batches)
 
     def examples(self) -> Sequence[Any]:

@@ -409,7 +409,9 @@ class Trainer:
             return
         self._check_finite()
         self._settle()
-        spoiled = [name for name, p in self.task.named_parameters() if not bool(p.detach().isfinite().all())]
+        names, weights = zip(*self.task.named_parameters(), strict=True)
+        finite = torch.stack([w.detach().isfinite().all() for w in weights]).tolist()  # the device is waited for once
+        spoiled = [name for name, good in zip(names, finite, strict=True) if not good]
         if spoiled:  # by a gradient; the loss would show it one step later, from this checkpoint on for ever
             raise self._not_finite(f"{spoiled[0]} is not finite after step {self.step}, though the loss was")
         root = self.folder / "checkpoints"
