@@ -15,7 +15,7 @@ from paddlecore.sources import fingerprint, locate
 from paddlecore.task import Batch
 from paddlerec.data.amazon_files import SOURCE, attributes, sequences
 from paddlerec.data.negatives import Negatives
-from paddlerec.data.reader import row
+from paddlerec.data.reader import check_gaps, find_file, is_whole, row
 
 
 class HistoryRows:
@@ -141,6 +141,7 @@ class AmazonCtrData(DataModule):
         else:
             self._paths = self._files()
             items, offsets = sequences(self._paths[0], self.bad_rows)
+            check_gaps(self._paths[0], "items", items)
             found = attributes(self._paths[1])
         if not len(self._categories):
             self._categories = special(found, int(items.max()), self.min_items)
@@ -169,13 +170,7 @@ class AmazonCtrData(DataModule):
         if self.source == "auto":
             folder = locate(SOURCE)
             return [folder / f"{self.corpus}.txt.gz", folder / f"{self.corpus}_item2attributes.json.gz"]
-        folder, paths = Path(self.source), []
-        for name in ("sequences.txt", "attributes.json"):
-            found = [p for p in (folder / name, folder / f"{name}.gz") if p.is_file()]
-            if not found:
-                raise DataError(f"data.source={self.source}: there is no {name} or {name}.gz in it")
-            paths.append(found[0])
-        return paths
+        return [find_file(Path(self.source), name) for name in ("sequences.txt", "attributes.json")]
 
     # ------------------------------------------------------------------------------------------------ raw input
 
@@ -184,7 +179,7 @@ class AmazonCtrData(DataModule):
         latest last, perhaps none, and of the one in question. Unknown items of the history are left out."""
         given = row(raw, ["history", "item"])
         history, item = given["history"], given["item"]
-        if not isinstance(history, list) or not all(isinstance(i, int) for i in (*history, item)):
+        if not isinstance(history, list) or not all(map(is_whole, (*history, item))):
             raise DataError(f"history must be a list of item numbers, and item one; got {raw!r:.80}")
         known = [i for i in history if 0 < i < len(self._categories)][-self.max_length :]
         ids = torch.tensor([known], dtype=torch.int64)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from paddlecore.data import BadRows
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source
+from paddlerec.data.reader import contents, lines
 
 SOURCE = Source(
     name="Amazon Beauty and Toys_and_Games (5-core, 2014), prepared by S3-Rec",
@@ -45,16 +45,16 @@ def sequences(path: Path, bad_rows: BadRows) -> tuple[np.ndarray, np.ndarray]:
     """
     items: list[int] = []
     offsets = [0]
-    for number, line in enumerate(_lines(path), start=1):
+    bad = partial(bad_rows.add, path)
+    for number, line in lines(path, bad):
         if not line.strip():
             continue
         try:
             cells = [int(cell) for cell in line.split()]
+            if len(cells) < 2 or min(cells) < 1 or max(cells) >= 2**31:
+                raise ValueError
         except ValueError:
-            bad_rows.add(path, number, f"expected `user item item ...` in whole numbers, got {line.strip()!r:.60}")
-            continue
-        if len(cells) < 2 or min(cells) < 1 or max(cells) >= 2**31:
-            bad_rows.add(path, number, f"expected a user and at least one item, numbered from 1; got {line.strip()!r}")
+            bad(number, f"expected `user item item ...`, whole numbers from 1 on; got {line.strip()!r:.60}")
             continue
         items += cells[1:]
         offsets.append(len(items))
@@ -70,17 +70,9 @@ def attributes(path: Path) -> dict[int, list[int]]:
         DataError: the file is missing, damaged, or something else.
     """
     try:
-        found = {int(item): [int(a) for a in some] for item, some in json.loads("".join(_lines(path))).items()}
+        found = {int(item): [int(a) for a in some] for item, some in json.loads(contents(path)).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: expected an object {{item: [attribute numbers]}}: {error}") from None
     if found and min(min(found), min((min(some) for some in found.values() if some), default=1)) < 1:
         raise DataError(f"{path}: items and attributes are numbered from 1")
     return found
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
-            return list(file)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None

@@ -149,7 +149,8 @@ class ColumnMap:
             found[name] = sequences(table[name], name, settings.separator, settings.max_len)
         dense = np.empty((table.num_rows, len(self.dense)), dtype=np.float32)
         for place, (name, feature) in enumerate(self.dense.items()):
-            x = numbers(table[name], name, feature.missing)
+            remedy = f"; data.dense.{name}.missing would give such cells a number"
+            x = numbers(table[name], name, feature.missing, remedy=remedy)
             dense[:, place] = np.sign(x) * np.log1p(np.abs(x)) if feature.log else x
         return found, dense
 

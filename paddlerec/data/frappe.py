@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from paddlecore.data import mix
+from paddlecore.data import BadRows, mix
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, data_root, locate
 from paddlecore.task import Batch
 from paddlerec.data.ctr_toy import World
-from paddlerec.data.reader import from_json, row
+from paddlerec.data.reader import from_json, lines, row
 from paddlerec.data.table import TableData
 
 if TYPE_CHECKING:
@@ -130,9 +128,9 @@ class FrappeData(TableData):
 def _feature_map(path: Path) -> dict[str, list[str]]:
     """Original values of each field in the order of their feature ids."""
     values: dict[str, list[str]] = {name: [] for name in _FIELDS}
-    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-        for line, cells in enumerate(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), start=1):
-            if len(cells) != 3 or cells[1] not in values or cells[0] != str(_FIRST[cells[1]] + len(values[cells[1]])):
-                raise DataError(f"{path}:{line}: expected feature id, field and value in order of the ids, got {cells}")
-            values[cells[1]].append(cells[2])
+    for number, line in lines(path, partial(BadRows().add, path)):
+        cells = line.rstrip("\r\n").split("\t")
+        if len(cells) != 3 or cells[1] not in values or cells[0] != str(_FIRST[cells[1]] + len(values[cells[1]])):
+            raise DataError(f"{path}:{number}: expected feature id, field and value in order of the ids, got {cells}")
+        values[cells[1]].append(cells[2])
     return values

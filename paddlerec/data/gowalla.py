@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from paddlecore.data import mix
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, locate
 from paddlerec.data.interactions import InteractionData, Splits
+from paddlerec.data.reader import check_gaps, lines
 
 _USERS, _ITEMS = 29_858, 40_981
 
@@ -106,7 +106,9 @@ class GowallaData(InteractionData):
         read = {split: self._read_lines(path) for split, path in files.items()}
         if self.source != "auto":
             for kind, column in (("users", 0), ("items", 1)):
-                self._sizes[kind] = 1 + int(max(pairs[column].max() for pairs in read.values()))
+                numbers = np.concatenate([pairs[column] for pairs in read.values()])
+                check_gaps(files["train"], kind, numbers)
+                self._sizes[kind] = 1 + int(numbers.max())
         random = np.random.Generator(np.random.Philox(key=mix(22)))
         order = random.permutation(len(read["train"][0]))
         read["train"] = (read["train"][0][order], read["train"][1][order])
@@ -116,20 +118,17 @@ class GowallaData(InteractionData):
         """Pairs of ids from lines `user item item ...`."""
         users: list[np.ndarray] = []
         items: list[np.ndarray] = []
-        try:
-            with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-                for line, text in enumerate(file, start=1):
-                    try:
-                        row = np.array(text.split(), dtype=np.int64) + 1
-                        if len(row) == 0 or row.min() < 1 or row.max() >= 2**31:
-                            raise ValueError
-                    except (ValueError, OverflowError):
-                        self.bad_rows.add(path, line, f"expected numbers, a user and its items; got {text!r:.60}")
-                        continue
-                    items.append(np.unique(row[1:]))
-                    users.append(np.full(len(items[-1]), row[0]))
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{path}: damaged: {error}") from None
+        bad = partial(self.bad_rows.add, path)
+        for number, line in lines(path, bad):
+            try:
+                row = np.array(line.split(), dtype=np.int64) + 1
+                if len(row) == 0 or row.min() < 1 or row.max() >= 2**31:
+                    raise ValueError
+            except (ValueError, OverflowError):
+                bad(number, f"expected a user and its items, numbers from 0 on; got {line.strip()!r:.60}")
+                continue
+            items.append(np.unique(row[1:]))
+            users.append(np.full(len(items[-1]), row[0]))
         if not items or not sum(map(len, items)):
             raise DataError(f"{path}: it has no rows{' that can be used' if self.bad_rows.count else ''}")
         return np.concatenate(users), np.concatenate(items)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from paddlecore.data import Plan, Rows, mix
 from paddlecore.errors import DataError
 from paddlecore.task import Batch
 from paddlerec.data.negatives import Negatives
-from paddlerec.data.reader import suffix
+from paddlerec.data.reader import lines, suffix
 from paddlerec.data.sessions import Log, PrefixRows, SessionData
 
 
@@ -240,6 +239,8 @@ class HistoryData(SessionData):
 
     def _file(self) -> Path:
         path = Path(self.source)
+        if self.source != "auto" and not path.exists():
+            raise DataError(f"data.source={self.source}: there is no such file")
         if not path.is_file() or suffix(path) is None:
             raise DataError(f"data.source={self.source} must be a .txt, .tsv, .csv (each perhaps .gz) or .parquet file")
         self._paths = [path]
@@ -251,23 +252,14 @@ class HistoryData(SessionData):
         items: dict[str, int] = {}
         of: list[int] = []
         codes: list[int] = []
-        try:
-            with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-                for number, raw in enumerate(file, start=1):
-                    try:
-                        user, *given = raw.decode("utf-8-sig" if number == 1 else "utf-8").split()
-                    except UnicodeDecodeError as error:
-                        self.bad_rows.add(path, number, f"not UTF-8 ({error.reason})")
-                        continue
-                    except ValueError:
-                        given = []
-                    if not given:
-                        self.bad_rows.add(path, number, f"expected a user and items parted by blanks; got {raw!r:.60}")
-                        continue
-                    of += [users.setdefault(user, len(users))] * len(given)
-                    codes += [items.setdefault(name, len(items)) for name in given]
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{path}: damaged: {error}") from None
+        bad = partial(self.bad_rows.add, path)
+        for number, line in lines(path, bad):
+            names = line.split()
+            if len(names) < 2:
+                bad(number, f"expected a user and items parted by blanks; got {line.strip()!r:.60}")
+                continue
+            of += [users.setdefault(names[0], len(users))] * (len(names) - 1)
+            codes += [items.setdefault(name, len(items)) for name in names[1:]]
         order = np.argsort(np.array(of, np.int64), kind="stable")
         counts = np.bincount(np.array(of, np.int64), minlength=len(users))
         return Log(np.array(codes, np.int32)[order], list(items), np.concatenate([[0], np.cumsum(counts)]), True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from paddlecore.errors import DataError
 from paddlecore.sources import fingerprint, split_files
 from paddlecore.task import Batch
 from paddlerec.data.negatives import Negatives, Popularity
-from paddlerec.data.reader import BadValue, Times, from_json, is_name, numbers, pieces, salvage, strings, suffix
+from paddlerec.data.reader import BadValue, Times, converted, from_json, is_name, numbers, strings, suffix
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -488,14 +489,14 @@ class InteractionData(DataModule):
             ]
             return codes[0], codes[1], when, rated
 
-        chunks: list[tuple[np.ndarray, ...]] = []
-        for piece in pieces(path, wanted, columns):
-            chunks += salvage(piece, convert, lambda line, why: self.bad_rows.add(path, line, why))
+        chunks = converted(path, wanted, convert, partial(self.bad_rows.add, path), columns)
         if not chunks:
             raise DataError(f"{path}: it has no rows{' that can be used' if self.bad_rows.count else ''}")
         users, items, when, rated = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
         if self.min_rating is not None:
             good = rated >= self.min_rating
+            if not good.any():
+                raise DataError(f"{path}: no rating is data.min_rating={self.min_rating} or more")
             users, items, when = users[good], items[good], when[good]
         order = np.argsort(when, kind="stable")
         _, first = np.unique(users[order] * len(places[1]) + items[order], return_index=True)

@@ -3,10 +3,8 @@ ACM TiiS 5)."""
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +16,17 @@ from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, fingerprint, locate
 from paddlecore.task import Batch
 from paddlerec.data.negatives import Negatives
-from paddlerec.data.reader import BadValue, numbers, pieces, row, salvage
+from paddlerec.data.reader import (
+    BadValue,
+    check_gaps,
+    converted,
+    find_file,
+    from_json,
+    is_whole,
+    lines,
+    numbers,
+    row,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -170,7 +178,10 @@ class ML1MNCFData(DataModule):
             self._paths = [find_file(Path(self.source), name) for name in ("train.tsv", "test.negative")]
         train = self._read_train(self._paths[0])
         train = train[np.lexsort((train[:, 1], train[:, 0]))]  # by user, then item: the order of the file says nothing
-        return Pairs(train[:, 0], train[:, 1], *self._read_test(self._paths[1]))
+        users, items = self._read_test(self._paths[1])
+        check_gaps(self._paths[0], "users", np.concatenate([train[:, 0], users]))
+        check_gaps(self._paths[0], "items", np.concatenate([train[:, 1], items.ravel()]))
+        return Pairs(train[:, 0], train[:, 1], users, items)
 
     def _read_train(self, path: Path) -> np.ndarray:
         def convert(table: pa.Table) -> np.ndarray:
@@ -180,20 +191,19 @@ class ML1MNCFData(DataModule):
                 raise BadValue(f"users and items are whole numbers from 0, got {columns[wrong][0]:g}")
             return 1 + columns.astype(np.int64)
 
-        found: list[np.ndarray] = []
-        for piece in pieces(path, ["user", "item"], ["user", "item"]):
-            found += salvage(piece, convert, lambda line, why: self.bad_rows.add(path, line, why))
+        names = ["user", "item"]
+        found = converted(path, names, convert, partial(self.bad_rows.add, path), names)
         if not sum(map(len, found)):
             raise DataError(f"{path}: it has no rows{' that can be used' if self.bad_rows.count else ''}")
         return np.concatenate(found)
 
     def _read_test(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
-        users, rows = [], []
-        for number, line in enumerate(text_lines(path), start=1):
+        users, rows, bad = [], [], partial(self.bad_rows.add, path)
+        for number, line in lines(path, bad):
             if not line.strip():
                 continue
             if not re.fullmatch(r"\(\d{1,9},\d{1,9}\)(\t\d{1,9})*\s*", line):
-                self.bad_rows.add(path, number, f"expected `(user,item)<TAB>item<TAB>...`, got {line.strip()!r:.60}")
+                bad(number, f"expected `(user,item)<TAB>item<TAB>...`, got {line.strip()!r:.60}")
                 continue
             user, *items = (1 + int(n) for n in re.findall(r"\d+", line))
             users.append(user)
@@ -206,12 +216,12 @@ class ML1MNCFData(DataModule):
     # ------------------------------------------------------------------------------------------------ raw input
 
     def encode(self, raw: Any) -> Batch:
-        """{"user": 7, "items": [3, 1, 4]}, as a dict or JSON text: a user, and the items to rank; without `items`, all
-        of them. Both count from 1, as in the files plus one; an unknown user gets id 0, unknown items are not ranked.
-        """
-        given = row(raw, ["user", "items"]) if isinstance(raw, (str, dict)) and "items" in raw else row(raw, ["user"])
-        items = given.get("items") or list(range(1, self.num_items))
-        if not _whole(given["user"]) or not isinstance(items, list) or not all(map(_whole, items)):
+        """{"user": 7, "items": [3, 1, 4]}, as a dict or JSON text: a user, and the items to rank; without any, all of
+        them. Both count from 1, as in the files plus one; an unknown user gets id 0, unknown items are not ranked."""
+        raw = from_json(raw)
+        given = row({"items": [], **raw} if isinstance(raw, dict) else raw, ["user", "items"])
+        items = list(range(1, self.num_items)) if given["items"] == [] else given["items"]
+        if not is_whole(given["user"]) or not isinstance(items, list) or not all(map(is_whole, items)):
             raise DataError(f"user must be a whole number, and items a list of such; got {raw!r:.80}")
         user = given["user"] if 0 < given["user"] < self.num_users else 0
         known = [item if 0 < item < self.num_items else 0 for item in items]
@@ -233,25 +243,6 @@ def held_out(users: np.ndarray, seed: int) -> np.ndarray:
     held = np.zeros(len(users), dtype=bool)
     held[(starts + (chance * counts).astype(np.int64))[counts > 1]] = True
     return held
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def find_file(folder: Path, name: str) -> Path:
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    raise DataError(f"data.source={folder}: there is no {name} or {name}.gz in it")
-
-
-def text_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:
-    try:
-        with gzip.open(path, "rt", encoding=encoding) if path.suffix == ".gz" else path.open(encoding=encoding) as file:
-            yield from file
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
 
 
 def _toy() -> Pairs:

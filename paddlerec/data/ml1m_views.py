@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, locate
 from paddlecore.task import Batch
 from paddlerec.data.ml1m_ncf import SOURCE as PAIRS
-from paddlerec.data.ml1m_ncf import ML1MNCFData, Pairs, find_file, text_lines
+from paddlerec.data.ml1m_ncf import ML1MNCFData, Pairs
 from paddlerec.data.negatives import Negatives
-from paddlerec.data.reader import row
+from paddlerec.data.reader import find_file, lines, row
 
 SOURCE = Source(
     name=f"{PAIRS.name}, with side features",
@@ -211,15 +212,15 @@ class ML1MViewsData(ML1MNCFData):
         return {**features, "genres": features["genres"][:, :most]}
 
     def _parsed(self, path: Path, mark: str, cells: int, parse: Callable[[list[str]], Any]) -> list[Any]:
-        found = []
-        for number, line in enumerate(text_lines(path, "latin-1"), start=1):
+        found, bad = [], partial(self.bad_rows.add, path)
+        for number, line in lines(path, bad, "latin-1"):
             parts = line.rstrip("\r\n").split(mark)
             try:
                 if len(parts) != cells:
                     raise ValueError(f"expected {cells} cells between {mark!r}, found {len(parts)}")
                 found.append(parse(parts))
             except ValueError as error:
-                self.bad_rows.add(path, number, str(error))
+                bad(number, str(error))
         return found
 
     # ------------------------------------------------------------------------------------------------ raw input

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +14,7 @@ from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, locate
 from paddlerec.data.ctr_toy import World
 from paddlerec.data.preparation import Columns, Preparation
-from paddlerec.data.reader import numbers, sequences
+from paddlerec.data.reader import check_gaps, lines, numbers, sequences
 from paddlerec.data.table import TableData
 from paddlerec.metrics import auc
 
@@ -199,10 +198,10 @@ class MovieLensData(TableData):
         ratings, items, users = (self._cells(path, form, n) if path else {} for n, path in enumerate(paths))
         if not ratings["user"].size:
             raise DataError(f"{paths[0]}: it has no rows{' that can be used' if self.bad_rows.count else ''}")
-        highest = [int(ratings[key].astype(np.int64).max()) for key in ("user", "item")]
-        if max(highest) > 10**7:
-            raise DataError(f"{paths[0]}: ids go up to {max(highest)}; they have to be numbers without large gaps")
-        self._number(max(highest[0], self.users), max(highest[1], self.items))
+        users_rated, items_rated = (ratings[key].astype(np.int64) for key in ("user", "item"))
+        check_gaps(paths[0], "users", users_rated)
+        check_gaps(paths[0], "items", items_rated)
+        self._number(max(int(users_rated.max()), self.users), max(int(items_rated.max()), self.items))
         work.vocabularies = self._vocabularies
         table: dict[str, Any] = {"label": (ratings["rating"].astype(np.float64) >= 4).astype(np.float32)}
         table |= {key: ratings[key] for key in ("user", "item")}
@@ -229,22 +228,17 @@ class MovieLensData(TableData):
 
     def _cells(self, path: Path, form: _Form, number: int) -> dict[str, np.ndarray]:
         """The used columns of the `number`-th file of a form, as text; of films `year` and `genres` (joined by |)."""
-        try:
-            with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-                lines = file.read().decode(form.encoding).split("\n")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: it is not {form.encoding} text: {error}") from None
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{path}: damaged: {error}") from None
-        names, rows = form.columns[number], []
-        for line, text in enumerate(lines[form.header :], start=1 + form.header):
-            cells = text.rstrip("\r").split(form.delimiters[number])
-            if len(cells) == len(names) and (number > 0 or _usable(cells)):
+        names, rows, bad = form.columns[number], [], partial(self.bad_rows.add, path)
+        for line, text in lines(path, bad, form.encoding):
+            cells = text.rstrip("\r\n").split(form.delimiters[number])
+            if line <= form.header or cells == [""]:
+                continue
+            if len(cells) != len(names):
+                bad(line, f"expected {len(names)} columns, found {len(cells)}")
+            elif number == 0 and not _usable(cells):
+                bad(line, f"user, item and rating have to be numbers, not {cells[:3]}")
+            else:
                 rows.append(cells)
-            elif len(cells) == len(names):
-                self.bad_rows.add(path, line, f"user, item and rating have to be numbers, not {cells[:3]}")
-            elif cells != [""]:
-                self.bad_rows.add(path, line, f"expected {len(names)} columns, found {len(cells)}")
         columns = {n: np.array([row[k] for row in rows], dtype=object) for k, n in enumerate(names) if n != "-"}
         if "title" in columns:
             columns["year"] = _each(columns["title"], lambda title: title[-5:-1])
@@ -276,7 +270,8 @@ class MovieLensData(TableData):
 
 
 def _usable(cells: list[str]) -> bool:
-    return cells[0].isdecimal() and cells[1].isdecimal() and cells[2].replace(".", "", 1).isdecimal()
+    ids = all(cell.isdecimal() and int(cell) < 2**31 for cell in cells[:2])
+    return ids and cells[2].replace(".", "", 1).isdecimal()
 
 
 def _each(values: np.ndarray, change: Callable[[Any], str]) -> np.ndarray:

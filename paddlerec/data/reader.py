@@ -10,8 +10,9 @@ import csv
 import gzip
 import json
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -101,6 +102,17 @@ def salvage(piece: Piece, convert: Callable[[pa.Table], T], bad: Callable[[int, 
         return good(low, middle) + good(middle, high)
 
     return good(0, piece.rows)
+
+
+def converted(
+    path: Path,
+    wanted: Sequence[str],
+    convert: Callable[[pa.Table], T],
+    bad: Callable[[int, str], None],
+    columns: Sequence[str] | None = None,
+) -> list[T]:
+    """A whole file by `convert`: see `pieces` and `salvage`."""
+    return [made for piece in pieces(path, wanted, columns) for made in salvage(piece, convert, bad)]
 
 
 # ---------------------------------------------------------------------------------------------------- text
@@ -204,34 +216,65 @@ def _text(
     path: Path, wanted: Sequence[str], columns: Sequence[str] | None, delimiter: str | None, optional: int
 ) -> Iterator[Piece]:
     size = path.stat().st_size
+    with _opened(path) as (raw, file):
+        first = file.readline()
+        colons = delimiter == "::"  # the parser wants one character
+        if colons:
+            first, delimiter = first.replace(b"::", b"\t"), "\t"
+        elif delimiter is None:
+            delimiter = "\t" if b"\t" in first else ","
+        try:
+            header = _split(first.decode("utf-8-sig"), delimiter)  # Excel begins files with a byte order mark
+        except UnicodeDecodeError:
+            if columns is None:
+                raise DataError(f"{path}:1: the header is not UTF-8 text: save the file as UTF-8") from None
+            header = []
+        names, line, rest = header, 2, b""
+        if columns is not None and header != list(columns):
+            names, line, rest = list(columns), 1, first
+        if not any(names):
+            raise DataError(f"{path}:1: the file is empty")
+        _check_names(f"{path}:1", names, wanted, "; the first line names the columns" if columns is None else "")
+        for block in _blocks(file, rest):
+            if colons:
+                block = block.replace(b"::", b"\t")
+            piece = _Text(block, line, raw.tell() / size, names, wanted, delimiter, optional)
+            yield piece
+            line += piece.rows
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """The file as it lies there, and what it says: the same, unless it is .gz. Raises DataError."""
     try:
         with path.open("rb") as raw, gzip.open(raw, "rb") if path.suffix == ".gz" else nullcontext(raw) as file:
-            first = file.readline()
-            colons = delimiter == "::"  # the parser wants one character
-            if colons:
-                first, delimiter = first.replace(b"::", b"\t"), "\t"
-            elif delimiter is None:
-                delimiter = "\t" if b"\t" in first else ","
-            try:
-                header = _split(first.decode("utf-8-sig"), delimiter)  # Excel begins files with a byte order mark
-            except UnicodeDecodeError:
-                if columns is None:
-                    raise DataError(f"{path}:1: the header is not UTF-8 text") from None
-                header = []
-            names, line, rest = header, 2, b""
-            if columns is not None and header != list(columns):
-                names, line, rest = list(columns), 1, first
-            if not any(names):
-                raise DataError(f"{path}:1: the file is empty")
-            _check_names(f"{path}:1", names, wanted)
-            for block in _blocks(file, rest):
-                if colons:
-                    block = block.replace(b"::", b"\t")
-                piece = _Text(block, line, raw.tell() / size, names, wanted, delimiter, optional)
-                yield piece
-                line += piece.rows
+            yield raw, file
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: damaged: {error}") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def contents(path: Path) -> bytes:
+    """All of a file, which may be .gz. Raises DataError: it is missing or damaged."""
+    with _opened(path) as (_, file):
+        return file.read()
+
+
+def lines(path: Path, bad: Callable[[int, str], None], encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
+    """Number, from 1 on, and text of each line of a file, which may be .gz; for files that are no tables.
+
+    Line ends come with the text; a byte order mark does not. `bad(number, why)` hears of a line in another encoding.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    with _opened(path) as (_, file):
+        for number, line in enumerate(file, start=1):
+            try:
+                yield number, (line.removeprefix(BOM_UTF8) if number == 1 else line).decode(encoding)
+            except UnicodeDecodeError as error:
+                bad(number, f"not {encoding.upper()} ({error.reason})")
 
 
 def _blocks(file: IO[bytes], rest: bytes) -> Iterator[bytes]:
@@ -247,13 +290,13 @@ def _blocks(file: IO[bytes], rest: bytes) -> Iterator[bytes]:
         yield rest
 
 
-def _check_names(where: str, names: Sequence[str], wanted: Sequence[str]) -> None:
+def _check_names(where: str, names: Sequence[str], wanted: Sequence[str], said_by: str = "") -> None:
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"{where}: columns that are there twice: {', '.join(map(repr, twice))}")
+        raise DataError(f"{where}: columns that are there twice: {', '.join(map(repr, twice))}{said_by}")
     for name in wanted:
         if name not in names:
             there = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-            raise DataError(f"{where}: no column {name!r}{nearest(name, names)}; the file has: {there}")
+            raise DataError(f"{where}: no column {name!r}; the file has: {there}{said_by}{nearest(name, names)}")
 
 
 # ---------------------------------------------------------------------------------------------------- Parquet
@@ -286,11 +329,12 @@ def _parquet(path: Path, wanted: Sequence[str]) -> Iterator[Piece]:
 # ---------------------------------------------------------------------------------------------------- columns
 
 
-def numbers(column: pa.ChunkedArray, name: str, missing: float | None = None) -> np.ndarray:
+def numbers(column: pa.ChunkedArray, name: str, missing: float | None = None, *, remedy: str = "") -> np.ndarray:
     """A column of numbers, or of text that says numbers, as [n] float64, every one within the range of float32.
 
     Args:
         missing: what an empty cell (null, or blank text) becomes.
+        remedy: what is said of an empty cell where `missing` is None.
 
     Raises:
         BadValue: text, NaN, infinity, or an empty cell where `missing` is None.
@@ -316,7 +360,7 @@ def numbers(column: pa.ChunkedArray, name: str, missing: float | None = None) ->
         raise BadValue(f"column {name!r}: {column[0].as_py()!r} is not a finite number")
     if empty.any():
         if missing is None:
-            raise BadValue(f"column {name!r} is empty")
+            raise BadValue(f"column {name!r} is empty{remedy}")
         values[empty] = missing
     return values
 
@@ -444,15 +488,38 @@ def row(raw: Any, names: Sequence[str], label: str | None = None) -> dict[str, A
         raise DataError(f"expected an object with the columns {', '.join(names)}; got {raw!r:.80}")
     for name in raw:
         if name not in names and name != label:
-            raise DataError(f"no column is called {name!r}{nearest(str(name), names)}; there are {', '.join(names)}")
+            raise DataError(f"no column is called {name!r}; there are {', '.join(names)}{nearest(str(name), names)}")
     if missing := [name for name in names if name not in raw]:
         raise DataError(f"the row lacks {', '.join(map(repr, missing))}; its columns are {', '.join(names)}")
     return raw
 
 
+def check_gaps(path: Path, what: str, numbers: np.ndarray) -> None:
+    """Raises DataError if ids that are `numbers` [n] leave out nearly all of those below the highest, for each of which
+    tables have a row."""
+    highest = int(numbers.max(initial=0))
+    if highest > 10**6 and highest > 100 * (count := len(np.unique(numbers))):
+        raise DataError(
+            f"{path}: {what} have numbers up to {highest}, but there are {count} only: number them without large gaps"
+        )
+
+
+def find_file(folder: Path, name: str) -> Path:
+    """The file `name`, or `name`.gz, of a user's folder. Raises DataError."""
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise DataError(f"data.source={folder}: there is no {name} or {name}.gz in it")
+
+
+def is_whole(value: Any) -> bool:
+    """A whole number? True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def is_name(value: Any) -> bool:
     """May a user have meant a name of the data by this: text, or a whole number, whose digits it is?"""
-    return isinstance(value, (str, int)) and not isinstance(value, bool)
+    return isinstance(value, str) or is_whole(value)
 
 
 def from_json(raw: Any) -> Any:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +14,7 @@ from paddlecore.data import DataModule, Plan, Rows, mix
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, fingerprint, locate, split_files
 from paddlecore.task import Batch
-from paddlerec.data.reader import BadValue, Times, from_json, is_name, pieces, salvage, strings, suffix
+from paddlerec.data.reader import BadValue, Times, converted, from_json, is_name, is_whole, lines, strings, suffix
 from paddlerec.data.session_parallel import SessionPlan, SessionStreams
 
 if TYPE_CHECKING:
@@ -276,28 +275,18 @@ class SessionData(DataModule):
         """One session a line, or one history, a tab and its target."""
         tokens: list[str] = []
         lengths: list[int] = []
-        tabs = 0
-        try:
-            with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-                for number, raw in enumerate(file, start=1):
-                    try:
-                        line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                    except UnicodeDecodeError as error:
-                        self.bad_rows.add(path, number, f"not UTF-8 ({error.reason})")
-                        continue
-                    items, tab = line.split(), line.count("\t")
-                    if not items or tab > 1 or (tab and len(line.split("\t")[1].split()) != 1):
-                        why = "expected items parted by blanks, or a history, a tab and one target"
-                        self.bad_rows.add(path, number, f"{why}; got {line.strip()!r:.60}")
-                        continue
-                    if lengths and (tab > 0) != (tabs > 0):
-                        self.bad_rows.add(path, number, f"{'a' if tab else 'no'} tab here, unlike in the lines before")
-                        continue
-                    tabs += tab
-                    tokens += items
-                    lengths.append(len(items))
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{path}: damaged: {error}") from None
+        tabs, bad = 0, partial(self.bad_rows.add, path)
+        for number, line in lines(path, bad):
+            items, tab = line.split(), line.count("\t")
+            if not items or tab > 1 or (tab and len(line.split("\t")[1].split()) != 1):
+                why = "expected items parted by blanks, or a history, a tab and one target"
+                bad(number, f"{why}; got {line.strip()!r:.60}")
+            elif lengths and (tab > 0) != (tabs > 0):
+                bad(number, f"{'a' if tab else 'no'} tab here, unlike in the lines before")
+            else:
+                tabs += tab
+                tokens += items
+                lengths.append(len(items))
         names: dict[str, int] = {}
         codes = np.fromiter((names.setdefault(t, len(names)) for t in tokens), np.int32, len(tokens))
         return Log(codes, list(names), np.cumsum([0, *lengths], dtype=np.int64), not tabs)
@@ -321,9 +310,7 @@ class SessionData(DataModule):
             ]
             return codes[0], codes[1], when
 
-        chunks: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        for piece in pieces(path, self.columns):
-            chunks += salvage(piece, convert, lambda line, why: self.bad_rows.add(path, line, why))
+        chunks = converted(path, self.columns, convert, partial(self.bad_rows.add, path))
         if not chunks:
             return Log(np.empty(0, np.int32), [], np.zeros(1, np.int64), True)
         of, codes, when = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
@@ -450,7 +437,7 @@ class Numbered:
     def encode(self, raw: Any) -> Batch:
         """A history as a list of item ids, or JSON text of one, oldest first, e.g. [12, 7, 7]."""
         given = from_json(raw)
-        if not isinstance(given, list) or not all(isinstance(x, int) and not isinstance(x, bool) for x in given):
+        if not isinstance(given, list) or not all(map(is_whole, given)):
             raise DataError(f"expected a list of item ids, oldest first; got {raw!r:.80}")
         return self._encoded([i for i in given if 1 <= i <= len(self._items)])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -316,9 +317,7 @@ class TableData(DataModule):
         with progress(f"reading {path.name}", size, "B") as bar:
             for piece in pieces(path, [self.map.label, *self._inputs()], self.columns, optional=self.optional):
                 for columns in salvage(
-                    piece,
-                    lambda table: work.convert(self._derive(table)),
-                    lambda line, why: self.bad_rows.add(path, line, why),
+                    piece, lambda table: work.convert(self._derive(table)), partial(self.bad_rows.add, path)
                 ):
                     rows += len(columns["label"])
                     yield columns

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from paddlecore.data import DataModule, Rows, mix, padded, uniform
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, fingerprint, locate, split_files
 from paddlecore.task import Batch
-from paddlerec.data.reader import BadValue, pieces, salvage, suffix
+from paddlerec.data.reader import BadValue, converted, suffix
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -207,10 +208,9 @@ class TagSpaceData(DataModule):
                     raise BadValue(f"tag {tag!r} is not among those to learn ({', '.join(sorted(known)[:20])})")
             return list(zip(tags, (words[: self.max_length] for words in texts), strict=True))
 
-        rows: list[tuple[str, list[str]]] = []
-        for piece in pieces(path, ["tag", "text"], ["tag", "text"]):
-            for chunk in salvage(piece, convert, lambda line, why: self.bad_rows.add(path, line, why)):
-                rows += chunk
+        names = ["tag", "text"]
+        chunks = converted(path, names, convert, partial(self.bad_rows.add, path), names)
+        rows = [row for chunk in chunks for row in chunk]
         if not rows:
             raise DataError(f"{path}: it has no rows{' that can be used' if self.bad_rows.count else ''}")
         return rows

@@ -209,7 +209,13 @@ def test_bad_lines_items_and_raw_rows(tmp_path: Path) -> None:
     encoded = fresh.encode('{"history": [1, 99, 2, 3], "item": 77}')
     assert encoded["history"].tolist() == [[2, 3]] and encoded["item"].tolist() == [0]
     assert fresh.encode({"history": [], "item": 3})["history"].shape == (1, 0)
-    for raw in ({"history": [1]}, {"history": "1", "item": 2}, {"history": [1.5], "item": 2}, "[1]", {"item": 1}):
+    for raw in (
+        {"history": [1]},
+        {"history": "1", "item": 2},
+        {"history": [1.5], "item": 2},
+        "[1]",
+        {"history": [1], "item": True},
+    ):
         with pytest.raises(DataError):
             fresh.encode(raw)
     fresh.source = data.source

@@ -84,8 +84,10 @@ def test_bad_lines_can_be_skipped(tmp_path: Path) -> None:
     data = HistoryData(source=str(path), on_bad_row="skip")
     data.prepare()
     assert data.bad_rows.count == 2 and named(data, data.rows("test").fetch(np.arange(1), 0)["history"]) == ["abc"]
-    with pytest.raises(DataError, match="must be a"):
+    with pytest.raises(DataError, match=r"none\.txt: there is no such file"):
         HistoryData(source=str(tmp_path / "none.txt")).prepare()
+    with pytest.raises(DataError, match="must be a"):
+        HistoryData(source=str(tmp_path)).prepare()
 
 
 def test_training_negatives_do_not_depend_on_the_batch_but_on_the_epoch() -> None:

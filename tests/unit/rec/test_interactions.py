@@ -248,7 +248,9 @@ def test_bad_rows_are_named_by_file_and_line(tmp_path: Path) -> None:
     data = InteractionData(source=str(path), rating="rating", on_bad_row="skip", test_share=0, valid_share=0)
     data.prepare()
     assert data.bad_rows.count == 3 and len(data.rows("train")) == 1
-    with pytest.raises(DataError, match="no column 'place'"):
+    with pytest.raises(DataError, match=r"a\.csv: no rating is data\.min_rating=9 or more"):
+        InteractionData(source=str(path), rating="rating", min_rating=9, on_bad_row="skip").prepare()
+    with pytest.raises(DataError, match="no column 'place'; the file has: user, item, rating; the first line names"):
         InteractionData(source=str(path), item="place").prepare()
     for wrong in ({"split": "time"}, {"valid_share": 1.0}, {"negatives": -1}, {"min_rating": 3}):
         with pytest.raises(ValueError):
@@ -287,5 +289,5 @@ def test_gowalla_lines(tmp_path: Path) -> None:
     assert data.encode(2)["seen"].tolist() == [[1]]
     assert data.encode([6, "7", 3])["history"].tolist() == [[6, 3]]
     (tmp_path / "test.txt").write_text("0 1\n1 five\n")
-    with pytest.raises(DataError, match=r"test\.txt:2: expected numbers"):
+    with pytest.raises(DataError, match=r"test\.txt:2: expected a user and its items"):
         GowallaData(source=str(tmp_path)).prepare()

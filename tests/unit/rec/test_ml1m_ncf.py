@@ -87,7 +87,10 @@ def test_raw_rows_and_what_travels() -> None:
     fresh.restore(json.loads(json.dumps(data.state())))
     assert fresh.encode('{"user": 3, "items": [4, 99, -1]}')["candidates"].tolist() == [[4, 0, 0]]
     assert fresh.encode({"user": 3})["candidates"].tolist() == [list(range(1, 41))]
+    assert fresh.encode({"user": 3, "items": []})["candidates"].shape == (1, 40)
     assert fresh.encode({"user": 999})["user"].tolist() == [0]
+    with pytest.raises(DataError, match="called 'itms'; there are user, items; did you mean 'items'"):
+        fresh.encode({"user": 3, "itms": [1]})
     for raw in ({"items": [1]}, {"user": "x"}, {"user": 1, "items": "12"}, {"user": 1, "items": [1.5]}, "[", 7):
         with pytest.raises(DataError):
             fresh.encode(raw)
