@@ -9,7 +9,6 @@ before. It does not depend on the number of ranks: every rank holds the same sta
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import sys
@@ -23,39 +22,7 @@ from safetensors.torch import load, load_file, save_file
 from torch import Tensor
 
 from paddlecore.errors import CheckpointError
-from paddlecore.sources import sha256_of
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` so that `path` holds either the old or the new text, whatever happens in between."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-
-
-def _flush(path: Path) -> None:
-    """Bring a file, or the names in a folder, to disk; Windows does so with files alone, and open for writing."""
-    folder = path.is_dir()
-    if folder and os.name != "posix":
-        return
-    handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+from paddlecore.files import flush, read_json, sha256_of, write_json
 
 
 def save_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -101,13 +68,13 @@ def save(
         files = sorted(part.iterdir())
         manifest = {f.name: {"sha256": sha256_of(f), "bytes": f.stat().st_size} for f in files}
         for file in files:
-            _flush(file)
+            flush(file)
         write_json(part / "manifest.json", {"step": step, "files": manifest})
-        _flush(part)
+        flush(part)
         if folder.exists():  # a damaged one of the same step, or the same step saved again
             shutil.rmtree(folder)
         os.rename(part, folder)
-        _flush(root)
+        flush(root)
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         shutil.rmtree(part, ignore_errors=True)
         kept = [c.name for c in steps(root)]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from paddlecore import config
 from paddlecore.errors import CheckpointError, ConfigError, nearest
+from paddlecore.files import read_object, sha256_of, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -309,7 +310,7 @@ def artefact_folder(recipe: str) -> Path | None:
 def read_card(recipe: str) -> dict[str, Any]:
     """A recipe's card; empty if nothing is published for it. It may stand alone: see `write_artefact`."""
     card = pretrained_root() / recipe / "card.json"
-    return _mapping(card) if card.is_file() else {}
+    return read_object(card) if card.is_file() else {}
 
 
 def resolve(where: str | Path) -> Path:
@@ -364,7 +365,7 @@ def _of_run(run: Path) -> Path:
         raise CheckpointError(f"{run} holds no checkpoint yet")
     for record in (run / "best.json", run / "last.json"):  # after the last one damaged ones may lie, see `prune`
         if record.is_file():
-            name = str(_mapping(record).get("checkpoint"))
+            name = str(read_object(record).get("checkpoint"))
             if name not in (folder.name for folder in found):
                 raise CheckpointError(f"{record} names {name}, which is not there; {checkpoint.whole(root)}")
             return root / name
@@ -381,14 +382,13 @@ def read_artefact(path: str | Path) -> Artefact:
         ConfigError: a class name in it is not allowed.
     """
     from paddlecore import checkpoint
-    from paddlecore.sources import sha256_of
 
     path = Path(path)
     if path.is_file():
         tensors = checkpoint.load_foreign(path)
         return Artefact(path, {}, {}, {}, {f"model.{name}": tensor for name, tensor in tensors.items()})
     if (path / "card.json").is_file():
-        card = _mapping(path / "card.json")
+        card = read_object(path / "card.json")
         files = card.get("files")
         if files == {}:
             raise CheckpointError(
@@ -417,13 +417,13 @@ def read_artefact(path: str | Path) -> Artefact:
             checkpoint.verify(path)
         except CheckpointError as error:
             raise CheckpointError(f"{error}\n  {checkpoint.whole(path.parent)}") from None
-        card, record, where = {}, _mapping(path / "recipe.json"), path / "recipe.json"
+        card, record, where = {}, read_object(path / "recipe.json"), path / "recipe.json"
         weights = [path / ("ema.safetensors" if (path / "ema.safetensors").is_file() else "model.safetensors")]
     for section in ("model", "task", "data"):
         if not isinstance(record.get(section), dict):
             raise CheckpointError(f"{where} has no section {section!r}; it is not an artefact of this project")
         config.check_target(record[section].get("_target_"), f"{where}: {section}._target_")
-    state = _mapping(path / "data.json").get("state")
+    state = read_object(path / "data.json").get("state")
     if not isinstance(state, dict):
         raise CheckpointError(f"{path / 'data.json'} has no 'state'")
     tensors = checkpoint.load_tensors(*weights)
@@ -471,7 +471,7 @@ def read_weights(where: str | Path, average: int = 1) -> Artefact:
         raise ConfigError(f"{option} is of the last checkpoints of a run, and {where} is no run folder")
     found = checkpoint.steps(run / "checkpoints")
     # beside the last ones the best is kept, which may lie far back
-    keep = _mapping(found[-1] / "trainer.json").get("keep") if found else None
+    keep = read_object(found[-1] / "trainer.json").get("keep") if found else None
     kept = min(len(found), keep if isinstance(keep, int) else average)
     if kept < average:
         raise ConfigError(
@@ -491,19 +491,6 @@ def read_weights(where: str | Path, average: int = 1) -> Artefact:
         if tensor.is_floating_point():
             tensor /= average
     return last
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    """A JSON object. Not `checkpoint.read_json`, for the zoo reads cards without loading torch."""
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, got a {type(value).__name__}")
-    return value
 
 
 # ---------------------------------------------------------------------------------------------------- publishing
@@ -546,7 +533,6 @@ def write_artefact(
         CheckpointError: a checkpoint is damaged.
     """
     from paddlecore import checkpoint
-    from paddlecore.sources import sha256_of
 
     folders, out = [Path(run) for run in runs], Path(out)
     if out.exists() and not (out / "card.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
@@ -579,7 +565,7 @@ def write_artefact(
         checkpoint.save_tensors(part / "model.safetensors", {n: t for n, t in tensors.items() if n not in tied})
         _cut(part / "model.safetensors")
         target = first.recipe["data"]["_target_"]
-        checkpoint.write_json(part / "data.json", {"_target_": target, "state": first.data_state})
+        write_json(part / "data.json", {"_target_": target, "state": first.data_state})
         card = {
             "recipe": name,
             **_described(name, first),
@@ -591,16 +577,16 @@ def write_artefact(
             "files": {file.name: sha256_of(file) for file in sorted(part.iterdir())},
             "weights_dtype": "float16" if fp16 else "float32",
             **({"tied": tied} if tied else {}),
-            "data_sha256": _mapping(first.path / "trainer.json").get("data", {}).get("fingerprint", ""),
+            "data_sha256": read_object(first.path / "trainer.json").get("data", {}).get("fingerprint", ""),
             "labels": list(first.data_state.get("labels") or ()) or None,
             "parameters": results[0]["parameters"],
             "command": _command(name, identities[0]),
             "eval_command": f"paddlesuite eval recipe={name} init.weights={name}",
             "train_seconds": results[0]["seconds"],
-            **_made_on(_mapping(folders[0] / "environment.json")),
+            **_made_on(read_object(folders[0] / "environment.json")),
             "notes": notes,
         }
-        checkpoint.write_json(part / "card.json", card)
+        write_json(part / "card.json", card)
         if score is not None:
             score(part)
         if not weights:
@@ -636,15 +622,15 @@ def _finished(folders: Sequence[Path], over: str) -> tuple[list[dict[str, Any]],
     for folder in folders:
         if not (folder / "result.json").is_file():
             raise ConfigError(f"{folder} is not a finished run: it has no result.json")
-        result = _mapping(folder / "result.json")
-        last = _mapping(folder / "last.json").get("checkpoint")
+        result = read_object(folder / "result.json")
+        last = read_object(folder / "last.json").get("checkpoint")
         if last != f"step_{result['steps']:08d}":
             raise ConfigError(
                 f"{folder} is not a finished run: its result.json is of step {result['steps']}, and it has gone on to "
                 f"{last}; give its command again"
             )
         results.append(result)
-        record = _mapping(_of_run(folder) / "recipe.json")
+        record = read_object(_of_run(folder) / "recipe.json")
         identities.append({k: v for k, v in record.get("identity", {}).items() if k != "recipe"})
     for folder, result, identity in zip(folders, results, identities, strict=True):
         differing = [name for name in _differing(identity, identities[0]) if name != over]
@@ -712,24 +698,20 @@ def _cut(file: Path) -> None:
 
 def _keep_the_card(folder: Path) -> None:
     """Away with the weights and what belongs to them."""
-    from paddlecore import checkpoint
-
-    card = _mapping(folder / "card.json")
+    card = read_object(folder / "card.json")
     for file in card["files"]:
         (folder / file).unlink()
     # the rest that only weights need, and that may be long: names of labels, vocabularies
     card |= {"files": {}, "weights_dtype": None, "eval_command": None, "task_config": None, "labels": None}
     card.pop("tied", None)
-    checkpoint.write_json(folder / "card.json", card)
+    write_json(folder / "card.json", card)
 
 
 def record_scores(folder: Path, split: str, metrics: Mapping[str, float | None], signatures: Any) -> None:
     """Put what the stored weights themselves score on `split`, and its signatures, into the card in `folder`."""
-    from paddlecore import checkpoint
-
-    card = _mapping(folder / "card.json")
+    card = read_object(folder / "card.json")
     card["metrics"][split], card["signatures"] = dict(metrics), signatures
-    checkpoint.write_json(folder / "card.json", card)
+    write_json(folder / "card.json", card)
 
 
 def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:

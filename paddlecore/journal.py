@@ -22,6 +22,7 @@ from typing import Any
 
 from paddlecore import __version__
 from paddlecore.errors import ConfigError
+from paddlecore.files import replacing
 
 _UNITS = ("examples_per_s", "data_wait", "memory_gb", "seconds_left")  # shown in their own way, at the end of a line
 
@@ -131,10 +132,7 @@ def human(values: Mapping[str, Any]) -> str:
 
 
 def truncate(path: Path, step: int) -> None:
-    """Keep the lines of metrics.jsonl up to and with `step`; a last line that was cut short goes too.
-
-    The file is replaced in one go: a crash leaves the old one or the new one.
-    """
+    """Keep the lines of metrics.jsonl up to and with `step`; a last line that was cut short goes too."""
     if not path.exists():
         return
     kept = []
@@ -144,12 +142,8 @@ def truncate(path: Path, step: int) -> None:
                 kept.append(line)
         except (ValueError, KeyError, TypeError):
             continue  # torn by a crash
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
+    with replacing(path) as file:
         file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from paddlecore import checkpoint, distributed
+from paddlecore import distributed
 from paddlecore.data import DataModule
+from paddlecore.files import write_json
 from paddlecore.metric import Metric
 from paddlecore.task import Batch, Prediction, Task
 
@@ -145,6 +146,6 @@ def write_report(
             ]
             lines.append({"row": row, "error": error, "input": raw, "truth": truth, "prediction": answer})
         sheet(drawn, columns=4).save(folder / "worst.png")
-        checkpoint.write_json(folder / "worst.json", json.loads(json.dumps(lines, default=str)))
+        write_json(folder / "worst.json", json.loads(json.dumps(lines, default=str)))
         names += ["worst.png", "worst.json"]
     return names

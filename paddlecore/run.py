@@ -20,6 +20,7 @@ import torch
 from paddlecore import checkpoint, config, distributed, hub, inference, optim, pictures
 from paddlecore.data import DataModule, FirstBatches, Loader, Subset
 from paddlecore.errors import CheckpointError, ConfigError, DataError, nearest
+from paddlecore.files import read_json, write_json
 from paddlecore.journal import Journal, environment
 from paddlecore.metric import Metric
 from paddlecore.optim import LRSchedule
@@ -172,7 +173,7 @@ def export_vectors(cfg: RunConfig, folder: Path) -> dict[str, Any]:
                 np.save(folder / f"{name}.npy", value.detach().float().cpu().numpy())
                 shapes[f"{name}.npy"] = list(value.shape)
             else:
-                checkpoint.write_json(folder / f"{name}.json", value)
+                write_json(folder / f"{name}.json", value)
                 shapes[f"{name}.json"] = len(value)
         return {"recipe": cfg.recipe, "weights": str(where), "folder": str(folder), "files": shapes}
 
@@ -331,7 +332,7 @@ def build_trainer(
         )
     pretrained = None
     if last is not None:
-        data.restore(checkpoint.read_json(last / "data.json")["state"])
+        data.restore(read_json(last / "data.json")["state"])
     elif cfg.init.weights is not None:
         pretrained = hub.read_weights(cfg.init.weights, cfg.init.average)
         if (anew := cfg.init.vocabulary == "data") and data.vocabulary_state not in pretrained.data_state:
@@ -399,7 +400,7 @@ def _journal(cfg: RunConfig, folder: Path, last: Path | None, total: int | None)
     folder.mkdir(parents=True, exist_ok=True)
     if last is None:
         (folder / "run_config.yaml").write_text(config.dump(cfg), encoding="utf-8")
-        checkpoint.write_json(folder / "environment.json", environment())
+        write_json(folder / "environment.json", environment())
     return Journal(
         folder,
         resume_step=int(last.name[5:]) if last is not None else 0,
@@ -512,7 +513,7 @@ def _last_checkpoint(cfg: RunConfig, folder: Path) -> Path | None:
     last = checkpoint.latest(folder / "checkpoints")
     if last is None:
         return None
-    theirs = checkpoint.read_json(last / "recipe.json").get("identity", {})
+    theirs = read_json(last / "recipe.json").get("identity", {})
     ours = json.loads(json.dumps(config.identity(cfg)))
     differing = sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k))
     if differing:
@@ -566,7 +567,7 @@ def _finite(metrics: dict[str, float]) -> dict[str, float | None]:
 
 def _finished_result(folder: Path, step: int) -> dict[str, Any] | None:
     path = folder / "result.json"
-    result = checkpoint.read_json(path) if path.is_file() else None
+    result = read_json(path) if path.is_file() else None
     return result if result is not None and result.get("steps") == step else None
 
 
@@ -604,5 +605,5 @@ def _result(
     if data.bounds():
         result["best_possible"] = data.bounds()
     if distributed.rank() == 0:
-        checkpoint.write_json(folder / "result.json", result)
+        write_json(folder / "result.json", result)
     return result

@@ -36,13 +36,14 @@ from typing import IO, Any, NoReturn
 
 from paddlecore import __version__
 from paddlecore.errors import DataError
+from paddlecore.files import CHUNK, flush, sha256_of
 
 try:
     import fcntl
 except ImportError:  # Windows: no lock, so each process fetches into a part file of its own
     fcntl = None  # type: ignore[assignment]
 
-CHUNK = 1 << 20  # bytes moved at a time; also what an attempt must bring to count as progress
+PROGRESS = 1 << 20  # bytes that an attempt must bring to count as progress
 REMEMBER = 1 << 20  # files of fewer bytes are hashed each time: that takes no longer than looking the result up
 MAX_BYTES = 1 << 40  # of one unpacked archive
 MAX_FILES = 5_000_000
@@ -160,16 +161,6 @@ def _say(text: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ hashes
-
-
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """Hex sha256 of a file's content."""
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(CHUNK))
-    with open(path, "rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(buffer[:count])
-    return digest.hexdigest()
 
 
 def _remembered_sha256(path: Path) -> str:
@@ -411,7 +402,7 @@ def download(
                     continue
                 os.replace(part, target)
                 _forget(part)
-                _flush(target.parent)
+                flush(target.parent)
                 return target
     except OSError as error:
         if error.errno in _DISK_FULL:
@@ -438,7 +429,7 @@ def _fetch(url: str, file: File, part: Path, *, timeout: float, tries: int, back
         except _Failed as failed:
             if not failed.again:
                 raise
-            progress = _size(part) - best >= CHUNK
+            progress = _size(part) - best >= PROGRESS
             best, failures = max(best, _size(part)), 1 if progress else failures + 1
             if failures >= tries:
                 raise _Failed(f"{failed} (gave up after {failures} attempts)") from None
@@ -580,16 +571,6 @@ def _record(part: Path) -> dict[str, str]:
 def _forget(part: Path) -> None:
     part.unlink(missing_ok=True)
     _beside(part).unlink(missing_ok=True)
-
-
-def _flush(folder: Path) -> None:
-    """Bring a rename in `folder` to disk; a folder cannot be opened for that on Windows."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from paddlecore import checkpoint, distributed
 from paddlecore.data import STOP_SIGNALS, Loader, Rows, eval_batches, mix, seed_torch, to_device
 from paddlecore.errors import CheckpointError, ConfigError, NonFiniteLoss, Stopped, nearest
+from paddlecore.files import read_json, write_json
 from paddlecore.journal import Journal
 from paddlecore.metric import Metric
 from paddlecore.optim import EMA, LRSchedule, PhaseOptimizer
@@ -440,12 +441,12 @@ class Trainer:
     def _point(self, written: Path) -> None:
         """last.json and best.json, and away with old checkpoints."""
         assert self.folder is not None
-        checkpoint.write_json(self.folder / "last.json", {"checkpoint": written.name, "metrics": self.last_metrics})
+        write_json(self.folder / "last.json", {"checkpoint": written.name, "metrics": self.last_metrics})
         best = None
         if self.best is not None:
             best = f"step_{self.best['step']:08d}"
             if (self.folder / "checkpoints" / best).is_dir():
-                checkpoint.write_json(self.folder / "best.json", {"checkpoint": best, **self.best})
+                write_json(self.folder / "best.json", {"checkpoint": best, **self.best})
         checkpoint.prune(self.folder / "checkpoints", self.options.keep, best, written.name)
 
     def _state(self) -> dict[str, Any]:
@@ -465,7 +466,7 @@ class Trainer:
         Raises:
             CheckpointError: it was made with other data or another model.
         """
-        state = checkpoint.read_json(folder / "trainer.json")
+        state = read_json(folder / "trainer.json")
         if state["data"] != self.data_record:
             raise CheckpointError(
                 f"{folder} was made on other training data ({state['data']}) than this run's ({self.data_record}); "

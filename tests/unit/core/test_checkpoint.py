@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from paddlecore import checkpoint
+from paddlecore import checkpoint, files
 from paddlecore.errors import CheckpointError
 
 STATE = {"w": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(3)}
@@ -37,7 +37,7 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     loaded = checkpoint.load_tensors(folder / "model.safetensors")
     assert all(torch.equal(loaded[k], STATE[k]) for k in STATE)
     assert checkpoint.load_plain(folder / "optimizer.pt")["main"]["w"]["m"].tolist() == [1, 1]
-    assert checkpoint.read_json(folder / "trainer.json") == {"step": 12}
+    assert files.read_json(folder / "trainer.json") == {"step": 12}
     assert not list(tmp_path.glob(".*"))
 
 
@@ -149,7 +149,7 @@ def test_no_bytes_make_a_loader_do_anything_but_load_or_refuse(
     for name, load in (
         ("model.safetensors", checkpoint.load_tensors),
         ("optimizer.pt", checkpoint.load_plain),
-        ("trainer.json", checkpoint.read_json),
+        ("trainer.json", files.read_json),
     ):
         content = (folder / name).read_bytes()
         where = at % (len(content) + 1)

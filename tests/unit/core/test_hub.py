@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import MLP
 
-from paddlecore import checkpoint, config, hub
+from paddlecore import checkpoint, config, files, hub
 from paddlecore.errors import CheckpointError, ConfigError, DataError
 from paddlecore.task import Task
 
@@ -43,10 +43,10 @@ def make_run(folder: Path, *, seed: int = 0, auc: float = 0.9, ema: bool = False
                 "recipe": {**RECORD, "identity": identity},
             },
         )  # fmt: skip
-    checkpoint.write_json(folder / "best.json", {"checkpoint": "step_00000001"})
-    checkpoint.write_json(folder / "last.json", {"checkpoint": "step_00000002"})
-    checkpoint.write_json(folder / "environment.json", {"commit": "c0ffee", "cpu": "a CPU", "threads": 2, "gpus": []})
-    checkpoint.write_json(folder / "result.json", {
+    files.write_json(folder / "best.json", {"checkpoint": "step_00000001"})
+    files.write_json(folder / "last.json", {"checkpoint": "step_00000002"})
+    files.write_json(folder / "environment.json", {"commit": "c0ffee", "cpu": "a CPU", "threads": 2, "gpus": []})
+    files.write_json(folder / "result.json", {
         "recipe": "rec/one", "seed": seed, "steps": 2, "parameters": 26, "seconds": 1.5,
         "best": {"metric": "auc", "metrics": {"auc": auc - 0.1}}, "test": {"auc": auc},
     })  # fmt: skip
@@ -181,7 +181,7 @@ def test_resolve_takes_all_kinds_of_places(zoo: Path, tmp_path: Path) -> None:
     assert hub.resolve(run / "checkpoints" / "step_00000002").name == "step_00000002"
     (run / "best.json").unlink()
     assert hub.resolve(run).name == "step_00000002"  # the last
-    checkpoint.write_json(run / "last.json", {"checkpoint": "step_00000001"})  # it went on from there: 2 is damaged
+    files.write_json(run / "last.json", {"checkpoint": "step_00000001"})  # it went on from there: 2 is damaged
     assert hub.resolve(run).name == "step_00000001"
 
 
@@ -199,7 +199,7 @@ def test_resolve_says_what_there_is(zoo: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../../pretrained", "step_00000003"])
 def test_a_best_json_that_points_elsewhere_is_not_followed(zoo: Path, tmp_path: Path, name: str) -> None:
-    checkpoint.write_json(tmp_path / "run" / "best.json", {"checkpoint": name})
+    files.write_json(tmp_path / "run" / "best.json", {"checkpoint": name})
     with pytest.raises(CheckpointError, match=f"(?s)names {name}, which is not there.*init.weights=.*step_00000002"):
         hub.resolve(tmp_path / "run")
 
@@ -301,7 +301,7 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path: Path, zoo: Path)
     (other / "result.json").unlink()
     with pytest.raises(ConfigError, match="not a finished run"):
         hub.write_artefact([other], tmp_path / "out")
-    checkpoint.write_json(first / "last.json", {"checkpoint": "step_00000003"})
+    files.write_json(first / "last.json", {"checkpoint": "step_00000003"})
     with pytest.raises(ConfigError, match="result.json is of step 2.*step_00000003"):
         hub.write_artefact([first], tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -421,7 +421,7 @@ def test_a_pickle_named_safetensors_is_not_run(zoo: Path, tmp_path: Path) -> Non
 
     (zoo / "model.safetensors").write_bytes(pickle.dumps(Bomb()))
     card = json.loads((zoo / "card.json").read_text())
-    from paddlecore.sources import sha256_of
+    from paddlecore.files import sha256_of
 
     card["files"]["model.safetensors"] = sha256_of(zoo / "model.safetensors")  # even with a hash that fits
     (zoo / "card.json").write_text(json.dumps(card))
@@ -508,7 +508,7 @@ def test_large_weights_are_stored_in_pieces(zoo: Path, tmp_path: Path, monkeypat
     hub._cut(weights)
     pieces = sorted(zoo.glob("model.safetensors*"))
     assert [p.suffix for p in pieces] == [".00", ".01", ".02"]
-    from paddlecore.sources import sha256_of
+    from paddlecore.files import sha256_of
 
     card = json.loads((zoo / "card.json").read_text())
     card["files"] = {"data.json": card["files"]["data.json"], **{p.name: sha256_of(p) for p in pieces}}

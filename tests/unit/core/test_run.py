@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from paddlecore import checkpoint, config, hub, run
+from paddlecore import checkpoint, config, files, hub, run
 from paddlecore.errors import CheckpointError, ConfigError, Stopped
 from paddlecore.schema import RunConfig
 from paddlecore.trainer import Trainer
@@ -48,7 +48,7 @@ def test_a_run_leaves_what_is_promised() -> None:
     folder = out / "checkpoints" / json.loads((out / "best.json").read_text())["checkpoint"]
     assert {p.name for p in folder.iterdir()} == {"model.safetensors", "optimizer.pt", "trainer.json", "data.json",
                                                   "recipe.json", "manifest.json"}  # fmt: skip
-    assert checkpoint.read_json(folder / "recipe.json")["model"]["vocab_sizes"]  # sizes from the data are recorded
+    assert files.read_json(folder / "recipe.json")["model"]["vocab_sizes"]  # sizes from the data are recorded
 
 
 def test_the_same_command_goes_on_and_a_finished_run_is_not_run_again() -> None:
@@ -324,7 +324,7 @@ def test_a_run_made_longer_has_the_plateaus_of_one_that_was_long() -> None:
             run.train(compose(f"output_dir={folder}", f"train.max_steps={length}", *plateau))
     two, one = (checkpoint.latest(Path(folder) / "checkpoints") for folder in ("in_two", "at_once"))
     assert two is not None and one is not None and two.name == one.name == "step_00000012"
-    states = [checkpoint.read_json(folder / "trainer.json") for folder in (two, one)]
+    states = [files.read_json(folder / "trainer.json") for folder in (two, one)]
     assert states[0]["schedules"] == states[1]["schedules"]
     weights = [checkpoint.load_tensors(folder / "model.safetensors") for folder in (two, one)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

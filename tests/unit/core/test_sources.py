@@ -26,7 +26,8 @@ import pytest
 
 from paddlecore import sources
 from paddlecore.errors import DataError
-from paddlecore.sources import File, Source, download, fingerprint, locate, sha256_of, unpack, unpacked
+from paddlecore.files import sha256_of
+from paddlecore.sources import File, Source, download, fingerprint, locate, unpack, unpacked
 
 ROOT = Path(__file__).resolve().parents[3]
 BODY = random.Random(0).randbytes(300_000)
