@@ -67,7 +67,7 @@ class Journal:
 
     def log(self, step: int, epoch: float, kind: str, values: Mapping[str, Any]) -> None:
         """Record `values` (numbers; for a note also text) at `step`, of `kind` train, eval, test or note."""
-        clean = {name: _finite(value) for name, value in values.items()}
+        clean = finite(values)
         line = {"step": step, "epoch": epoch, "kind": kind, **clean}
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
@@ -108,9 +108,27 @@ class Journal:
             sink.close()
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+class Tape:
+    """A journal that keeps what it is told and writes nothing."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[int, str, dict[str, Any]]] = []  # step, kind, values
+
+    def log(self, step: int, epoch: float, kind: str, values: Mapping[str, Any]) -> None:
+        self.lines.append((step, kind, dict(values)))
+
+    def of(self, kind: str, name: str) -> list[Any]:
+        """The values called `name` in the lines of a kind, in order."""
+        return [values[name] for _, k, values in self.lines if k == kind]
+
+    def close(self) -> None:
+        pass
+
+
+def finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with None for NaN and infinities, which JSON does not have."""
+    bad = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
+    return {**values, **dict.fromkeys(bad)}
 
 
 def human(values: Mapping[str, Any]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import math
 import os
 import socket
 import sys
@@ -21,7 +20,7 @@ from paddlecore import checkpoint, config, distributed, hub, inference, optim, p
 from paddlecore.data import DataModule, FirstBatches, Loader, Subset
 from paddlecore.errors import CheckpointError, ConfigError, DataError, nearest
 from paddlecore.files import read_json, write_json
-from paddlecore.journal import Journal, environment
+from paddlecore.journal import Journal, Tape, environment, finite
 from paddlecore.metric import Metric
 from paddlecore.optim import LRSchedule
 from paddlecore.schema import RunConfig
@@ -92,7 +91,7 @@ def evaluate(cfg: RunConfig, split: str | None = None, report: Path | None = Non
             **({"average": cfg.init.average} if cfg.init.average > 1 else {}),
             "split": split,
             "rows": len(rows),
-            **_finite(scores),
+            **finite(scores),
             **({"best_possible": data.bounds()} if data.bounds() else {}),
             "signatures": [m.signature for m in metrics],
             "seconds": round(time.perf_counter() - started, 3),
@@ -199,17 +198,12 @@ def bench(cfg: RunConfig, steps: int = 100) -> dict[str, Any]:
     every = max(steps // 5, 1)
     cfg.train.log_every, cfg.train.max_steps, cfg.train.max_epochs = every, 6 * every, None
     cfg.train.early_stop = None
-    lines: list[dict[str, float]] = []
-
-    class Tape:
-        def log(self, step: int, epoch: float, kind: str, values: dict[str, Any]) -> None:
-            lines.append(values)
-
+    tape = Tape()
     with _job(cfg) as device:
         trainer, data = build_trainer(cfg, device)
-        trainer.valid, trainer.journal = None, Tape()  # type: ignore[assignment]
+        trainer.valid, trainer.journal = None, tape
         trainer.fit()
-    windows = sorted(line["examples_per_s"] for line in lines[1:])
+    windows, waits = sorted(tape.of("train", "examples_per_s")[1:]), tape.of("train", "data_wait")[1:]
     return {
         "recipe": cfg.recipe,
         "device": str(device),
@@ -218,8 +212,8 @@ def bench(cfg: RunConfig, steps: int = 100) -> dict[str, Any]:
         "examples_per_s": windows[len(windows) // 2],
         "slowest": windows[0],
         "fastest": windows[-1],
-        "data_wait": sum(line["data_wait"] for line in lines[1:]) / len(lines[1:]),
-        "memory_gb": lines[-1]["memory_gb"],
+        "data_wait": sum(waits) / len(waits),
+        "memory_gb": tape.of("train", "memory_gb")[-1],
         "threads": torch.get_num_threads(),
     }
 
@@ -560,11 +554,6 @@ def load_exact(task: Task, artefact: hub.Artefact, where: Path, into: str = "mod
 # ---------------------------------------------------------------------------------------------------- the result
 
 
-def _finite(metrics: dict[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN."""
-    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-
-
 def _finished_result(folder: Path, step: int) -> dict[str, Any] | None:
     path = folder / "result.json"
     result = read_json(path) if path.is_file() else None
@@ -591,11 +580,9 @@ def _result(
         "seed": cfg.seed,
         "steps": outcome["step"],
         "epochs": outcome["epoch"],
-        "final": _finite(outcome["final"]),
-        "best": None
-        if best is None
-        else {**best, "value": _finite({"v": best["value"]})["v"], "metrics": _finite(best["metrics"])},
-        "test": _finite(test),
+        "final": finite(outcome["final"]),
+        "best": None if best is None else {**finite(best), "metrics": finite(best["metrics"])},
+        "test": finite(test),
         "parameters": sum(p.numel() for p in trainer.task.parameters()),
         "seconds": round(outcome["seconds"], 3),
         "examples_per_second": round(outcome["rows"] / max(outcome["seconds"], 1e-9), 1),

@@ -23,24 +23,11 @@ from torch.utils._pytree import tree_leaves
 
 from paddlecore import config, distributed, run
 from paddlecore.data import DataModule
+from paddlecore.journal import Tape
 from paddlecore.schema import RunConfig
 from paddlecore.trainer import Trainer
 
 BATCH = 8  # rows of a step; divides into two ranks and two halves
-
-
-class Tape:
-    """A journal that keeps lines instead of writing them."""
-
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-
-    def log(self, step: int, epoch: float, kind: str, values: dict[str, Any]) -> None:
-        if kind == "train":
-            self.losses.append(next(v for k, v in values.items() if k.split("/")[-1] == "loss"))
-
-    def close(self) -> None:
-        pass
 
 
 def small(recipe: str) -> list[str]:
@@ -76,10 +63,17 @@ def tiny_trainer(
 ) -> tuple[Trainer, DataModule]:
     """The trainer of such a run. `quiet` turns dropout off, for comparisons where pieces draw other masks."""
     trainer, data = run.build_trainer(tiny(recipe, *overrides), torch.device("cpu"), folder, last)
-    trainer.journal = Tape()  # type: ignore[assignment]
+    trainer.journal = Tape()
     if quiet:
         still(trainer.task)
     return trainer, data
+
+
+def losses(trainer: Trainer) -> list[float]:
+    """The training losses that such a trainer has logged, of its first phase."""
+    assert isinstance(trainer.journal, Tape)
+    phase = next(iter(trainer.optimizers))
+    return trainer.journal.of("train", "loss" if len(trainer.optimizers) == 1 else f"{phase}/loss")
 
 
 def still(module: nn.Module) -> None:
@@ -183,8 +177,7 @@ def sweep(folder: Path, recipes: Sequence[str]) -> None:
                 save_file(
                     {k: v.contiguous().clone() for k, v in weights(trainer).items()}, folder / f"{name}.safetensors"
                 )
-                losses = trainer.journal.losses  # type: ignore[union-attr]
-                (folder / f"{name}.json").write_text(json.dumps({"losses": losses, "metrics": metrics}))
+                (folder / f"{name}.json").write_text(json.dumps({"losses": losses(trainer), "metrics": metrics}))
     finally:
         distributed.stop()
 

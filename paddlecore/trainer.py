@@ -27,7 +27,7 @@ from paddlecore import checkpoint, distributed
 from paddlecore.data import STOP_SIGNALS, Loader, Rows, eval_batches, mix, seed_torch, to_device
 from paddlecore.errors import CheckpointError, ConfigError, NonFiniteLoss, Stopped, nearest
 from paddlecore.files import read_json, write_json
-from paddlecore.journal import Journal
+from paddlecore.journal import Journal, Tape
 from paddlecore.metric import Metric
 from paddlecore.optim import EMA, LRSchedule, PhaseOptimizer
 from paddlecore.precision import LossScaler, autocast
@@ -76,7 +76,7 @@ class Trainer:
         resume_from: Path | None = None,
         valid: Rows | None = None,
         eval_batch_size: int = 256,
-        journal: Journal | None = None,
+        journal: Journal | Tape | None = None,
         records: Mapping[str, Any] | None = None,
         fingerprint: str = "",
     ) -> None:

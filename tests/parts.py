@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from paddlecore import optim
 from paddlecore.data import ArrayRows, Loader, Plan
 from paddlecore.errors import Stopped as Stopped
+from paddlecore.journal import Tape
 from paddlecore.metric import Mean, Metric
 from paddlecore.optim import LRSchedule
 from paddlecore.schema import Train
@@ -21,22 +22,6 @@ from paddlecore.task import Batch, Prediction, StepOutput, Task
 from paddlecore.trainer import Trainer
 
 CPU = torch.device("cpu")
-
-
-class Tape:
-    """A journal that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[int, str, dict[str, Any]]] = []
-
-    def log(self, step: int, epoch: float, kind: str, values: dict[str, Any]) -> None:
-        self.lines.append((step, kind, dict(values)))
-
-    def close(self) -> None:
-        pass
-
-    def of(self, kind: str, key: str) -> list[float]:
-        return [values[key] for _, k, values in self.lines if k == kind]
 
 
 class Net(nn.Module):
@@ -126,7 +111,7 @@ def trainer(
         resume_from=resume_from,
         valid=valid,
         eval_batch_size=32,
-        journal=Tape(),  # type: ignore[arg-type]
+        journal=Tape(),
     )
 
 

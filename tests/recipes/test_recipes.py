@@ -109,7 +109,7 @@ def test_overfits_a_tiny_batch(recipe: str) -> None:
         quiet=True,
     )
     trainer.fit()
-    losses = trainer.journal.losses  # type: ignore[union-attr]
+    losses = testing.losses(trainer)
     assert losses[-1] < 0.3 * losses[0], losses
 
 
@@ -126,7 +126,7 @@ def test_stop_and_resume_in_mid_epoch_is_bit_exact(recipe: str, tmp_path: Path) 
     for name in ("model.safetensors", "optimizer.pt", "data.json"):
         a, b = (tmp_path / n / "checkpoints" / "step_00000004" / name for n in ("a", "b"))
         assert a.read_bytes() == b.read_bytes(), name
-    assert whole.journal.losses[2:] == second.journal.losses  # type: ignore[union-attr]
+    assert testing.losses(whole)[2:] == testing.losses(second)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -137,7 +137,7 @@ def test_two_halves_are_one_batch(recipe: str) -> None:
         testing.frozen_statistics(trainer.task)
         trainer.fit()
         runs.append(trainer)
-    assert runs[0].journal.losses == pytest.approx(runs[1].journal.losses, rel=1e-5)  # type: ignore[union-attr]
+    assert testing.losses(runs[0]) == pytest.approx(testing.losses(runs[1]), rel=1e-5)
     difference, where = largest_difference(weights(runs[0]), weights(runs[1]))
     assert difference < 1e-4, where  # Adam turns rounding errors of tiny gradients into steps
 
@@ -186,7 +186,7 @@ def test_golden_losses(recipe: str) -> None:
     """The first losses of a recipe do not change unnoticed. PADDLE_UPDATE_GOLDEN=1 writes them anew."""
     trainer, _ = tiny_trainer(recipe, quiet=True)
     trainer.fit()
-    losses = trainer.journal.losses  # type: ignore[union-attr]
+    losses = testing.losses(trainer)
     golden = json.loads(GOLDEN.read_text()) if GOLDEN.is_file() else {}
     if os.environ.get("PADDLE_UPDATE_GOLDEN"):
         GOLDEN.write_text(
@@ -214,7 +214,7 @@ def test_two_ranks_are_one(recipe: str, on_two_ranks: Path) -> None:
     trainer, data = tiny_trainer(recipe, quiet=True)
     trainer.fit()
     theirs = json.loads((on_two_ranks / f"{name}.json").read_text())
-    assert trainer.journal.losses == pytest.approx(theirs["losses"], rel=1e-5)  # type: ignore[union-attr]
+    assert testing.losses(trainer) == pytest.approx(theirs["losses"], rel=1e-5)
     difference, where = largest_difference(weights(trainer), load_file(on_two_ranks / f"{name}.safetensors"))
     assert difference < 5e-4, where  # Adam turns rounding errors of tiny gradients into steps
     ours = trainer.evaluate(data.rows(data.splits[-1]))
