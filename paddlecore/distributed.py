@@ -11,15 +11,17 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
-from paddlecore.errors import ConfigError, RankLost
+from paddlecore.errors import ConfigError, RankLost, SuiteError
+
+_T = TypeVar("_T")
 
 
 def rank() -> int:
@@ -39,8 +41,9 @@ def start(device: str = "auto", timeout: float = 30.0) -> torch.device:
             times as long, since evaluation, downloads and saving on one rank are legitimate reasons to be late.
 
     Raises:
-        ConfigError: a GPU was asked for and there is none.
+        ConfigError: a GPU was asked for and there is none, or one for several ranks of a machine.
     """
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -49,6 +52,9 @@ def start(device: str = "auto", timeout: float = 30.0) -> torch.device:
     except RuntimeError:
         raise ConfigError(f"device={device!r} is not a device; use auto, cpu, cuda or cuda:<n>") from None
     if chosen.type == "cuda":
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
+        if chosen.index is not None and here > 1:
+            raise ConfigError(f"device={device} is one GPU, and there are {here} ranks; device=cuda gives each its own")
         if not torch.cuda.is_available():
             raise ConfigError(f"device={device} but no CUDA device can be used; device=cpu runs here")
         index = local if chosen.index is None else chosen.index
@@ -58,7 +64,7 @@ def start(device: str = "auto", timeout: float = 30.0) -> torch.device:
         torch.cuda.set_device(chosen)
     elif chosen.type != "cpu":
         raise ConfigError(f"device={device} is not supported; use auto, cpu or cuda")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+    if ranks > 1 and not dist.is_initialized():
         # gloo beside nccl: counters, stop flags and metric states are reduced on the CPU
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
         patience = datetime.timedelta(seconds=max(10 * timeout, 300))
@@ -148,6 +154,30 @@ def broadcast(value: Any, source: int = 0) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=source)
     return box[0]
+
+
+def on_first(work: Callable[[], _T]) -> _T:
+    """What `work`, done by rank 0 alone, returns: a plain value (see `broadcast`), on each rank.
+
+    Raises:
+        SuiteError: as `work` raised it, of the same class on each rank. Any other error of `work` is raised on rank 0
+            as it is, and told to the others as a SuiteError.
+    """
+    failure: Exception | None = None
+    told: tuple[Any, type[SuiteError] | None, str] = (None, None, "")  # value; class and message of an error
+    if rank() == 0:
+        try:
+            told = (work(), None, "")
+        except SuiteError as error:
+            failure, told = error, (None, type(error), f"rank 0: {error}")
+        except Exception as error:
+            failure, told = error, (None, SuiteError, f"rank 0: {error!r}")
+    value, kind, message = broadcast(told)
+    if failure is not None:
+        raise failure
+    if kind is not None:
+        raise kind(message)
+    return value
 
 
 class _SumOverRanks(torch.autograd.Function):

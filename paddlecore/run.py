@@ -236,17 +236,7 @@ def _data(cfg: RunConfig) -> DataModule:
 
 def _prepare(data: DataModule) -> None:
     """Rank 0 first: it may download and fill a cache, which the others then find."""
-    failure: BaseException | None = None
-    if distributed.rank() == 0:
-        try:
-            data.prepare()
-        except Exception as error:
-            failure = error
-    message = distributed.broadcast(f"{type(failure).__name__}: {failure}" if failure else "")
-    if failure is not None:
-        raise failure
-    if message:
-        raise SystemExit(1)  # rank 0 says why
+    distributed.on_first(data.prepare)
     if distributed.rank() != 0:
         data.prepare()
     elif said := data.bad_rows.summary():
@@ -412,23 +402,13 @@ def _agreed_folder(cfg: RunConfig, held: contextlib.ExitStack) -> tuple[Path, Pa
     """The run folder, kept from other jobs while `held` is open, and the checkpoint to go on from. Rank 0 decides:
     others may see a network disk a little later.
     """
-    decision: dict[str, Any] = {}
-    error: ConfigError | CheckpointError | None = None
-    if distributed.rank() == 0:
-        try:
-            folder = _run_folder(cfg)
-            held.enter_context(_locked(folder))
-            last = _last_checkpoint(cfg, folder)
-            decision = {"folder": str(folder), "last": str(last) if last else None}
-        except (ConfigError, CheckpointError) as caught:
-            error = caught
-            decision = {"error": f"rank 0: {caught}"}
-    decision = distributed.broadcast(decision)
-    if error is not None:
-        raise error
-    if "error" in decision:
-        raise ConfigError(decision["error"])
-    return Path(decision["folder"]), Path(decision["last"]) if decision["last"] else None
+
+    def decide() -> tuple[Path, Path | None]:
+        folder = _run_folder(cfg)
+        held.enter_context(_locked(folder))
+        return folder, _last_checkpoint(cfg, folder)
+
+    return distributed.on_first(decide)
 
 
 def _run_folder(cfg: RunConfig) -> Path:

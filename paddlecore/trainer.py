@@ -415,28 +415,25 @@ class Trainer:
         spoiled = [name for name, good in zip(names, finite, strict=True) if not good]
         if spoiled:  # by a gradient; the loss would show it one step later, from this checkpoint on for ever
             raise self._not_finite(f"{spoiled[0]} is not finite after step {self.step}, though the loss was")
-        root = self.folder / "checkpoints"
-        problem = ""
-        if distributed.rank() == 0:
-            tensors = {"model": self.task.state_dict()}
-            if self.ema is not None:
-                tensors["ema"] = self.ema.state_dict()
-            state = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
-            try:
-                written = checkpoint.save(
-                    root,
-                    self.step,
-                    tensors=tensors,
-                    optimizer=state,
-                    records={"trainer": self._state(), **self.records},
-                )
-                self._point(written)
-            except (CheckpointError, OSError) as error:
-                problem = str(error)
-        problem = distributed.broadcast(problem)  # all ranks go on, or all stop with the reason
-        if problem:
-            raise CheckpointError(problem)
+        distributed.on_first(self._write)  # all ranks go on, or all stop with the reason
         self.saved_at = self.step
+
+    def _write(self) -> None:
+        assert self.folder is not None
+        tensors = {"model": self.task.state_dict()}
+        if self.ema is not None:
+            tensors["ema"] = self.ema.state_dict()
+        try:
+            written = checkpoint.save(
+                self.folder / "checkpoints",
+                self.step,
+                tensors=tensors,
+                optimizer={name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+                records={"trainer": self._state(), **self.records},
+            )
+            self._point(written)
+        except OSError as error:
+            raise CheckpointError(str(error)) from error
 
     def _point(self, written: Path) -> None:
         """last.json and best.json, and away with old checkpoints."""

@@ -114,6 +114,15 @@ def test_a_second_job_in_the_same_run_folder_is_refused_on_all_ranks(tmp_path: P
         first.kill()
 
 
+def test_bad_data_end_every_rank_with_the_message_and_its_code(tmp_path: Path) -> None:
+    """Only rank 0 reads them: the others have to be told."""
+    (tmp_path / "images").mkdir()
+    command = [str(TRAIN), *survive.command(tmp_path / "run"), f"data.source={tmp_path / 'images'}"]
+    for done in testing.launch(command, 2):
+        assert done.returncode == 3, done.stderr[-3000:]
+        assert f"{tmp_path / 'images'}" in done.stderr and "Traceback" not in done.stderr, done.stderr[-3000:]
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_rank_is_named_by_the_others(victim: int, tmp_path: Path) -> None:
     processes = running(tmp_path / "run", 2)

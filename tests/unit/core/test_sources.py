@@ -280,7 +280,7 @@ def test_a_redirect_within_http_is_followed_and_keeps_the_range(server: Server, 
 
 
 def test_attempts_that_bring_data_do_not_count(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "CHUNK", 50_000)
+    monkeypatch.setattr(sources, "PROGRESS", 50_000)
     assert fetch(file(server.url("/a", serve(cut=60_000))), tmp_path, tries=2).read_bytes() == BODY
     assert len(server.seen) == 5
 
