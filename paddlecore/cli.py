@@ -124,6 +124,11 @@ def _take(words: list[str], *names: str) -> tuple[dict[str, list[str]], list[str
     return own, rest
 
 
+def _last(values: list[str]) -> str | None:
+    """What one of a verb's own options says; given twice, the last one holds."""
+    return values[-1] if values else None
+
+
 def _folder(values: list[str]) -> Path | None:
     """The folder that one of a verb's own options names."""
     return Path(values[-1]) if values else None
@@ -182,7 +187,7 @@ def _eval(words: list[str]) -> int:
     report, worst = _folder(own["report"]), _count(own["worst"], "worst", 16)
     from paddlecore import run
 
-    result = run.evaluate(cfg, own["split"][-1] if own["split"] else None, report, worst)
+    result = run.evaluate(cfg, _last(own["split"]), report, worst)
     if _is_first_rank():
         _print_json(result)
     return 0
@@ -191,12 +196,12 @@ def _eval(words: list[str]) -> int:
 def _predict(words: list[str]) -> int:
     own, rest = _take(words, "input", "draw", "vectors", "batch_size")
     cfg = config.compose(rest, verb="predict")
-    if own["vectors"]:
+    if (vectors := _folder(own["vectors"])) is not None:
         if more := [f"{name}=" for name in ("input", "draw", "batch_size") if own[name]]:
             raise ConfigError(f"vectors= writes what a task exports and predicts nothing: leave out {', '.join(more)}")
         from paddlecore import run
 
-        exported = run.export_vectors(cfg, Path(own["vectors"][-1]))
+        exported = run.export_vectors(cfg, vectors)
         if _is_first_rank():
             _print_json(exported)
         return 0
@@ -313,8 +318,8 @@ def _publish(words: list[str]) -> int:
     runs = [run for value in own["runs"] for run in value.split(",") if run]
     from paddlecore import hub, run
 
-    out = Path(own["out"][-1]) if own["out"] else hub.pretrained_root() / cfg.recipe
-    over = (own["over"] or ["seed"])[-1]
+    out = _folder(own["out"]) or hub.pretrained_root() / cfg.recipe
+    over = _last(own["over"]) or "seed"
     notes, average = " ".join(own["notes"]), cfg.init.average
     scores: dict[str, Any] = {}
 
@@ -377,15 +382,9 @@ def _zoo(words: list[str]) -> int:
     if rest:
         options = ("suite=", "task=", "data=", "recipe=", "--json")
         raise ConfigError(f"zoo: {rest[0]!r} is not an option{nearest(rest[0], options)} (it has {', '.join(options)})")
-    if own["recipe"]:
-        return _zoo_one(own["recipe"][-1], as_json)
-    wanted = {name: own[name][-1] if own[name] else None for name in ("suite", "task", "data")}
-    rows = zoo_rows(**wanted)
-    for name, value in wanted.items() if not rows else ():
-        if value is not None and not zoo_rows(**{name: value}):
-            known = sorted({row["recipe"].split("/")[0] if name == "suite" else row[name] for row in zoo_rows()})
-            there = f"{nearest(value, known)} (there are {', '.join(known)})"
-            raise ConfigError(f"zoo: no recipe has {name}={value}{there}")
+    if (recipe := _last(own["recipe"])) is not None:
+        return _zoo_one(recipe, as_json)
+    rows = zoo_rows(**{name: _last(own[name]) for name in ("suite", "task", "data")})
     if as_json:
         _print_json(rows, indent=1)
     elif not rows:
@@ -396,18 +395,13 @@ def _zoo(words: list[str]) -> int:
 
 
 def zoo_rows(suite: str | None = None, task: str | None = None, data: str | None = None) -> list[dict[str, Any]]:
-    """One dict for each recipe that matches: recipe, task, data, score (of its card), expected, parameters."""
+    """One dict for each recipe that matches: recipe, task, data, score (of its card), expected, parameters, weights."""
     from paddlecore import hub
 
     rows = []
-    for name in config.list_recipes():
-        about = config.read_recipe(name).get("about") or {}
-        row = {"recipe": name, "task": about.get("task", ""), "data": about.get("dataset", "")}
-        wanted = {"suite": suite, "task": task, "data": data}
-        have = {"suite": name.split("/")[0], "task": row["task"], "data": row["data"]}
-        if any(value is not None and value.lower() != str(have[key]).lower() for key, value in wanted.items()):
-            continue
+    for name, about in config.recipes_of(suite=suite, task=task, data=data).items():
         card = hub.read_card(name)
+        row = {"recipe": name, "task": about.get("task", ""), "data": about.get("dataset", "")}
         row |= {"score": card_score(card), "expected": about.get("expected", ""), "parameters": card.get("parameters")}
         row["weights"] = bool(card.get("files"))
         rows.append(row)
@@ -537,14 +531,14 @@ def _report() -> dict[str, dict[str, Any]]:
 
 
 _VERBS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
-    "train": (_train, "", "train a recipe; the same command goes on where it stopped"),
-    "eval": (_eval, "", "score weights; the last line is one JSON object"),
-    "predict": (_predict, "", "raw input in, one JSON object a line out"),
+    "train": (_train, "", config.VERBS["train"][0]),
+    "eval": (_eval, "", config.VERBS["eval"][0]),
+    "predict": (_predict, "", config.VERBS["predict"][0]),
     "zoo": (_zoo, "[suite=...] [task=...] [data=...] [recipe=<suite>/<name>] [--json]",
             "list the recipes and their scores, or show one with its card"),
-    "check-data": (_check_data, "", "read all of a recipe's data and name what is wrong with it"),
+    "check-data": (_check_data, "", config.VERBS["check-data"][0]),
     "doctor": (_doctor, "[--json]", "report versions, hardware and data, for yourself or for a bug report"),
-    "bench": (_bench, "", "time the training steps of a recipe"),
+    "bench": (_bench, "", config.VERBS["bench"][0]),
     "publish": (_publish, "recipe=<suite>/<name> runs=<folder>[,<folder>...] [key=value ...]",
                 "make weights and card from finished runs, and score what was stored"),
     "convert": (_convert, "model=<name> weights=<file> out=<file>.safetensors [key=value ...]",

@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from paddlecore.errors import ConfigError, nearest
-from paddlecore.schema import Optim, RunConfig, Schedule, outside
+from paddlecore.schema import GROUP_KEYS, Optim, RunConfig, Schedule, outside
 from paddlecore.signature import Signature, check_value, integers, least, signature_of, split_target
 
 # What a recipe may name. `build` also holds the `__module__` of what it found against this list.
@@ -61,7 +61,6 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 _GIVEN_BY_ENGINE = {"model": (), "task": ("model",), "data": ()}  # constructor arguments that no config can give
-_GROUP_KEYS = {"match": "str", "lr": "float", "lr_scale": "float"}
 
 # What other programs call an option, without `_` and in lower case, where that is not like its name.
 _ALSO_CALLED = {
@@ -107,6 +106,30 @@ def list_recipes(root: Path | None = None) -> list[str]:
     """All recipes as "<suite>/<name>", sorted. Files that start with `_` are shared parts, not recipes."""
     folder = (root or config_root()) / "recipe"
     return sorted(f"{p.parent.name}/{p.stem}" for p in folder.glob("*/*.yaml") if not p.name.startswith("_"))
+
+
+def recipes_of(
+    *, suite: str | None = None, task: str | None = None, data: str | None = None, root: Path | None = None
+) -> dict[str, dict[str, Any]]:
+    """The recipes of a suite, kind of problem and data set, each with its `about` section; case does not matter.
+
+    Raises:
+        ConfigError: one of them no recipe has; names the nearest, and all there are.
+    """
+    found = {name: read_recipe(name, root).get("about") or {} for name in list_recipes(root)}
+    facts = {
+        "suite": {name: name.split("/")[0] for name in found},
+        "task": {name: str(about.get("task", "")) for name, about in found.items()},
+        "data": {name: str(about.get("dataset", "")) for name, about in found.items()},
+    }
+    for key, value in (("suite", suite), ("task", task), ("data", data)):
+        if value is None:
+            continue
+        known = sorted({*facts[key].values()} - {""})
+        if value.lower() not in map(str.lower, known):
+            raise ConfigError(f"no recipe has {key}={value}{nearest(value, known)} (there are {', '.join(known)})")
+        found = {name: about for name, about in found.items() if facts[key][name].lower() == value.lower()}
+    return found
 
 
 def recipe_path(name: str, root: Path | None = None) -> Path:
@@ -429,7 +452,7 @@ def _replaced(pairs: list[tuple[str, str]], below: dict[str, Any]) -> list[str]:
 
 
 def _hydra(
-    root: Path, recipe: str, debug: str | None, pairs: list[tuple[str, str]], below: dict[str, Any] | None = None
+    root: Path, recipe: str, debug: str | None, pairs: list[tuple[str, str]], below: dict[str, Any]
 ) -> dict[str, Any]:
     """The composed options as plain data. The files have been read and found plain before Hydra sees them; `below` is
     what they say."""
@@ -456,7 +479,7 @@ def _hydra(
     groups = [f"recipe={name}", *([f"debug={debug}"] if debug else [])]
     try:
         with hydra.initialize_config_dir(str(root.resolve()), version_base="1.3"):
-            words = groups + _replaced(pairs, below or {}) + [f"++{key}={text}" for key, text in pairs]
+            words = groups + _replaced(pairs, below) + [f"++{key}={text}" for key, text in pairs]
             composed = hydra.compose("train", words)
         plain = OmegaConf.to_container(composed, resolve=False)
     except Exception as error:  # Hydra and OmegaConf have no common base for theirs
@@ -659,8 +682,8 @@ class _Checker:
     def group(self, signature: Signature | None, own: list[str], raw: Any, key: str) -> dict[str, Any]:
         options = dict(self.items(raw, key + "."))
         for name, value in options.items():
-            if name in _GROUP_KEYS:
-                options[name], why = _fit(_GROUP_KEYS[name], value)
+            if name in GROUP_KEYS:
+                options[name], why = _fit(GROUP_KEYS[name], value)
                 if why is None and name != "match" and value < 0:
                     why = f"must be at least 0, got {value}"
                 if why is not None:
@@ -668,7 +691,7 @@ class _Checker:
             elif signature is not None and name in own:
                 options[name] = self.argument(signature, own, name, value, f"{key}.{name}")
             else:
-                self.unknown.append((f"{key}.{name}", "a parameter group", [*_GROUP_KEYS, *own]))
+                self.unknown.append((f"{key}.{name}", "a parameter group", [*GROUP_KEYS, *own]))
         if "match" not in options:
             self.problem(f"{key}.match", "not given: a glob over parameter names")
         return options

@@ -48,15 +48,14 @@ def list_models(
         pretrained: only names that have trained weights.
 
     A class has no task or data set of its own and no weights, so the last three leave recipes only.
+
+    Raises:
+        ConfigError: there is no such suite, or no recipe of this task or on this data set; names the nearest.
     """
-    chosen = _suites(suite)
-    names = []
-    for recipe in config.list_recipes():
-        about = (config.read_recipe(recipe).get("about") or {}) if task or data else {}
-        wrong = (task and about.get("task") != task) or (data and str(about.get("dataset", "")).lower() != data.lower())
-        if recipe.split("/")[0] in chosen and not wrong and not (pretrained and artefact_folder(recipe) is None):
-            names.append(recipe)
-    if not (task or data or pretrained):
+    chosen, every = _suites(suite), task is None and data is None
+    recipes = config.list_recipes() if every else config.recipes_of(task=task, data=data)  # the latter reads them all
+    names = [name for name in recipes if name.split("/")[0] in chosen and (not pretrained or artefact_folder(name))]
+    if every and not pretrained:
         names += [f"{short}/{name}" for short in chosen for name in (*_classes(short), *_architectures(short))]
     return names
 

@@ -19,12 +19,11 @@ from torch import Tensor, nn
 
 from paddlecore import config, distributed, sparse
 from paddlecore.errors import CheckpointError, ConfigError, nearest
-from paddlecore.schema import Optim, Schedule
+from paddlecore.schema import GROUP_KEYS, Optim, Schedule
 from paddlecore.signature import signature_of
 from paddlecore.sparse import RowTable
 
 _ENGINE_KEYS = {f.name for f in dataclasses.fields(Optim)}
-_GROUP_KEYS = {"match", "lr", "lr_scale"}
 # Their `weight_decay` is L2: decay * weight is added to the gradient. AdamW's and Muon's is not.
 _COUPLED = {"Adam", "SGD", "Adagrad", "RMSprop", "Adamax", "NAdam", "RAdam", "Adadelta", "ASGD", "SparseAdam"}
 
@@ -451,7 +450,7 @@ def _settings(
         if "lr" in group and "lr_scale" in group:
             raise ConfigError(f"{where}: give lr or lr_scale, not both")
         lr = group.get("lr", options["lr"] * group.get("lr_scale", 1.0))
-        setting = {"lr": lr, **{k: v for k, v in group.items() if k not in _GROUP_KEYS}}
+        setting = {"lr": lr, **{k: v for k, v in group.items() if k not in GROUP_KEYS}}
         settings |= {name: (place, setting) for name in own if _matches(name, group["match"])}
     return settings
 

@@ -101,6 +101,10 @@ class Optim:
     phases: dict[str, Any] = opt({}, "options by phase of a task with several (GANs), laid over the ones above")
 
 
+GROUP_KEYS = {"match": "str", "lr": "float", "lr_scale": "float"}
+"""The engine's own keys of a parameter group, and their types."""
+
+
 @dataclass
 class Train:
     """The loop."""

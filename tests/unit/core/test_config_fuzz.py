@@ -88,7 +88,7 @@ def test_the_quick_merge_is_hydras(root: Path, pairs: list[tuple[str, str]]) -> 
     if plain is not None:
         layers = [config._train_layer(root), *config._recipe_layers("rec/toy", root)]
         ours = config._merge([*(layer.values for layer in layers), plain])
-        theirs = config._hydra(root, "rec/toy", None, pairs)
+        theirs = config._hydra(root, "rec/toy", None, pairs, {})
         assert repr(ours) == repr({k: theirs[k] for k in ours})  # repr: nan, and int against float
         assert ours.keys() == theirs.keys()
 

@@ -450,6 +450,11 @@ def test_names(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert hub.list_models(suite="cv") == []
     with pytest.raises(ConfigError, match="expected rec, cv, nlp"):
         hub.list_models(suite="audio")
+    assert hub.list_models(task="CTR", suite="cv") == []  # the other suites have it
+    with pytest.raises(ConfigError, match=r"no recipe has task=crt; did you mean 'ctr'\? \(there are ctr"):
+        hub.list_models(task="crt")
+    with pytest.raises(ConfigError, match="no recipe has data=row; did you mean"):
+        hub.list_models(data="row", pretrained=True)
 
 
 @pytest.mark.parametrize("name", ["rec/one", "one"])
