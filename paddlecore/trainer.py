@@ -35,6 +35,7 @@ from paddlecore.schema import Train
 from paddlecore.sparse import RowTable
 from paddlecore.task import Batch, Task
 
+_UNTRACED = 10  # steps before the ones that train.profile traces
 _NEVER = 2**62  # "no step was bad" in a tensor
 _STATE = (  # attributes of a trainer that go into trainer.json as they are
     "step", "epoch", "epoch_step", "rows_seen", "seconds", "best", "last_metrics", "evaluations_without_gain",
@@ -236,6 +237,9 @@ class Trainer:
 
             interval.pause()
             self._check_finite()
+            if profiler is not None and profiler.step_num <= _UNTRACED:
+                said = f"no step was traced: that begins after {_UNTRACED}, and {profiler.step_num} were done here"
+                print(f"train.profile: {said}", file=sys.stderr, flush=True)
             if self.valid is not None and self.evaluated_at != self.step:
                 self._evaluate_and_select(due=False)
                 if self.saved_at == self.step and self.folder is not None and rank == 0:  # asked to stop at its end
@@ -753,6 +757,6 @@ def _profiler(folder: Path | None) -> Any:
 
     return torch.profiler.profile(
         activities=activities,
-        schedule=torch.profiler.schedule(wait=8, warmup=2, active=10, repeat=1),
+        schedule=torch.profiler.schedule(wait=_UNTRACED - 2, warmup=2, active=10, repeat=1),
         on_trace_ready=ready,
     )

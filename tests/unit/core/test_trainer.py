@@ -421,6 +421,11 @@ def test_profile_leaves_a_trace(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "traceEvents" in (tmp_path / "profile.json").read_text() and "Self CPU" in capsys.readouterr().err
 
 
+def test_a_run_too_short_to_profile_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer(folder=tmp_path, max_steps=3, profile=True).fit()
+    assert "no step was traced: that begins after 10, and 3 were done here" in capsys.readouterr().err
+
+
 def test_compile_gives_the_same_losses() -> None:
     plain, compiled = trainer(max_steps=4), trainer(max_steps=4, compile=True)
     plain.fit()
