@@ -7,6 +7,7 @@ use, its weights are compared with their sha256, and nothing in it can run code.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import json
@@ -14,7 +15,7 @@ import logging
 import math
 import shutil
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -386,37 +387,19 @@ def read_artefact(path: str | Path) -> Artefact:
     if path.is_file():
         tensors = checkpoint.load_foreign(path)
         return Artefact(path, {}, {}, {}, {f"model.{name}": tensor for name, tensor in tensors.items()})
-    if (path / "card.json").is_file():
-        card = read_object(path / "card.json")
-        files = card.get("files")
-        if files == {}:
-            raise CheckpointError(
-                f"{path} is a card without weights; train them (`{card.get('command')}`) and give the run folder"
-            )
-        if not isinstance(files, dict) or "data.json" not in files or not any(f.startswith("model.saf") for f in files):
-            raise CheckpointError(f"{path / 'card.json'} does not list its files with their sha256 (`files`)")
-        for file, digest in files.items():
-            if Path(file).name != file or not (path / file).is_file():
-                raise CheckpointError(f"{path / file} is missing; fetch or publish the artefact again")
-            if sha256_of(path / file) != digest:
-                raise CheckpointError(
-                    f"{path / file} does not have the sha256 of its card: it is damaged or was altered; "
-                    "fetch or publish the artefact again"
-                )
-        weights = [path / file for file in sorted(files) if file.startswith("model.safetensors")]
-        record = {
-            "recipe": card.get("recipe", ""),
-            "model": card.get("model"),
-            "task": card.get("task_config"),
-            "data": card.get("data"),
-        }
-        where = path / "card.json"
+    where = path / "card.json"
+    if where.is_file():
+        card = read_object(where)
+        weights = _published_weights(path, card)
+        sections = {"model": "model", "task": "task_config", "data": "data"}
+        record = {"recipe": card.get("recipe", ""), **{name: card.get(key) for name, key in sections.items()}}
     else:
         try:
             checkpoint.verify(path)
         except CheckpointError as error:
             raise CheckpointError(f"{error}\n  {checkpoint.whole(path.parent)}") from None
-        card, record, where = {}, read_object(path / "recipe.json"), path / "recipe.json"
+        where = path / "recipe.json"
+        card, record = {}, read_object(where)
         weights = [path / ("ema.safetensors" if (path / "ema.safetensors").is_file() else "model.safetensors")]
     for section in ("model", "task", "data"):
         if not isinstance(record.get(section), dict):
@@ -426,14 +409,42 @@ def read_artefact(path: str | Path) -> Artefact:
     if not isinstance(state, dict):
         raise CheckpointError(f"{path / 'data.json'} has no 'state'")
     tensors = checkpoint.load_tensors(*weights)
-    tied = card.get("tied", {})
+    _tie(tensors, card.get("tied", {}), where)
+    return Artefact(path, card, record, state, tensors)
+
+
+def _published_weights(path: Path, card: Mapping[str, Any]) -> list[Path]:
+    """The pieces of an artefact's model.safetensors, after a look at all of its files.
+
+    Raises:
+        CheckpointError: one is missing, or has not the sha256 of the card.
+    """
+    files = card.get("files")
+    if files == {}:
+        raise CheckpointError(
+            f"{path} is a card without weights; train them (`{card.get('command')}`) and give the run folder"
+        )
+    if not isinstance(files, dict) or "data.json" not in files or not any(f.startswith("model.saf") for f in files):
+        raise CheckpointError(f"{path / 'card.json'} does not list its files with their sha256 (`files`)")
+    for file, digest in files.items():
+        if Path(file).name != file or not (path / file).is_file():
+            raise CheckpointError(f"{path / file} is missing; fetch or publish the artefact again")
+        if sha256_of(path / file) != digest:
+            raise CheckpointError(
+                f"{path / file} does not have the sha256 of its card: it is damaged or was altered; "
+                "fetch or publish the artefact again"
+            )
+    return [path / file for file in sorted(files) if file.startswith("model.safetensors")]
+
+
+def _tie(tensors: dict[str, Tensor], tied: Any, where: Path) -> None:
+    """Put back the names that `_tied` left out; `tied` is what the file `where` says of them."""
     if not isinstance(tied, dict):
         raise CheckpointError(f"{where}: `tied` must map names to names, got {tied!r}")
     for name, other in tied.items():
         if not isinstance(other, str) or other not in tensors:
             raise CheckpointError(f"{where}: {name} is to be {other} (`tied`), which is not in the file")
         tensors[name] = tensors[other]
-    return Artefact(path, card, record, state, tensors)
 
 
 def _tied(weights: Mapping[str, Tensor]) -> dict[str, str]:
@@ -531,8 +542,6 @@ def write_artefact(
             `out` holds something else than an artefact.
         CheckpointError: a checkpoint is damaged.
     """
-    from paddlecore import checkpoint
-
     folders, out = [Path(run) for run in runs], Path(out)
     if out.exists() and not (out / "card.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"out={out} is there and is not an artefact, so it is not replaced; give another folder")
@@ -548,21 +557,9 @@ def write_artefact(
     if average > 1:  # the split that is scored again; the run's own scores are not those of its averaged weights
         main = "test" if "test" in metrics else "valid"
         metrics = {name: scores for name, scores in metrics.items() if name == main}
-
-    def stored(tensor: Tensor) -> Tensor:
-        return tensor.half() if fp16 and tensor.is_floating_point() else tensor
-
-    carried = config.load_class(first.recipe["task"]["_target_"], "task").run_state
-    tensors = {name: stored(tensor) for name, tensor in first.state_dict.items() if name not in carried}
-    tied = _tied(tensors)
-
     name, value = str(results[0]["recipe"]), identities[0].get(over)
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        checkpoint.save_tensors(part / "model.safetensors", {n: t for n, t in tensors.items() if n not in tied})
-        _cut(part / "model.safetensors")
+    with _in_place_of(out) as part:
+        tied = _write_weights(part, first, fp16)
         target = first.recipe["data"]["_target_"]
         write_json(part / "data.json", {"_target_": target, "state": first.data_state})
         card = {
@@ -590,25 +587,56 @@ def write_artefact(
             score(part)
         if not weights:
             _keep_the_card(part)
-        _replace(out, part)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return out
 
 
-def _replace(out: Path, part: Path) -> None:
-    """Put the folder `part` in the place of `out`. No folder can be renamed over a full one, so it takes two steps."""
-    old = out.with_name(f".{out.name}.old")
-    if out.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        out.rename(old)
+@contextlib.contextmanager
+def _in_place_of(out: Path) -> Iterator[Path]:
+    """A new folder beside `out`, which takes its place if all goes well.
+
+    No folder can be renamed over a full one, so that takes two steps.
+    """
+    part, old = (out.with_name(f".{out.name}.{ending}") for ending in ("part", "old"))
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
     try:
-        part.rename(out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        yield part
+        if out.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            out.rename(old)
+        try:
+            part.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_weights(folder: Path, weights: Artefact, fp16: bool) -> dict[str, str]:
+    """<folder>/model.safetensors, whole or in pieces. Returns the names that it leaves out; see `_tied`."""
+    from paddlecore import checkpoint
+
+    carried = config.load_class(weights.recipe["task"]["_target_"], "task").run_state
+    tensors = {name: tensor for name, tensor in weights.state_dict.items() if name not in carried}
+    if fp16:
+        tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+    tied = _tied(tensors)
+    file = folder / "model.safetensors"
+    checkpoint.save_tensors(file, {name: tensor for name, tensor in tensors.items() if name not in tied})
+    _cut(file)
+    return tied
+
+
+def _cut(file: Path) -> None:
+    """Store a file that is larger than `PIECE` as <name>.00, <name>.01, ...: many hosts refuse large files."""
+    content = file.read_bytes()
+    if len(content) > PIECE:
+        for number, start in enumerate(range(0, len(content), PIECE)):
+            file.with_name(f"{file.name}.{number:02d}").write_bytes(content[start : start + PIECE])
+        file.unlink()
 
 
 def _finished(folders: Sequence[Path], over: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -684,15 +712,6 @@ def _made_on(environment: Mapping[str, Any]) -> dict[str, Any]:
         "hardware": ", ".join([*environment.get("gpus", []), str(environment.get("cpu")), threads]),
         "versions": environment.get("versions", {}),
     }
-
-
-def _cut(file: Path) -> None:
-    """Store a file that is larger than `PIECE` as <name>.00, <name>.01, ...: many hosts refuse large files."""
-    content = file.read_bytes()
-    if len(content) > PIECE:
-        for number, start in enumerate(range(0, len(content), PIECE)):
-            file.with_name(f"{file.name}.{number:02d}").write_bytes(content[start : start + PIECE])
-        file.unlink()
 
 
 def _keep_the_card(folder: Path) -> None:
