@@ -47,4 +47,6 @@ class LeNet(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
+        if image.shape[2:] != (28, 28):
+            raise ValueError(f"LeNet takes images of 28 x 28 pixels, got {tuple(image.shape[2:])}")
         return self.classifier(self.features(image))

@@ -15,7 +15,7 @@ from paddlecore.metric import Metric
 from paddlecore.task import Batch, Prediction, StepOutput
 from paddlecv.layers.detection import Detections
 from paddlecv.metrics import DetectionAP
-from paddlecv.tasks.vision import VisionTask
+from paddlecv.tasks.vision import VisionTask, scales_of
 
 
 class Detection(VisionTask):
@@ -62,13 +62,11 @@ class Detection(VisionTask):
             raise ValueError(f"task.score_threshold and overlap: 0 to 1, got {score_threshold}, {overlap}")
         if max_detections < 1:
             raise ValueError(f"task.max_detections must be at least 1, got {max_detections}")
-        if not scales or min(scales) <= 0:
-            raise ValueError(f"task.scales must be positive factors, got {list(scales)}")
         if (flip or flip_vertical or len(scales) > 1) and masks:
             raise ValueError("task.flip, flip_vertical and several scales join boxes, they cannot join masks")
         self.labels = labels if labels is not None else [str(i) for i in range(1, (num_classes or 0) + 1)]
         self.score_threshold, self.max_detections = score_threshold, max_detections
-        self.flip, self.flip_vertical, self.scales, self.overlap = flip, flip_vertical, tuple(scales), overlap
+        self.flip, self.flip_vertical, self.scales, self.overlap = flip, flip_vertical, scales_of(scales), overlap
         self.masks, self.metric = masks, metric
 
     def forward(self, batch: Batch, phase: str = "main") -> StepOutput:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from paddlecore.metric import Metric
 from paddlecore.task import Batch, Prediction, StepOutput
 from paddlecv.metrics.segmentation import MeanIoU
-from paddlecv.tasks.vision import VisionTask
+from paddlecv.tasks.vision import VisionTask, scales_of, views
 
 VOID = 255  # of a mask's pixels: no class
 
@@ -73,12 +73,10 @@ class Segmentation(VisionTask):
             raise ValueError(f"task.label_smoothing must be at least 0 and below 1, got {label_smoothing}")
         if not 0 < hard_pixels <= 1 or not 0 < hard_probability < 1:
             raise ValueError("task.hard_pixels must be above 0 and at most 1, task.hard_probability between 0 and 1")
-        if not scales or min(scales) <= 0:
-            raise ValueError(f"task.scales must be positive factors, got {list(scales)}")
         self.num_classes, self.labels, self.per_class = num_classes, labels, per_class
         self.auxiliary_weights, self.full_size = tuple(auxiliary_weights), full_size
         self.label_smoothing, self.hard_pixels, self.hard_probability = label_smoothing, hard_pixels, hard_probability
-        self.flip, self.scales = flip, tuple(scales)
+        self.flip, self.scales = flip, scales_of(scales)
         weights = None if class_weights == "none" else _class_weights(class_weights, class_frequency or [])
         self.register_buffer("class_weights", weights, persistent=False)
 
@@ -144,12 +142,9 @@ class Segmentation(VisionTask):
         if self.scales == (1.0,) and not self.flip:
             return _resize(self.model(image).float(), image.shape[2:]).argmax(1)
         total = torch.zeros((), device=image.device)
-        for scale in self.scales:
-            scaled = _resize(image, [max(1, round(scale * side)) for side in image.shape[2:]])
-            for flipped in (False, True) if self.flip else (False,):
-                logits = self.model(scaled.flip(3) if flipped else scaled).float()
-                score = _resize(logits, image.shape[2:]).softmax(1)
-                total = total + (score.flip(3) if flipped else score)
+        for view, mirrored in views(image, self.scales, self.flip):
+            score = _resize(self.model(view).float(), image.shape[2:]).softmax(1)
+            total = total + (score.flip(3) if mirrored else score)
         return total.argmax(1)
 
     def metrics(self) -> list[Metric]:

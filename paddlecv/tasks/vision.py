@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,30 @@ class VisionTask(Task):
 
     def for_inference(self, precision: str, channels_last: bool) -> None:
         self.model = Inference(self.model, precision, channels_last)
+
+
+def scales_of(scales: Sequence[float]) -> tuple[float, ...]:
+    """The option `task.scales`.
+
+    Raises:
+        ValueError: none, or one that is not above 0.
+    """
+    if not scales or min(scales) <= 0:
+        raise ValueError(f"task.scales must be positive factors, got {list(scales)}")
+    return tuple(scales)
+
+
+def views(image: Tensor, scales: Sequence[float], flip: bool) -> Iterator[tuple[Tensor, bool]]:
+    """Images [B, C, H, W] at each of these factors of their size, each with `flip` followed by its mirror image; and
+    whether a view is such a one."""
+    for scale in scales:
+        view = image
+        if scale != 1:  # as data are made smaller: each pixel a mean of those that it stands for
+            size = [max(1, round(scale * side)) for side in image.shape[2:]]
+            view = nn.functional.interpolate(image, size, mode="bilinear", align_corners=False, antialias=scale < 1)
+        yield view, False
+        if flip:
+            yield view.flip(3), True
 
 
 class Inference(nn.Module):

@@ -65,7 +65,30 @@ def test_render_names_the_five_best() -> None:
     assert ImageClassification(Given()).render(task.predict({"image": scores}))[0]["label"] == "1"
 
 
-@pytest.mark.parametrize("options", [{"label_smoothing": 1.0}, {"top_k": []}, {"top_k": [0]}, {"top_k": [1, 1]}])
+def test_flip_and_scales_average_probabilities_and_the_loss_follows() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model.requires_grad_(False)[0].weight *= 20  # so that views differ
+    image, label = torch.randn(4, 3, 12, 10), torch.tensor([0, 1, 2, 3])
+    task = ImageClassification(model, top_k=[1, 2], flip=True, scales=[1.0, 1.5, 0.5])
+    found = task.predict({"image": image})
+    larger = nn.functional.interpolate(image, (18, 15), mode="bilinear")
+    smaller = nn.functional.interpolate(image, (6, 5), mode="bilinear", antialias=True)
+    views = [v for size in (image, larger, smaller) for v in (size, size.flip(3))]
+    expected = torch.stack([model(view).softmax(1) for view in views]).mean(0)
+    torch.testing.assert_close(found["probability"], expected)
+    assert torch.equal(found["label"], expected.argmax(1))
+    metrics = task.metrics()
+    task.measure(metrics, found, {"label": label})
+    assert metrics[1].compute()["loss"] == pytest.approx(float(-expected[range(4), label].log().mean()), rel=1e-5)
+    assert metrics[0].compute()["acc@2"] == top_k_accuracy_score(label, expected, k=2, labels=range(5))
+    alone = ImageClassification(model).predict({"image": image})
+    assert torch.equal(alone["score"], model(image)) and not torch.equal(alone["label"], found["label"])
+
+
+@pytest.mark.parametrize(
+    "options", [{"label_smoothing": 1.0}, {"top_k": []}, {"top_k": [0]}, {"top_k": [1, 1]}, {"scales": []}]
+)
 def test_refuses_options_without_meaning(options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="task."):
         ImageClassification(Given(), **options)  # type: ignore[arg-type]

@@ -58,3 +58,8 @@ def test_dropout_acts_in_training_only() -> None:
     assert not torch.equal(model(image), model(image))
     model.eval()
     assert torch.equal(model(image), model(image))
+
+
+def test_another_size_is_named() -> None:
+    with pytest.raises(ValueError, match=r"28 x 28 pixels, got \(42, 42\)"):
+        LeNet(num_classes=10)(torch.zeros(1, 1, 42, 42))
