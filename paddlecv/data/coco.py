@@ -110,6 +110,8 @@ class CocoData(DetectionData):
 
         size = (picture.height, picture.width)
         try:
+            if given is None:
+                raise ValueError("there is none")
             if isinstance(given, list):
                 if not given or any(len(polygon) < 6 or len(polygon) % 2 for polygon in given):
                     raise ValueError("a polygon needs three points or more, each two numbers")
@@ -156,7 +158,9 @@ def _parsed(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} cannot be read: {error}") from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DataError(f"{path}: a COCO file is an object with the lists images, annotations and categories")
+            raise DataError(
+                f"{path}: a COCO file is an object with the lists images, annotations and categories; no {key} here"
+            )
     return content
 
 

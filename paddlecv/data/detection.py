@@ -189,22 +189,23 @@ class DetectionData(LabelledData):
         declared = self.classes or declared
         if declared and known and declared != known:
             raise DataError(disagreement("the weights", known, "the data", declared))
+        if empty := [split for split, records in self._records.items() if not records]:
+            raise DataError(f"data.source={self.source}: {empty[0]} has no pictures")
         seen = {split: sorted({n for r in records for n in r.names}) for split, records in self._records.items()}
-        self._labels = known or declared or seen.get("train", [])
-        if not self._labels:
+        self._labels = known or declared or seen["train"]
+        if not known and not seen["train"]:
             raise DataError(
                 f"data.source={self.source}: no boxes in the training pictures, so there is nothing to learn"
             )
         for split, names in seen.items():
             if not set(names) <= set(self._labels):
-                have = "the weights" if known else "data.classes" if declared else "train"
+                named = "data.classes" if self.classes else "the data's list" if declared else "train"
+                have = "the weights" if known else named
                 raise DataError(disagreement(have, self._labels, split, names))
         number = {name: i for i, name in enumerate(self._labels, 1)}
         for split, records in self._records.items():
             for record in records:
                 record.labels = np.array([number[name] for name in record.names], np.int64)
-            if not records:
-                raise DataError(f"data.source={self.source}: {split} has no pictures")
             if self.masks and (without := [r for r in records if r.masks is None]):
                 raise DataError(f"data.masks=true, but there are no masks for {without[0].name} (data: {self.source})")
             absent = [str(r.path) for r in records if r.path and not r.path.is_file()]

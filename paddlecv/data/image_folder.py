@@ -87,7 +87,7 @@ def listed_images(files: Mapping[str, Path], bad_rows: BadRows, holdout: int = 1
 
     Args:
         files: by split; where there is train alone it is split like folders of classes.
-        bad_rows: told of lines that lack a path or a label, or whose path has been listed before.
+        bad_rows: told of lines that lack a path or a label, or whose path has been listed before or is no file.
 
     Raises:
         DataError: a column is missing, a split has no rows, or a class that train has not.
@@ -96,8 +96,11 @@ def listed_images(files: Mapping[str, Path], bad_rows: BadRows, holdout: int = 1
     seen: dict[str, str] = {}
     for split, file in files.items():
         found: Classes = {}
-        for _, (path, label) in read_table(file, ("path", "label"), bad_rows, seen):
-            found.setdefault(label, []).append(file.parent / path)
+        for line, (path, label) in read_table(file, ("path", "label"), bad_rows, seen):
+            if not (file.parent / path).is_file():
+                bad_rows.add(file, line, f"there is no file {file.parent / path}")
+            else:
+                found.setdefault(label, []).append(file.parent / path)
         splits[split] = dict(sorted(found.items()))
     for split, classes in splits.items():
         if unknown := classes.keys() - splits["train"].keys():

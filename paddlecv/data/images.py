@@ -6,7 +6,8 @@ import base64
 import binascii
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -26,6 +27,25 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's 
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
 
 
+@contextmanager
+def opened(path: str | Path | BinaryIO) -> Iterator[Image.Image]:
+    """An image file: its header is read, and its pixels when they are asked for.
+
+    Raises:
+        DataError: no such file, or what shows that it is no image that can be read, here or in the block; names the
+            file.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=_FORMATS) as file:
+            yield file
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: not an image that can be read ({error}); expected {', '.join(_FORMATS)}") from None
+
+
 def open_image(path: str | Path | BinaryIO) -> Image.Image:
     """An image file as an RGB picture of 8 bits a channel.
 
@@ -37,26 +57,17 @@ def open_image(path: str | Path | BinaryIO) -> Image.Image:
     """
     from PIL import Image, ImageOps
 
-    try:
-        with Image.open(path, formats=_FORMATS) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode == "F":  # convert would take fractions for black
-                raise ValueError("its pixels are floating-point numbers, not of 8 or 16 bits")
-            if image.mode.startswith("I"):  # 16 bits, which convert would cut off rather than scale
-                pixels = np.asarray(image, dtype=np.float64).clip(0, 65535) / 257
-                image = Image.fromarray(pixels.round().astype(np.uint8))
-            elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: str | Path | BinaryIO, error: Exception) -> DataError:
-    return DataError(f"{path}: not an image that can be read ({error}); expected {', '.join(_FORMATS)}")
+    with opened(path) as file:
+        image = ImageOps.exif_transpose(file)
+        if image.mode == "F":  # convert would take fractions for black
+            raise ValueError("its pixels are floating-point numbers, not of 8 or 16 bits")
+        if image.mode.startswith("I"):  # 16 bits, which convert would cut off rather than scale
+            pixels = np.asarray(image, dtype=np.float64).clip(0, 65535) / 257
+            image = Image.fromarray(pixels.round().astype(np.uint8))
+        elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+        return image.convert("RGB")
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -65,15 +76,8 @@ def image_size(path: str | Path) -> tuple[int, int]:
     Raises:
         DataError: no such file, or its header is not that of an image.
     """
-    from PIL import Image
-
-    try:
-        with Image.open(path, formats=_FORMATS) as file:
-            return file.size
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _unreadable(path, error) from None
+    with opened(path) as file:
+        return file.size
 
 
 def pixels_of(image: Image.Image) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, locate, unpacked
 from paddlecv.data.detection import DetectionData, Record, encode_masks
-from paddlecv.data.images import images_by_name
+from paddlecv.data.images import images_by_name, opened
 from paddlecv.data.labelled import split_lists
 from paddlecv.data.shapes import Shape, box_of
 
@@ -80,13 +80,8 @@ class PennFudanData(DetectionData):
         return records, [self.label]
 
     def _record(self, path: Path, mask: Path) -> Record:
-        from PIL import Image
-
-        try:
-            with Image.open(mask) as file:
-                numbers = np.array(file)
-        except (OSError, SyntaxError) as error:
-            raise DataError(f"{mask}: not a mask that can be read ({error})") from None
+        with opened(mask) as file:
+            numbers = np.array(file)
         if numbers.ndim != 2:
             raise DataError(f"{mask}: a mask has one number a pixel, this one has the shape {numbers.shape}")
         masks = [np.asarray(numbers == k, np.uint8) for k in np.unique(numbers) if k]

@@ -24,6 +24,7 @@ from paddlecv.data.images import (
     MEAN,
     images_by_name,
     normalise,
+    opened,
     picture_of,
     pixels_of,
     read_image,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 VOID = 255  # of a mask's pixels: no class; they count neither in the loss nor in a metric
-MASK_ENDINGS = (".png", ".bmp", ".tif", ".tiff")  # without loss: JPEG would change ids
+MASK_FORMATS = ("PNG", "BMP", "TIFF")  # without loss: JPEG would change ids
 _UNKNOWN = 254  # in a table of ids: no class has this id
 _FILL = {tv_tensors.Image: (124, 116, 104), tv_tensors.Mask: VOID}  # outside of the image: ImageNet's mean, and void
 
@@ -387,8 +388,6 @@ def pair_up(images: Path, masks: Path, bad_rows: BadRows | None = None) -> list[
         if not folder.is_dir():
             raise DataError(f"{folder}: there is no such folder")
     pictures, ids = (images_by_name(folder, bad_rows) for folder in (images, masks))
-    if lossy := [path for path in ids.values() if path.suffix.lower() not in MASK_ENDINGS]:
-        raise DataError(f"{lossy[0]}: a mask must be stored without loss ({', '.join(MASK_ENDINGS)})")
     if alone := sorted(pictures.keys() ^ ids.keys()):
         has, lacks = (images, masks) if alone[0] in pictures else (masks, images)
         raise DataError(f"{has} has {alone[0]}, but {lacks} has nothing of that name ({len(alone)} such names)")
@@ -399,33 +398,32 @@ def read_mask(path: Path, image: Path | None = None) -> np.ndarray:
     """A mask [H, W] uint8: its pixels, or its indices where it has a palette.
 
     Args:
-        image: that it belongs to; its size is compared, which reads its header alone.
+        image: that it belongs to; its size is compared.
 
     Raises:
-        DataError: no image, one of several channels or of 16 bits, or of another size than `image`; names the file.
+        DataError: no image, one of several channels, of 16 bits, stored with loss, or of another size than `image`;
+            names the file.
     """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as file:
-            if file.mode not in ("L", "P", "1"):
-                kind = "16 bits or more a pixel" if file.mode[0] in "IF" else f"colours ({file.mode})"
-                raise DataError(f"{path}: a mask has class ids of 8 bits in one channel, this has {kind}")
-            mask = np.array(file).astype(np.uint8)
-        if image is not None:
-            with Image.open(image) as file:
-                size = ImageOps.exif_transpose(file).size if file.getexif().get(0x0112, 1) > 4 else file.size
-            if size[::-1] != mask.shape:
-                raise DataError(_sizes_differ(image, path, size[::-1], mask.shape))
-    except FileNotFoundError as error:
-        raise DataError(f"{error.filename}: there is no such file") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
+    with opened(path) as file:
+        if file.format not in MASK_FORMATS:
+            raise DataError(f"{path}: a mask is stored without loss ({', '.join(MASK_FORMATS)}), this is {file.format}")
+        if file.mode not in ("L", "P", "1"):
+            kind = "16 bits or more a pixel" if file.mode[0] in "IF" else f"colours ({file.mode})"
+            raise DataError(f"{path}: a mask has class ids of 8 bits in one channel, this has {kind}")
+        mask = np.array(file).astype(np.uint8)
+    if image is not None:
+        with opened(image) as file:
+            size = file.size if file.getexif().get(0x0112, 1) > 4 else file.size[::-1]  # these turn it on its side
+        if size != mask.shape:
+            raise DataError(_sizes_differ(image, path, size, mask.shape))
     return mask
 
 
 def _sizes_differ(image: Path, mask: Path, of_image: Sequence[int], of_mask: Sequence[int]) -> str:
-    return f"{mask}: is {of_mask[1]} x {of_mask[0]} pixels, its image {image.name} {of_image[1]} x {of_image[0]}"
+    turned = " (perhaps turned by its EXIF)" if tuple(of_image) == tuple(of_mask)[::-1] else ""
+    return (
+        f"{mask}: is {of_mask[1]} x {of_mask[0]} pixels, its image {image.name} {of_image[1]} x {of_image[0]}{turned}"
+    )
 
 
 def table_of_ids(classes: dict[int, int], void: Sequence[int]) -> np.ndarray:

@@ -208,6 +208,10 @@ def test_classes_that_do_not_agree_are_refused_with_a_table(tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"data.classes and of train do not agree(.|\n)*1 +bird +cat"):
         prepared(VOCData, source=source, classes=["bird", "dog"])
     assert prepared(VOCData, source=source, classes=["dog", "cat"]).spec["labels"] == ["dog", "cat"]
+    (tmp_path / "classes.txt").write_text("bird\ndog\n")
+    with pytest.raises(DataError, match="the data's list and of train do not agree"):
+        prepared(VOCData, source=source)
+    (tmp_path / "classes.txt").unlink()
     data = VOCData(source=source, classes=["dog", "cat"])
     data.restore({"labels": ["cat", "dog"]})  # of given weights
     with pytest.raises(DataError, match=r"the weights and of the data do not agree(.|\n)*1 +cat +dog"):
@@ -220,7 +224,12 @@ def test_classes_that_do_not_agree_are_refused_with_a_table(tmp_path: Path) -> N
 
 def test_data_without_any_box_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no boxes in the training pictures"):
-        prepared(VOCData, source=str(voc(tmp_path, {"a": xml()})))
+        prepared(VOCData, source=str(voc(tmp_path / "voc", {"a": xml()})))
+    with pytest.raises(DataError, match="no boxes in the training pictures"):  # its classes have names all the same
+        prepared(CocoData, source=str(coco(tmp_path / "coco", [])))
+    (tmp_path / "voc/ImageSets/Main/train.txt").write_text("\n")
+    with pytest.raises(DataError, match="train has no pictures"):
+        prepared(VOCData, source=str(tmp_path / "voc"))
 
 
 # ---------------------------------------------------------------------------------------------------- COCO
@@ -315,7 +324,7 @@ def test_coco_masks_are_polygons_or_run_lengths(tmp_path: Path) -> None:
         (item(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), r"annotation:5: its segmentation .*each two numbers"),
         (item(segmentation=[[float("nan")] * 6]), r"annotation:5: its segmentation .*not finite"),
         (item(iscrowd="yes"), r"annotation:5: needs image_id"),
-        (item(), r"annotation:5: its segmentation"),
+        (item(), r"annotation:5: its segmentation cannot be used \(there is none\)"),
     ],
 )
 def test_bad_annotations_are_named_by_id(tmp_path: Path, annotation: Any, message: str) -> None:
@@ -339,7 +348,8 @@ def test_bad_annotations_are_named_by_id(tmp_path: Path, annotation: Any, messag
             "are the file a.jpg",
         ),
         ({"images": [{"id": 1, "file_name": 5, "width": 40, "height": 30}]}, r"images\[0\] needs .*file_name is 5"),
-        ({"images": None}, "is an object with the lists"),
+        ({"images": None}, "is an object with the lists .* no images here"),
+        ({"categories": {}}, "is an object with the lists .* no categories here"),
     ],
 )
 def test_broken_coco_files_are_named(tmp_path: Path, more: Any, message: str) -> None:
@@ -399,7 +409,7 @@ def test_pictures_of_object_numbers(tmp_path: Path) -> None:
         prepared(PennFudanData, source=str(tmp_path))
     (tmp_path / "val.txt").unlink()
     (tmp_path / "masks" / "p8_mask.png").write_bytes(b"")
-    with pytest.raises(DataError, match="p8_mask.png: not a mask"):
+    with pytest.raises(DataError, match="p8_mask.png: not an image"):
         prepared(PennFudanData, source=str(tmp_path))
 
 

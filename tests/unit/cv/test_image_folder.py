@@ -87,6 +87,10 @@ def test_tables_name_paths_and_labels(tmp_path: Path) -> None:
     (tmp_path / "valid.csv").write_text("path,label\nphotos/3.jpg\n")
     with pytest.raises(DataError, match=r"valid.csv:2: the path or the label is empty"):
         prepared(tmp_path)
+    (tmp_path / "valid.csv").write_text("path,label\nphotos/3.jpg,dog\nphotos/4.jpg,dog\n")
+    with pytest.raises(DataError, match=r"valid.csv:3: there is no file \S+photos/4.jpg"):
+        prepared(tmp_path)
+    assert counts(prepared(tmp_path, on_bad_row="skip"))["valid"] == {"cat": 0, "dog": 1}
     (tmp_path / "valid.csv").write_text("file,label\n")
     with pytest.raises(DataError, match=r"valid.csv:1: no column 'path'; it has file, label"):
         prepared(tmp_path)

@@ -99,6 +99,23 @@ def test_a_mask_that_cannot_be_used_is_named_or_skipped(kind: str, tmp_path: Pat
     assert data.rows("train").fetch(np.arange(2), 0)["image"].shape == (2, 3, 16, 16)
 
 
+def test_masks_are_stored_without_loss_and_may_not_lie_on_their_side(tmp_path: Path) -> None:
+    folder = own_folder(tmp_path)
+    mask, image = folder / "train/masks/0.png", folder / "train/images/0.jpg"
+    whole = mask.read_bytes()
+    Image.open(mask).save(mask, "JPEG")  # whatever its name says
+    with pytest.raises(DataError, match=r"0.png:1: a mask is stored without loss \(.*\), this is JPEG"):
+        own(folder)
+    mask.write_bytes(whole)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.open(image).save(image, exif=exif)
+    with pytest.raises(DataError, match=r"0.png:1: is 24 x 20 .*0.jpg 20 x 24 \(perhaps turned by its EXIF\)"):
+        own(folder)
+    Image.open(mask).rotate(-90, expand=True).save(mask)
+    assert own(folder).rows("train").fetch(np.arange(1), 0)["image"].shape == (1, 3, 16, 16)
+
+
 def test_an_unknown_id_is_refused_with_a_table(tmp_path: Path) -> None:
     folder = own_folder(tmp_path)
     write(folder / "valid/masks/0.png", np.full((20, 24), 7, np.uint8))
