@@ -41,8 +41,6 @@ class Signature:
     parameters: tuple[Parameter, ...]
     open: bool
     doc: str
-    file: str
-    line: int
 
     def __getitem__(self, name: str) -> Parameter:
         return self._by_name[name]
@@ -59,16 +57,13 @@ class Signature:
         return {p.name: p for p in self.parameters}
 
 
-_Function = (ast.FunctionDef, ast.AsyncFunctionDef)
-_FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 _Seen = frozenset[tuple[str, str]]  # (module, name) looked up on the way here: an import cycle ends
 
 
 @dataclass(frozen=True)
 class _Definition:
     module: str
-    file: str
-    node: ast.ClassDef | _FunctionNode
+    node: ast.ClassDef | ast.FunctionDef
 
     @property
     def target(self) -> str:
@@ -92,7 +87,7 @@ def signature_of(target: str) -> Signature:
         raise ConfigError(f"{module} has no class {name!r}{nearest(name, known) or listed}")
     parameters, is_open = _parameters(found)
     doc = ast.get_docstring(found.node) or ""
-    return Signature(found.target, tuple(parameters.values()), is_open, doc, found.file, found.node.lineno)
+    return Signature(found.target, tuple(parameters.values()), is_open, doc)
 
 
 def split_target(target: str) -> tuple[str, str]:
@@ -179,7 +174,7 @@ def _names(module: str, seen: frozenset[str] = frozenset()) -> set[str]:
     located = _file(module)
     names: set[str] = set()
     for statement in _statements(_tree(located[0]).body) if located and module not in seen else ():
-        if isinstance(statement, (ast.ClassDef, *_Function)):
+        if isinstance(statement, (ast.ClassDef, ast.FunctionDef)):
             names.add(statement.name)
         elif isinstance(statement, ast.ImportFrom):
             names |= {a.asname or a.name for a in statement.names if a.name != "*"}
@@ -209,8 +204,8 @@ def _lookup(module: str, name: str, seen: _Seen = frozenset()) -> _Definition | 
     stars: list[str] = []
     if located and (name in (source := _source(located[0])) or "import *" in source):  # parse only what may have it
         for statement in _statements(_tree(located[0]).body):
-            if isinstance(statement, (ast.ClassDef, *_Function)) and statement.name == name:
-                found = _Definition(module, located[0], statement)
+            if isinstance(statement, (ast.ClassDef, ast.FunctionDef)) and statement.name == name:
+                found = _Definition(module, statement)
             elif isinstance(statement, ast.ImportFrom):
                 for alias in statement.names:
                     if alias.name == "*":
@@ -246,7 +241,7 @@ def _evaluate(module: str, expression: ast.expr, seen: _Seen = frozenset()) -> _
 def _parameters(definition: _Definition) -> tuple[dict[str, Parameter], bool]:
     """Keywords of a class's constructor or of a function, in order, and whether it takes others besides."""
     node = definition.node
-    if isinstance(node, _Function):
+    if isinstance(node, ast.FunctionDef):
         return _documented(_arguments(node, skip=0), node), node.args.kwarg is not None
     return _constructor(_line(definition))
 
@@ -260,9 +255,7 @@ def _constructor(line: Iterator[_Definition | None]) -> tuple[dict[str, Paramete
             continue
         node = definition.node
         assert isinstance(node, ast.ClassDef)
-        if _is_dataclass(node):
-            return _documented(_dataclass_fields(definition), node), False
-        inits = [s for s in _statements(node.body) if isinstance(s, _Function) and s.name == "__init__"]
+        inits = [s for s in _statements(node.body) if isinstance(s, ast.FunctionDef) and s.name == "__init__"]
         if not inits:
             continue
         init = inits[-1]  # the last one is the implementation, where there are overloads
@@ -309,7 +302,7 @@ def _linear(definition: _Definition) -> list[_Definition | None]:
     return line
 
 
-def _arguments(function: _FunctionNode, skip: int) -> dict[str, Parameter]:
+def _arguments(function: ast.FunctionDef, skip: int) -> dict[str, Parameter]:
     arguments = function.args
     positional = [*arguments.posonlyargs, *arguments.args]
     defaults: list[ast.expr | None] = [None] * (len(positional) - len(arguments.defaults)) + list(arguments.defaults)
@@ -318,7 +311,7 @@ def _arguments(function: _FunctionNode, skip: int) -> dict[str, Parameter]:
     return {a.arg: _parameter(a.arg, a.annotation, default) for a, default in pairs}
 
 
-def _documented(parameters: dict[str, Parameter], *nodes: ast.ClassDef | _FunctionNode) -> dict[str, Parameter]:
+def _documented(parameters: dict[str, Parameter], *nodes: ast.ClassDef | ast.FunctionDef) -> dict[str, Parameter]:
     """`parameters` with their lines in the `Args:` of the docstrings."""
     docs: dict[str, str] = {}
     for node in nodes:
@@ -332,44 +325,13 @@ def _parameter(name: str, annotation: ast.expr | None, default: ast.expr | None)
     return Parameter(name, default is None, default_text, annotation_text)
 
 
-def _super_call(init: _FunctionNode, kwargs: str) -> ast.Call | None:
+def _super_call(init: ast.FunctionDef, kwargs: str) -> ast.Call | None:
     """The call `super().__init__(..., **kwargs)` in a constructor."""
     for node in ast.walk(init):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "super().__init__":
             if any(k.arg is None and ast.unparse(k.value) == kwargs for k in node.keywords):
                 return node
     return None
-
-
-def _is_dataclass(node: ast.ClassDef) -> bool:
-    for decorator in node.decorator_list:
-        call = decorator.func if isinstance(decorator, ast.Call) else decorator
-        if ast.unparse(call) in ("dataclass", "dataclasses.dataclass"):
-            keywords = decorator.keywords if isinstance(decorator, ast.Call) else []
-            return not any(k.arg == "init" and ast.unparse(k.value) == "False" for k in keywords)
-    return False
-
-
-def _dataclass_fields(definition: _Definition) -> dict[str, Parameter]:
-    assert isinstance(definition.node, ast.ClassDef)
-    fields: dict[str, Parameter] = {}
-    for base in reversed(definition.node.bases):
-        found = _evaluate(definition.module, base)
-        if isinstance(found, _Definition) and isinstance(found.node, ast.ClassDef) and _is_dataclass(found.node):
-            fields |= _dataclass_fields(found)
-    for statement in definition.node.body:
-        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
-            continue
-        annotation, value = statement.annotation, statement.value
-        if ast.unparse(annotation).split("[")[0].rpartition(".")[2] in ("ClassVar", "KW_ONLY"):
-            continue
-        if isinstance(value, ast.Call) and ast.unparse(value.func).rpartition(".")[2] == "field":
-            options = {k.arg: k.value for k in value.keywords}
-            if "init" in options and ast.unparse(options["init"]) == "False":
-                continue
-            value = options.get("default", options.get("default_factory"))
-        fields[statement.target.id] = _parameter(statement.target.id, annotation, value)
-    return fields
 
 
 def integers(value: Any) -> list[int]:
@@ -468,8 +430,6 @@ def _suits_generic(name: str, inner: list[ast.expr], value: Any) -> bool:
         return value is None or _suits(inner[0], value)
     if name == "Union":
         return any(_suits(i, value) for i in inner)
-    if name in ("Annotated", "InitVar", "Final", "ClassVar"):
-        return _suits(inner[0], value)
     if name not in _PLAIN:
         return True
     if not _suits_plain(name, value):

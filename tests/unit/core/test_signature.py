@@ -59,12 +59,6 @@ def test_agrees_with_inspect_on_every_optimiser_and_model() -> None:
         assert (signature.names, required) == _inspected(getattr(owner, name.rpartition(".")[2])), name
 
 
-def test_agrees_with_inspect_on_a_dataclass() -> None:
-    from paddlecore.schema import Optim
-
-    assert signature_of("paddlecore.schema.Optim").names == _inspected(Optim)[0]
-
-
 def test_details_of_a_parameter(package: Any) -> None:
     package(
         net='''
@@ -87,7 +81,6 @@ def test_details_of_a_parameter(package: Any) -> None:
     assert (rate.required, rate.annotation, rate.default, rate.doc) == (False, "float", "0.1", "share dropped.")
     assert (act.annotation, act.default) == (None, "'relu'")
     assert (signature.target, signature.open, signature.doc[:6]) == ("zoo_sample.net.Net", False, "A net.")
-    assert signature.file.endswith("net.py") and signature.line == 3
     assert "rate" in signature and "depth" not in signature and signature["act"] is act
 
 
@@ -181,28 +174,6 @@ def test_several_bases_are_asked_in_the_order_in_which_python_asks_them(package:
 def test_the_least_that_a_size_can_be(annotation: str | None, default: str | None, expected: int | None) -> None:
     assert least(Parameter("width", default is None, default, annotation)) == expected
     assert least(Parameter("pad_id", True, None, "int")) == 0
-
-
-def test_dataclass_fields(package: Any) -> None:
-    package(
-        net="""
-        from dataclasses import KW_ONLY, dataclass, field
-        from typing import ClassVar
-
-        @dataclass
-        class Base:
-            size: int
-            kind: ClassVar[str] = "x"
-
-        @dataclass(frozen=True)
-        class Net(Base):
-            _: KW_ONLY
-            layers: list[int] = field(default_factory=list)
-            state: int = field(init=False, default=0)
-        """
-    )
-    signature = signature_of("zoo_sample.net.Net")
-    assert [(p.name, p.required) for p in signature.parameters] == [("size", True), ("layers", False)]
 
 
 def test_import_cycles_end(package: Any) -> None:
