@@ -81,7 +81,7 @@ def _cell(text: str) -> str:
 def recipe_page(name: str) -> str:
     """One recipe: what it is, its scores, its file, and what its classes take."""
     raw, card = config.read_recipe(name), hub.read_card(name)
-    about = raw.get("about") or {}
+    about = config.about(name)
     lines = [f"# {name}", "", str(about.get("title", "")), ""]
     for key in ("paper", "task", "dataset", "expected", "time", "licence"):
         if about.get(key):
@@ -123,7 +123,7 @@ def selected() -> list[str]:
     scores = {row["recipe"]: row["score"] for row in cli.zoo_rows()}
     lines = ["| recipe | | score on its card | elsewhere | training |", "|---|---|---|---|---|"]
     for name, elsewhere in ELSEWHERE.items():
-        about = config.read_recipe(name)["about"]
+        about = config.about(name)
         cells = [f"`{name}`", about["title"], scores[name], elsewhere, about["time"]]
         lines.append("| " + " | ".join(_cell(_text(cell)) for cell in cells) + " |")
     return lines

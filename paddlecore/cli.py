@@ -447,13 +447,13 @@ def _table(rows: list[dict[str, Any]]) -> str:
 def _zoo_one(name: str, as_json: bool) -> int:
     from paddlecore import hub
 
-    raw = config.read_recipe(name)
     card = hub.read_card(name)
     if as_json:
-        _print_json({"recipe": name, **raw, "card": card or None}, indent=1)
+        _print_json({"recipe": name, **config.read_recipe(name), "card": card or None}, indent=1)
         return 0
+    about = config.about(name)
     print(name)
-    for key, value in (raw.get("about") or {}).items():
+    for key, value in about.items():
         if value:
             print(f"  {key}: {value}")
     for path in config.recipe_files(name):

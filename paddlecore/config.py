@@ -116,11 +116,11 @@ def recipes_of(
     Raises:
         ConfigError: one of them no recipe has; names the nearest, and all there are.
     """
-    found = {name: read_recipe(name, root).get("about") or {} for name in list_recipes(root)}
+    found = {name: about(name, root) for name in list_recipes(root)}
     facts = {
         "suite": {name: name.split("/")[0] for name in found},
-        "task": {name: str(about.get("task", "")) for name, about in found.items()},
-        "data": {name: str(about.get("dataset", "")) for name, about in found.items()},
+        "task": {name: str(said.get("task", "")) for name, said in found.items()},
+        "data": {name: str(said.get("dataset", "")) for name, said in found.items()},
     }
     for key, value in (("suite", suite), ("task", task), ("data", data)):
         if value is None:
@@ -128,7 +128,7 @@ def recipes_of(
         known = sorted({*facts[key].values()} - {""})
         if value.lower() not in map(str.lower, known):
             raise ConfigError(f"no recipe has {key}={value}{nearest(value, known)} (there are {', '.join(known)})")
-        found = {name: about for name, about in found.items() if facts[key][name].lower() == value.lower()}
+        found = {name: said for name, said in found.items() if facts[key][name].lower() == value.lower()}
     return found
 
 
@@ -156,6 +156,12 @@ def recipe_files(name: str, root: Path | None = None) -> list[Path]:
 def read_recipe(name: str, root: Path | None = None) -> dict[str, Any]:
     """A recipe over the shared file it names, as plain data: what is written, without the engine's defaults."""
     return _merge(layer.values for layer in _recipe_layers(name, root or config_root()))
+
+
+def about(name: str, root: Path | None = None) -> dict[str, Any]:
+    """What a recipe says of itself, by the names of `schema.About`; empty where it says nothing."""
+    said = read_recipe(name, root).get("about")
+    return said if isinstance(said, dict) else {}
 
 
 def _near_recipe(name: str, known: list[str]) -> str:
@@ -917,18 +923,13 @@ def help_text(verb: str, overrides: Sequence[str] = (), *, root: Path | None = N
     lines += [*(_row(f"{name}=", help) for name, help in own.items()), *([""] if own else [])]
     recipe = next((text for key, text in reversed(_pairs(overrides)[0]) if key == "recipe"), None)
     if recipe:
-        lines += _recipe_help(recipe, read_recipe(recipe, root))
+        lines += _recipe_help(recipe, root)
     else:
         lines += ["Recipes; add recipe=... to see the options of one"]
-        lines += [_row(name, str(_about(name, root).get("title", ""))) for name in list_recipes(root)]
+        lines += [_row(name, str(about(name, root).get("title", ""))) for name in list_recipes(root)]
     lines += ["", "Engine options and their defaults"]
     lines += _schema_help(RunConfig(), "")
     return "\n".join(lines)
-
-
-def _about(name: str, root: Path) -> dict[str, Any]:
-    about = read_recipe(name, root).get("about")
-    return about if isinstance(about, dict) else {}
 
 
 def _row(left: str, right: str) -> str:
@@ -962,8 +963,9 @@ def _schema_help(section: Any, prefix: str) -> list[str]:
     return lines + inner
 
 
-def _recipe_help(recipe: str, raw: dict[str, Any]) -> list[str]:
-    lines = [recipe] + [f"  {k}: {v}" for k, v in (raw.get("about") or {}).items() if v]
+def _recipe_help(recipe: str, root: Path) -> list[str]:
+    raw = read_recipe(recipe, root)
+    lines = [recipe] + [f"  {k}: {v}" for k, v in about(recipe, root).items() if v]
     for name, reserved in _GIVEN_BY_ENGINE.items():
         section = raw.get(name) or {}
         target = section.get("_target_")

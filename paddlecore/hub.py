@@ -691,7 +691,7 @@ def _scores(results: Sequence[dict[str, Any]], over: str) -> tuple[dict[str, Any
 
 def _described(recipe: str, weights: Artefact) -> dict[str, Any]:
     """What a card says of the recipe, and the arguments that its parts were built with."""
-    about = config.read_recipe(recipe).get("about") or {} if recipe in config.list_recipes() else {}
+    about = config.about(recipe) if recipe in config.list_recipes() else {}
     data = weights.recipe["data"]
     if "source" in data:
         data = {**data, "source": "auto"}  # the place of the data on one machine does not belong on a card
