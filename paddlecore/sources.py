@@ -116,6 +116,8 @@ class Source:
             raise ValueError(f"folder must be a relative path with '/': {self.folder!r}")
         if len({file.name for file in self.files}) != len(self.files):
             raise ValueError(f"{self.name}: two files have the same name")
+        if not (self.licence.strip() and self.homepage.startswith("http") and self.manual.strip()):
+            raise ValueError(f"{self.name}: say its licence, its homepage and the steps by hand")
 
 
 def data_root() -> Path | None:

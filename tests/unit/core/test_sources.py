@@ -612,6 +612,13 @@ def test_a_wrong_declaration_is_refused(change: dict[str, Any]) -> None:
         source(file(), file())
 
 
+@pytest.mark.parametrize("without", ["licence", "homepage", "manual"])
+def test_a_source_says_its_terms_and_how_to_get_it_by_hand(without: str) -> None:
+    said = {"licence": "research only", "homepage": "https://example.org", "manual": "ask the authors", without: " "}
+    with pytest.raises(ValueError, match="Set: say its licence, its homepage and the steps by hand"):
+        Source("Set", "rec/set", (), **said)
+
+
 # ---------------------------------------------------------------------------------------------------- unpack
 
 
