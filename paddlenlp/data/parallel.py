@@ -29,6 +29,7 @@ from paddlenlp.data.text_files import (
     lines_of,
     published,
     row_cells,
+    string_of,
     text_of,
 )
 from paddlenlp.data.token_buckets import TokenBuckets
@@ -350,10 +351,7 @@ class ParallelData(DataModule):
                     continue
                 else:
                     row = dict(zip(columns, row_cells(content, "tsv", columns), strict=True))
-                for name in wanted:
-                    if not isinstance(row[name], str):
-                        raise BadRow(f"what stands under {name!r} is no text")
-                source, target = _text(row[wanted[0]]), _text(row[wanted[1]])
+                source, target = (_text(string_of(row[name], name)) for name in wanted)
                 pairs.source.append(source)
                 pairs.target.append(target)
             except BadRow as error:
@@ -414,9 +412,10 @@ class ParallelData(DataModule):
         An empty sentence and one of more than `max_length` tokens are refused.
         """
         text, given = text_of(raw, [self.source_column, "text"])
-        prefix = given.get("prefix", "")
-        if not isinstance(prefix, str):
-            raise DataError(f"the prefix must be a string, got {type(prefix).__name__}")
+        try:
+            prefix = string_of(given.get("prefix", ""), "prefix")
+        except BadRow as error:
+            raise DataError(str(error)) from None
         if is_blank(text):
             raise DataError("the text is empty; there is nothing to translate")
         (tokens,) = self._tokens([text])

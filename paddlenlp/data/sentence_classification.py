@@ -32,6 +32,7 @@ from paddlenlp.data.text_files import (
     published,
     row_cells,
     split_files,
+    string_of,
     text_of,
     warn_unknown,
 )
@@ -306,9 +307,9 @@ class TextTableData(DataModule):
         """Label and text of a row."""
         if kind == "jsonl":
             row = json_object(content, (self.text, self.label))
-            label, text = row[self.label], row[self.text]
-            if not isinstance(text, str) or not isinstance(label, (str, int)):
-                raise BadRow(f"the text must be a string and the label a string or whole number, got {content[:80]}")
+            label, text = row[self.label], string_of(row[self.text], "text")
+            if not isinstance(label, (str, int)):
+                raise BadRow(f"the label must be a string or a whole number, got {type(label).__name__}")
             return self._labelled(str(label)), text
         names = ("label", "text") if kind == "txt" else (self.label, self.text)
         found = row_cells(content, kind, columns)

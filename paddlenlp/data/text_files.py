@@ -136,6 +136,23 @@ def json_object(content: str, names: Iterable[str]) -> dict[str, Any]:
     return row
 
 
+def string_of(value: Any, what: str) -> str:
+    """The value, if it is a text; JSON may have halves of surrogate pairs, which UTF-8 and sentencepiece have not.
+
+    Raises:
+        BadRow: it is none; `what` says in the error what it should be.
+    """
+    if not isinstance(value, str):
+        raise BadRow(f"the {what} must be a string, got {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadRow(
+            f"the {what} has half of a surrogate pair in place {error.start + 1}, which is no character"
+        ) from None
+    return value
+
+
 def text_of(raw: Any, names: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """The text of a raw input and the object it stands in: a text by itself, or an object, perhaps as JSON text, with
     the text under one of `names`.
@@ -152,9 +169,10 @@ def text_of(raw: Any, names: Sequence[str]) -> tuple[str, dict[str, Any]]:
     name = next((name for name in names if name in given), None)
     if name is None:
         raise DataError(f'expected {{"{names[0]}": ...}}, got the keys {", ".join(sorted(map(str, given)))}')
-    if not isinstance(given[name], str):
-        raise DataError(f"the text must be a string, got {type(given[name]).__name__}")
-    return given[name], given
+    try:
+        return string_of(given[name], "text"), given
+    except BadRow as error:
+        raise DataError(str(error)) from None
 
 
 def check_columns(columns: list[str] | None, names: Iterable[str]) -> None:

@@ -33,6 +33,7 @@ from paddlenlp.data.text_files import (
     published,
     row_cells,
     split_files,
+    string_of,
     warn_unknown,
 )
 
@@ -360,8 +361,7 @@ class TextPairData(DataModule):
         return pairs
 
     def _tokens(self, text: Any, what: str) -> list[str]:
-        if not isinstance(text, str):
-            raise BadRow(f"the {what} must be a string, got {type(text).__name__}")
+        text = string_of(text, what)
         tokens = TOKENIZERS[self.tokenizer](text.lower() if self.lower else text)
         if not tokens:
             raise BadRow(f"the {what} is empty")

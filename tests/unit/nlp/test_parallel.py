@@ -102,7 +102,8 @@ def test_bad_lines_are_named_or_skipped_with_their_partner(tmp_path: Path, line:
         ("train.tsv", "source\tgoal\na\tb\n", r"train\.tsv:1: column 'target' is not in the header"),
         ("train.tsv", "source\ttarget\na b\n", r"train\.tsv:2: expected 2 columns"),
         ("train.jsonl", '{"source": "a"}\n', r"train\.jsonl:1: no key 'target'"),
-        ("train.jsonl", '{"source": "a", "target": 1}\n', r"train\.jsonl:1: what stands under 'target' is no text"),
+        ("train.jsonl", '{"source": "a", "target": 1}\n', r"train\.jsonl:1: the target must be a string, got int"),
+        ("train.jsonl", r'{"source": "a \ud83d", "target": "b"}', r"jsonl:1: the source has half of a surrogate pair"),
         ("train.tsv", "source\ttarget\ttarget\n", r"train\.tsv:1: column 'target' is twice"),
         ("train.jsonl", '{"source": "a"\n', r"train\.jsonl:1: not JSON"),
         ("train.tsv", "source\ttarget\n", "no pairs"),
@@ -164,6 +165,9 @@ def test_inputs_that_are_no_sentence_are_refused(tmp_path: Path) -> None:
     assert data.encode('{"text": "the man", "prefix": "der"}')["prefix"].shape[1] >= 1
     with pytest.raises(DataError, match="the prefix must be a string, got int"):
         data.encode({"text": "the man", "prefix": 3})
+    for given in ({"text": "a \ud83d b"}, {"text": "a", "prefix": "\ude00"}):
+        with pytest.raises(DataError, match="half of a surrogate pair in place"):
+            data.encode(given)
     assert data.encode("{not json")["source"].shape[1] > 1
 
 

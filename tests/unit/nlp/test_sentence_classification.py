@@ -172,7 +172,9 @@ BAD = {
     "json.jsonl": (b'{"text": "good"', "not JSON"),
     "array.jsonl": (b'["pos", "good"]', "expected a JSON object"),
     "key.jsonl": (b'{"txt": "good", "label": "pos"}', "no key 'text'; did you mean 'txt'?"),
-    "type.jsonl": (b'{"text": 3, "label": "pos"}', "the text must be a string"),
+    "type.jsonl": (b'{"text": 3, "label": "pos"}', "the text must be a string, got int"),
+    "label.jsonl": (b'{"text": "a", "label": 0.5}', "the label must be a string or a whole number, got float"),
+    "half.jsonl": (rb'{"text": "a \ude00", "label": "pos"}', "the text has half of a surrogate pair in place 3"),
     "depth.jsonl": (b"[" * 100_000, "not JSON"),
     "label.txt": (b"pos", "expected 2 columns (label, text), found 1"),
 }

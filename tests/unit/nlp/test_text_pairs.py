@@ -145,6 +145,7 @@ BAD = {
     "json.jsonl": (b'{"query": ', "not JSON"),
     "key.jsonl": (b'{"query": "a", "documents": "b", "label": 1}', "no key 'document'; did you mean 'documents'?"),
     "type.jsonl": (b'{"query": 3, "document": "b", "label": 1}', "the query must be a string, got int"),
+    "half.jsonl": (rb'{"query": "a", "document": "\ud83d", "label": 1}', "the document has half of a surrogate pair"),
 }
 
 
