@@ -24,6 +24,7 @@ from paddlenlp.data.text_files import (
     cells,
     check_columns,
     check_header,
+    check_reading,
     decoded,
     frequent,
     json_object,
@@ -153,17 +154,11 @@ class TextTableData(DataModule):
         super().__init__(**common)
         if window is not None and window < 1:
             raise ValueError(f"data.window must be at least 1, got {window}")
-        if tokenizer not in TOKENIZERS:
-            raise ValueError(f"data.tokenizer must be one of {', '.join(TOKENIZERS)}, got {tokenizer!r}")
+        check_reading(tokenizer, encoding)
         if min_count < 1 or max_length < 1:
             raise ValueError(f"data.min_count and data.max_length must be at least 1, got {min_count}, {max_length}")
         if len(split) != 3 or min(split) < 0 or abs(sum(split) - 1.0) > 1e-6:
             raise ValueError(f"data.split must be three fractions that sum to 1, got {list(split)}")
-        try:
-            if "\n".encode(encoding) != b"\n":
-                raise ValueError(f"data.encoding={encoding}: lines cannot be told apart in it; convert to utf-8")
-        except LookupError:
-            raise ValueError(f"data.encoding={encoding!r}: there is no such encoding; try utf-8 or latin-1") from None
         check_columns(columns, (text, label))
         self.text, self.label, self.columns, self.encoding = text, label, columns, encoding
         self.labels, self.tokenizer, self.lower = labels, tokenizer, lower

@@ -175,6 +175,20 @@ def text_of(raw: Any, names: Sequence[str]) -> tuple[str, dict[str, Any]]:
         raise DataError(str(error)) from None
 
 
+def check_reading(tokenizer: str, encoding: str) -> None:
+    """
+    Raises:
+        ValueError: one of these options is not known, or lines cannot be told apart in the encoding.
+    """
+    if tokenizer not in TOKENIZERS:
+        raise ValueError(f"data.tokenizer must be one of {', '.join(TOKENIZERS)}, got {tokenizer!r}")
+    try:
+        if "\n".encode(encoding) != b"\n":
+            raise ValueError(f"data.encoding={encoding}: lines cannot be told apart in it; convert to utf-8")
+    except LookupError:
+        raise ValueError(f"data.encoding={encoding!r}: there is no such encoding; try utf-8 or latin-1") from None
+
+
 def check_columns(columns: list[str] | None, names: Iterable[str]) -> None:
     """
     Raises:

@@ -25,6 +25,7 @@ from paddlenlp.data.text_files import (
     cells,
     check_columns,
     check_header,
+    check_reading,
     decoded,
     frequent,
     json_object,
@@ -217,8 +218,7 @@ class TextPairData(DataModule):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        if tokenizer not in TOKENIZERS:
-            raise ValueError(f"data.tokenizer must be one of {', '.join(TOKENIZERS)}, got {tokenizer!r}")
+        check_reading(tokenizer, encoding)
         for name, value, low in (
             ("min_count", min_count, 1),
             ("buckets", buckets, 0),

@@ -175,10 +175,13 @@ def test_a_missing_column_stops_the_reading(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"tokenizer": "word"}, {"min_count": 0}, {"buckets": -1}, {"query_length": 0}, {"negatives": 0}],
-)
+    [
+        {"tokenizer": "word"}, {"min_count": 0}, {"buckets": -1}, {"query_length": 0}, {"negatives": 0},
+        {"encoding": "utf-9"}, {"encoding": "utf-16"},
+    ],
+)  # fmt: skip
 def test_refuses_options_without_meaning(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="data."):
+    with pytest.raises(ValueError, match=rf"data\.{next(iter(options))}"):
         TextPairData(**options)
 
 
