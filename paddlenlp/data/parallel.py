@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PAD, UNKNOWN, BOS, EOS = 0, 1, 2, 3  # fills up a batch; not in the vocabulary; start and end of a sentence
+_ONE_LANGUAGE = "data.source_language and data.target_language are both {!r}: a file would be translated into itself"
 _FONTS = ("Noto Sans CJK SC", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Noto Sans Arabic", "Noto Emoji")
 
 
@@ -152,6 +153,8 @@ class ParallelData(DataModule):
                 "data.max_length must be at least 2, data.batch_tokens at least 1, data.coverage in (0, 1]: "
                 f"got {max_length}, {batch_tokens}, {coverage}"
             )
+        if vocab_size <= 260:
+            raise ValueError(f"data.vocab_size must be above 260, the special pieces and bytes, got {vocab_size}")
         check_columns(columns, (source_column, target_column))
         self.source_language, self.target_language = source_language, target_language
         self.source_column, self.target_column, self.columns = source_column, target_column, columns
@@ -265,7 +268,8 @@ class ParallelData(DataModule):
             raise DataError("data.source: give the folder of your files, or toy for generated sentences")
         folder = Path(self.source)
         if not folder.is_dir():
-            raise DataError(f"data.source={self.source}: there is no such folder")
+            why = "is a file: give the folder that holds it" if folder.is_file() else "there is no such folder"
+            raise DataError(f"data.source={self.source}: {why}")
         read: dict[str, _Pairs] = {}
         for split, starts in SPLITS.items():
             files = self._files_of(folder, starts)
@@ -286,7 +290,7 @@ class ParallelData(DataModule):
         """Source and target of a split, or its table, or nothing.
 
         Raises:
-            DataError: there are several, or one side alone.
+            DataError: there are several, or one side alone, or one file would be both.
         """
         sides, tables = (
             [
@@ -298,6 +302,8 @@ class ParallelData(DataModule):
         files = [path for found in (*sides, *tables) for path in found]
         if len(files) < 2 and not any(sides):
             return files
+        if self.source_language == self.target_language:
+            raise DataError(_ONE_LANGUAGE.format(self.source_language))
         if [len(side) for side in sides] == [1, 1] and len(files) == 2:
             if len({path.name.split(".")[0] for path in files}) == 1:
                 return files
@@ -536,6 +542,8 @@ class Multi30kData(ParallelData):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        if self.source == "auto" and self.source_language == self.target_language:
+            raise ValueError(_ONE_LANGUAGE.format(self.source_language))
         for language in (self.source_language, self.target_language):
             if self.source == "auto" and language not in ("en", "de", "fr", "cs"):
                 raise ValueError(f"Multi30k has en, de, fr and cs, not {language!r}")

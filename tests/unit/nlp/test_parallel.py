@@ -124,10 +124,23 @@ def test_files_of_which_it_is_not_clear_which_to_read_are_refused(tmp_path: Path
         prepared(tmp_path)
 
 
+def test_a_source_that_is_a_file_or_its_own_translation_is_refused(tmp_path: Path) -> None:
+    """In a table one language may be both, as in paraphrases."""
+    with pytest.raises(DataError, match=r"train\.en: is a file: give the folder"):
+        prepared(parallel(tmp_path) / "train.en")
+    with pytest.raises(DataError, match="are both 'de': a file would be translated into itself"):
+        prepared(tmp_path, source_language="de")
+    (tmp_path / "table").mkdir()
+    for split in ("train", "valid"):
+        rows = [f"{s}\t{t}\n" for s, t in PAIRS]
+        (tmp_path / "table" / f"{split}.tsv").write_text("source\ttarget\n" + "".join(rows), encoding="utf-8")
+    assert len(prepared(tmp_path / "table", source_language="de").rows("train")) == len(PAIRS)
+
+
 def test_a_vocabulary_has_what_there_is_and_not_less_than_characters(tmp_path: Path) -> None:
     assert 280 < prepared(parallel(tmp_path), vocab_size=30000).spec["vocab_size"] < 600
-    with pytest.raises(DataError, match=r"data\.vocab_size=100"):
-        prepared(tmp_path, vocab_size=100)
+    with pytest.raises(DataError, match=r"data\.vocab_size=262"):
+        prepared(tmp_path, vocab_size=262)
 
 
 def test_pieces_travel_in_the_state(tmp_path: Path) -> None:
@@ -181,11 +194,15 @@ def test_long_training_pairs_are_left_out_and_counted(tmp_path: Path) -> None:
 
 
 def test_options_that_make_no_sense_are_refused() -> None:
-    for options in ({"pieces": "words"}, {"normalization": "nfd"}, {"max_length": 1}, {"coverage": 0.0}):
+    for options in (
+        {"pieces": "words"}, {"normalization": "nfd"}, {"max_length": 1}, {"coverage": 0.0}, {"vocab_size": 260}
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=f"data.{next(iter(options))}"):
             ParallelData(**options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="en, de, fr and cs"):
         Multi30kData(target_language="nl")
+    with pytest.raises(ValueError, match="data.source_language and data.target_language are both 'de'"):
+        Multi30kData(source_language="de")
     with pytest.raises(ValueError, match="zh and en"):
         TatoebaData(source_language="fr")
 
