@@ -110,8 +110,8 @@ class TextTableData(DataModule):
     Args:
         text: column of the text.
         label: column of the class.
-        labels: classes in the order of their numbers, as a list, or as a map of what stands in the files to names;
-            None = those of the training rows, sorted.
+        labels: classes in the order of their numbers, as a list, or as a map of what stands in the files to names,
+            where several may have one; None = those of the training rows, sorted.
         columns: names of all columns, for .csv and .tsv without a header line.
         encoding: of the files; anything that is not valid in it is a bad row.
         tokenizer: words = at spaces and punctuation, English contractions as in the Penn Treebank (do n't, it 's);
@@ -159,6 +159,8 @@ class TextTableData(DataModule):
             raise ValueError(f"data.min_count and data.max_length must be at least 1, got {min_count}, {max_length}")
         if len(split) != 3 or min(split) < 0 or abs(sum(split) - 1.0) > 1e-6:
             raise ValueError(f"data.split must be three fractions that sum to 1, got {list(split)}")
+        if isinstance(labels, list) and len(set(labels)) != len(labels):
+            raise ValueError(f"data.labels must be different names, got {labels}; a map gives several labels one name")
         check_columns(columns, (text, label))
         self.text, self.label, self.columns, self.encoding = text, label, columns, encoding
         self.labels, self.tokenizer, self.lower = labels, tokenizer, lower
@@ -336,11 +338,14 @@ class TextTableData(DataModule):
                 raise DataError(f"{texts.path}: of {count} rows, data.split={self.split} leaves none for {split}")
         return {split: texts.take(np.sort(chosen)) for split, chosen in parts.items() if len(chosen)}
 
+    def _given_names(self) -> list[str]:
+        """The classes that `labels` names, in order."""
+        return list(dict.fromkeys(self.labels.values() if isinstance(self.labels, dict) else self.labels or ()))
+
     def _numbers(self, train: _Texts) -> dict[str, int]:
         """The number of each class: those of given weights, else those of `labels`, else those of the training rows."""
         if not self._names:
-            given = list(self.labels.values()) if isinstance(self.labels, dict) else list(self.labels or [])
-            self._names = given or _sorted(set(train.labels))
+            self._names = self._given_names() or _sorted(set(train.labels))
         if len(self._names) < 2:
             raise DataError(f"{train.path}: there must be at least two classes, found {', '.join(self._names)}")
         return {name: number for number, name in enumerate(self._names)}
@@ -387,8 +392,7 @@ class TextTableData(DataModule):
 
     def _toy(self) -> dict[str, _Texts]:
         """Sentences of common words, with two or three in each that give its class away."""
-        given = list(self.labels.values()) if isinstance(self.labels, dict) else list(self.labels or [])
-        names = given or self._names or ["negative", "positive"]
+        names = self._given_names() or self._names or ["negative", "positive"]
         read = {}
         for number, (split, count) in enumerate({"train": 2000, "valid": 500, "test": 500}.items()):
             random = np.random.Generator(np.random.Philox(key=mix(number)))

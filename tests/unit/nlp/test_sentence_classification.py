@@ -128,6 +128,9 @@ def test_labels_may_be_numbers_names_or_a_map(tmp_path: Path) -> None:
     assert data.spec["labels"] == ["nine", "two", "ten"]
     assert data.rows("train").labels.tolist() == [2, 0, 1] and data.rows("valid").labels.tolist() == [2]
     assert prepared(tmp_path, labels=["10", "9", "2"]).rows("train").labels.tolist() == [0, 1, 2]
+    merged = prepared(tmp_path, labels={"2": "low", "10": "high", "9": "high"})
+    assert merged.spec["labels"] == ["low", "high"] and merged.spec["num_classes"] == 2
+    assert merged.rows("train").labels.tolist() == [1, 1, 0]
 
 
 def test_other_columns_without_a_header(tmp_path: Path) -> None:
@@ -251,7 +254,7 @@ def test_other_encodings_are_asked_for_by_name(tmp_path: Path) -> None:
     "options",
     [
         {"tokenizer": "word"}, {"min_count": 0}, {"max_length": 0}, {"split": [0.5, 0.5]}, {"encoding": "utf-9"},
-        {"encoding": "utf-16"}, {"columns": ["label", "txt"]},
+        {"encoding": "utf-16"}, {"columns": ["label", "txt"]}, {"labels": ["a", "b", "a"]},
     ],
 )  # fmt: skip
 def test_refuses_options_without_meaning(options: dict[str, Any]) -> None:
