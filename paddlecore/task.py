@@ -97,7 +97,8 @@ class Classification(Task):
         labels: names of the classes in order, for `render`; None = their numbers.
         label_smoothing: share of the target that is spread evenly over all classes, in training only (Szegedy et al.,
             2016, "Rethinking the Inception Architecture for Computer Vision", section 7).
-        top_k: a row counts as right in `acc@k` if its class is among the k best; the first one selects the checkpoint.
+        top_k: a row counts as right in `acc@k` if its class is among the k best, fewer than there are; the first one
+            selects the checkpoint.
     """
 
     input: ClassVar[str]  # what the model is given: its name in the batch
@@ -114,6 +115,11 @@ class Classification(Task):
             raise ValueError(f"task.label_smoothing must be at least 0 and below 1, got {label_smoothing}")
         if not top_k or min(top_k) < 1 or len(set(top_k)) != len(top_k):
             raise ValueError(f"task.top_k must be different positive numbers, got {list(top_k)}")
+        if labels is not None and max(top_k) > max(len(labels) - 1, 1):
+            raise ValueError(
+                f"task.top_k={list(top_k)}: there are {len(labels)} classes, so that every row would count as right in "
+                f"acc@{max(top_k)}; give numbers below {len(labels)}"
+            )
         self.labels, self.label_smoothing, self.top_k = labels, label_smoothing, tuple(top_k)
 
     def forward(self, batch: Batch, phase: str = "main") -> StepOutput:

@@ -45,6 +45,14 @@ def test_metrics_equal_scikit_learn() -> None:
     assert list(found) == ["acc", "loss"]
 
 
+def test_accuracy_among_as_many_as_there_are_classes_is_refused() -> None:
+    TextClassification(Given(), ["bad", "fair", "good"], top_k=[1, 2])
+    TextClassification(Given(), ["only"])
+    for k in (3, 5):
+        with pytest.raises(ValueError, match=rf"task\.top_k=\[1, {k}\]: there are 3 classes.*give numbers below 3"):
+            TextClassification(Given(), ["bad", "fair", "good"], top_k=[1, k])
+
+
 def test_render_names_classes_best_first() -> None:
     task = TextClassification(Given(), labels=["bad", "fair", "good"])
     rows = task.render(task.predict({"tokens": BATCH["tokens"]}))
