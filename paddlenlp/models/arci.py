@@ -58,8 +58,13 @@ class ARCI(nn.Module):
         if width < 1 or width % 2 == 0:
             raise ValueError(f"width must be odd, got {width}")
         shortest = 2 ** len(maps)
+        if not maps:
+            raise ValueError("maps must have the filters of one layer at least")
         if min(query_length, document_length) < shortest:
-            raise ValueError(f"{len(maps)} layers need sentences of at least {shortest} words")
+            raise ValueError(
+                f"{len(maps)} layers need sentences of at least {shortest} words, got query_length={query_length}, "
+                f"document_length={document_length}"
+            )
         self.query_length, self.document_length = query_length, document_length
         self.width, self.pad_id = width, pad_id
         self.embedding = word_vectors(vocab_size, dim, pad_id)

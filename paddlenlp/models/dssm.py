@@ -40,6 +40,8 @@ class DSSM(nn.Module):
         pad_id: int = 0,
     ) -> None:
         super().__init__()
+        if not hidden:
+            raise ValueError("hidden must have the width of one layer at least")
         self.gamma = gamma
         self.terms = nn.Embedding(vocab_size, hidden[0], padding_idx=pad_id)
         self.bias = nn.Parameter(torch.zeros(hidden[0]))

@@ -49,6 +49,8 @@ class TextCNN(nn.Module):
         max_norm: float | None = 3.0,
     ) -> None:
         super().__init__()
+        if not widths or (max_norm is not None and max_norm <= 0):
+            raise ValueError(f"widths must be one at least, max_norm above 0: got {list(widths)}, {max_norm}")
         self.widths, self.pad_id, self.max_norm = tuple(widths), pad_id, max_norm
         self.embedding = nn.Embedding(vocab_size, dim, padding_idx=pad_id)
         nn.init.uniform_(self.embedding.weight, -0.25, 0.25)  # as the author's own program does

@@ -170,7 +170,11 @@ def test_refuses_sizes_without_meaning() -> None:
         CDSSM(vocab_size=5, width=2)
     with pytest.raises(ValueError, match="width must be odd"):
         ARCI(vocab_size=5, query_length=8, document_length=8, width=4)
-    with pytest.raises(ValueError, match="at least 4 words"):
+    with pytest.raises(ValueError, match="at least 4 words, got query_length=3, document_length=8"):
         ARCI(vocab_size=5, query_length=3, document_length=8)
+    with pytest.raises(ValueError, match="maps must have"):
+        ARCI(vocab_size=5, query_length=8, document_length=8, maps=[])
+    with pytest.raises(ValueError, match="hidden must have"):
+        DSSM(vocab_size=5, hidden=[])
     with pytest.raises(ValueError, match="encoder must be"):
         SimNet(vocab_size=5, encoder="rnn")

@@ -91,6 +91,12 @@ def test_weights_of_a_class_are_bounded() -> None:
     torch.testing.assert_close(10 * (net(tokens) - net.output.bias), free(tokens) - free.output.bias)
 
 
+def test_sizes_without_meaning_are_refused() -> None:
+    for options in ({"widths": []}, {"max_norm": 0.0}, {"max_norm": -1.0}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            TextCNN(vocab_size=5, num_classes=2, **options)  # type: ignore[arg-type]
+
+
 def test_parameter_count() -> None:
     """Words x 300; for each width h, 100 filters of 300 h weights and a bias; 2 classes x 300 features and a bias."""
     net = TextCNN(vocab_size=1000, num_classes=2)
