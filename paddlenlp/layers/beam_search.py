@@ -264,8 +264,8 @@ def sample(
     A token is drawn from the distribution at `temperature`, cut to the `top_k` most probable tokens and to the fewest
     whose probabilities reach `top_p` (Holtzman et al., 2020, "The Curious Case of Neural Text Degeneration", section
     3.1). Scores are log-probabilities by the model itself, before any of that. With `generators`, one for each source,
-    what is drawn for one does not depend on the others. Other arguments: see `beam_search`; an end token in a prefix
-    ends nothing.
+    what is drawn for one does not depend on the others. Other arguments: see `beam_search`. Within a prefix nothing is
+    drawn, and an end token there ends nothing.
 
     Raises:
         ValueError: an option is out of its range.
@@ -284,17 +284,19 @@ def sample(
     for length in range(1, tokens.shape[1] + 1):
         logits, state = model.step(last, state)
         step = logits.float().log_softmax(1)  # [B, V]
-        chances = cut(step.index_fill(1, never, -torch.inf) / temperature, top_k, top_p).softmax(1)
-        last = _drawn(chances, None if generators is None else [generators[place] for place in where.tolist()])
-        last = torch.where(most[where] <= length, eos_id, last)
-        goes_on = last != eos_id
         if prefix is not None and length <= prefix.shape[1]:
-            given = prefix[where, length - 1]
-            last = torch.where(given != pad_id, given, last)
-            goes_on |= given != pad_id
+            last = prefix[where, length - 1]
+        else:
+            last = torch.full_like(where, pad_id)
+        beyond = last == pad_id  # [B] its prefix: only there is something drawn
+        rows = beyond.nonzero()[:, 0]
+        if len(rows):
+            chances = cut(step[rows].index_fill_(1, never, -torch.inf) / temperature, top_k, top_p).softmax(1)
+            last[rows] = _drawn(chances, None if generators is None else [generators[i] for i in where[rows].tolist()])
+            last = torch.where(most[where] <= length, eos_id, last)
         tokens[where, length - 1] = last
         log_probs[where] += step.gather(1, last[:, None])[:, 0]
-        alive = goes_on & (most[where] > length)
+        alive = ((last != eos_id) | ~beyond) & (most[where] > length)
         if not bool(alive.any()):
             break
         where, last = where[alive], last[alive]

@@ -251,3 +251,20 @@ def test_samples_end_and_begin_as_told() -> None:
     for row, most in zip(rows, [5, 3, 4], strict=True):
         assert len(row) <= most
         assert row[-1] == EOS
+
+
+def test_draws_begin_behind_a_prefix_whatever_else_is_in_the_batch() -> None:
+    """A long one costs its steps alone, and takes nothing from its generator."""
+    net, prefix = model(30), torch.tensor([[7, 9, 7, 9, 7, 9], [8, 0, 0, 0, 0, 0], [5, 6, 0, 0, 0, 0]])
+
+    def generators(count: int) -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(3) for _ in range(count)]
+
+    options = {**IDS, "max_ratio": 0.0, "max_extra": 9}
+    together = sample(net, SOURCE, prefix=prefix, generators=generators(3), **options)
+    for row, length in enumerate((6, 1, 2)):
+        source, given = SOURCE[row : row + 1], prefix[row : row + 1, :length]
+        one = sample(net, source, prefix=given, generators=generators(1), **options)
+        wanted = sentence(one.tokens[0, 0])
+        assert wanted[:length] == prefix[row, :length].tolist()
+        assert sentence(together.tokens[row, 0]) == wanted
