@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,18 @@ from paddlecore.data import DataModule, Plan, Rows, mix
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, fingerprint
 from paddlecore.task import Batch
-from paddlenlp.data.text_files import BadRow, decoded, frequent, kind_of, lines_of, published, text_of, warn_unknown
+from paddlenlp.data.text_files import (
+    SPACED,
+    TOKENIZERS,
+    BadRow,
+    decoded,
+    frequent,
+    kind_of,
+    lines_of,
+    published,
+    text_of,
+    warn_unknown,
+)
 
 PAD, END, UNKNOWN = 0, 1, 2  # fills up a batch; ends a line, and stands before the text; not in the vocabulary
 
@@ -78,7 +90,7 @@ class WindowRows:
 
 
 class RunningTextData(DataModule):
-    """Text of one's own, one sentence a line, its words parted by spaces.
+    """Text of one's own, one sentence a line.
 
     `source` is a folder of train.txt, valid.txt and perhaps test.txt, each perhaps with .gz; or toy = generated. Each
     line, a blank one too, ends with the end token. A line that is not UTF-8 is bad, and is named by file and line.
@@ -93,21 +105,40 @@ class RunningTextData(DataModule):
         context: see above.
         window: tokens of a window that count.
         min_count: rarer words of the training text are <unk>.
+        tokenizer: what a word is: space = what stands between spaces; words; characters, for Chinese and the like;
+            jieba: see `TextTableData`.
         **common: see `DataModule`.
     """
 
+    vocabulary_options = ("tokenizer",)
     vocabulary_state = "vocabulary"
 
     def __init__(
-        self, *, steps: int = 20, context: int = 200, window: int = 400, min_count: int = 1, **common: Any
+        self,
+        *,
+        steps: int = 20,
+        context: int = 200,
+        window: int = 400,
+        min_count: int = 1,
+        tokenizer: str = "space",
+        **common: Any,
     ) -> None:
         super().__init__(**common)
-        for name, value, low in (("steps", steps, 1), ("context", context, 0), ("window", window, 1)):
+        for name, value, low in (
+            ("steps", steps, 1),
+            ("context", context, 0),
+            ("window", window, 1),
+            ("min_count", min_count, 1),
+        ):
             if value < low:
                 raise ValueError(f"data.{name} must be at least {low}, got {value}")
+        if tokenizer not in (known := [name for name in TOKENIZERS if name != "bigrams"]):  # which write no text
+            raise ValueError(f"data.tokenizer must be one of {', '.join(known)}, got {tokenizer!r}")
         self.steps, self.context, self.window, self.min_count = steps, context, window, min_count
+        self.tokenizer, self.separator = tokenizer, " " if tokenizer in SPACED else ""
         self._vocabulary: list[str] = []
         self._ids: dict[str, int] = {}
+        self._examples: list[str] = []
         self._texts: dict[str, np.ndarray] = {}
         self._paths: list[Path] = []
 
@@ -122,6 +153,8 @@ class RunningTextData(DataModule):
             "pad_id": PAD,
             "end_id": END,
             "unknown_id": UNKNOWN,
+            "unit": "character" if self.tokenizer == "characters" else "word",
+            "separator": self.separator,
         }
 
     def rows(self, split: str) -> Rows:
@@ -134,9 +167,10 @@ class RunningTextData(DataModule):
         return Plan(len(rows), self.batch_size, shuffle=False)
 
     def state(self) -> dict[str, Any]:
-        return {"vocabulary": self._vocabulary}
+        return {"vocabulary": self._vocabulary, "examples": self._examples}
 
     def restore(self, state: dict[str, Any]) -> None:
+        self._examples = list(state.get("examples", []))
         self._know(list(state.get("vocabulary", [])))
 
     def vocabulary(self) -> list[str]:
@@ -149,7 +183,7 @@ class RunningTextData(DataModule):
         return fingerprint(self._paths) if self._paths else ""
 
     def examples(self) -> list[str]:
-        return ["the company said", "a share of the"] if self.source != "toy" else ["w1 w2", "w5"]
+        return self._examples or ["the company said", "a share of the"]
 
     def describe(self) -> dict[str, Any]:
         unknown = {split: round(float((text == UNKNOWN).mean()), 4) for split, text in self._texts.items()}
@@ -172,6 +206,9 @@ class RunningTextData(DataModule):
                 counts.pop(special, None)
             kept = frequent(counts, self.min_count, files.get("train", Path("toy-train")))
             self._know(["<pad>", "<eos>", "<unk>", *kept])
+        if not self._examples and self.source != "auto":
+            lines = (list(words)[:3] for text, words in groupby(read["train"], "<eos>".__ne__) if text)
+            self._examples = [self.separator.join(line) for line in islice(lines, 3)]
         for split, words in read.items():
             ids = [END, *(self._ids.get(word, UNKNOWN) for word in words)]
             self._texts[split] = np.array(ids, np.int32)
@@ -189,7 +226,7 @@ class RunningTextData(DataModule):
         words: list[str] = []
         for line, raw in lines_of(path):
             try:
-                words += [*decoded(raw, "utf-8", line).split(), "<eos>"]
+                words += [*TOKENIZERS[self.tokenizer](decoded(raw, "utf-8", line)), "<eos>"]
             except BadRow as error:
                 self.bad_rows.add(path, line, str(error))
         if not words:
@@ -202,7 +239,8 @@ class RunningTextData(DataModule):
 
     def encode(self, raw: Any) -> Batch:
         """The beginning of a text, or {"text": ...}; other words than the vocabulary's are <unk>; it may be empty."""
-        ids = [self._ids.get(word, UNKNOWN) for word in text_of(raw, ["text"])[0].split()]
+        words = TOKENIZERS[self.tokenizer](text_of(raw, ["text"])[0])
+        ids = [self._ids.get(word, UNKNOWN) for word in words]
         return {"tokens": torch.tensor([ids], dtype=torch.int64).view(1, -1)}
 
     def _toy(self) -> dict[str, list[str]]:

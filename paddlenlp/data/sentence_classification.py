@@ -19,6 +19,7 @@ from paddlecore.task import Batch
 from paddlenlp.data.buckets import LengthBuckets, padding_share
 from paddlenlp.data.text_files import (
     SET_ENCODING,
+    SPACED,
     TOKENIZERS,
     BadRow,
     cells,
@@ -325,7 +326,7 @@ class TextTableData(DataModule):
         """A text that has these tokens."""
         if self.tokenizer == "bigrams":
             tokens = tokens[::2]  # between each two characters stands the pair of them
-        return (" " if self.tokenizer in ("words", "space") else "").join(tokens)
+        return (" " if self.tokenizer in SPACED else "").join(tokens)
 
     def _divided(self, texts: _Texts) -> dict[str, _Texts]:
         """One file's rows by `split`; a part of no rows is left out."""

@@ -60,6 +60,7 @@ TOKENIZERS: dict[str, Callable[[str], list[str]]] = {
     "bigrams": _bigrams,
     "jieba": _jieba,
 }
+SPACED = ("words", "space")  # those whose tokens have spaces between them in a text
 
 
 class BadRow(ValueError):

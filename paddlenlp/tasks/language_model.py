@@ -38,6 +38,8 @@ class LanguageModel(Task):
         top_k: words that are drawn from; 1 = always the most probable; None = all.
         top_p: see `sample`.
         sample_seed: of what is drawn.
+        unit: what the vocabulary's tokens are, for the metric's signature: word or character.
+        separator: between words that are written.
     """
 
     run_state = ("state",)
@@ -56,6 +58,8 @@ class LanguageModel(Task):
         top_k: int | None = 40,
         top_p: float | None = None,
         sample_seed: int = 1,
+        unit: str = "word",
+        separator: str = " ",
     ) -> None:
         super().__init__(model)
         if length < 1:
@@ -63,7 +67,7 @@ class LanguageModel(Task):
         check_sampling(temperature, top_k, top_p)
         self.vocabulary, self.pad_id, self.end_id, self.unknown_id = vocabulary, pad_id, end_id, unknown_id
         self.length, self.temperature, self.top_k, self.top_p = length, temperature, top_k, top_p
-        self.sample_seed = sample_seed
+        self.sample_seed, self.unit, self.separator = sample_seed, unit, separator
         self.register_buffer("state", torch.zeros(slots, cast(int, model.state_size)))
 
     def _loss(self, batch: Batch, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -108,7 +112,7 @@ class LanguageModel(Task):
         return {"tokens": tokens.gather(1, places.clamp(max=tokens.shape[1] - 1))[:, None]}
 
     def metrics(self) -> list[Metric]:
-        return [Perplexity("word")]
+        return [Perplexity(self.unit)]
 
     def measure(self, metrics: Sequence[Metric], prediction: Prediction, batch: Batch) -> None:
         state = self.state.new_zeros(len(batch["tokens"]), self.state.shape[1])
@@ -121,5 +125,5 @@ class LanguageModel(Task):
         for (tokens,) in prediction["tokens"].tolist():
             words = [t for t in tokens if t != self.pad_id]
             end = words.index(self.end_id) if self.end_id in words else len(words)
-            rows.append({"text": " ".join(self.vocabulary[t] for t in words[:end])})
+            rows.append({"text": self.separator.join(self.vocabulary[t] for t in words[:end])})
         return rows

@@ -141,6 +141,37 @@ def test_a_text_may_hold_the_word_pad(tmp_path: Path) -> None:
     assert int((target != data.spec["pad_id"]).sum()) == 80
 
 
+def test_chinese_is_read_and_written_by_characters(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        (tmp_path / f"{split}.txt").write_text("我们 明天去学校\n\n你好\n" * 20, encoding="utf-8")
+    data = RunningTextData(source=str(tmp_path), batch_size=2, steps=3, tokenizer="characters")
+    data.prepare()
+    assert set(data.spec["vocabulary"][3:]) == set("我们明天去学校你好")
+    assert data.examples() == ["我们明", "你好", "我们明"]
+    assert data.describe()["tokens"]["train"] == 20 * 12
+    given = {k: data.spec[k] for k in ("vocabulary", "slots", "pad_id", "end_id", "unknown_id", "unit", "separator")}
+    subject = LanguageModel(LSTMLM(vocab_size=12, dim=4), length=3, top_k=1, **given).eval()  # type: ignore[arg-type]
+    (row,) = subject.render({"tokens": data.encode("去学 校")["tokens"][:, None]})
+    assert row == {"text": "去学校"}
+    assert subject.metrics()[0].signature == "perplexity|per character, end token included"
+    for options in ({"tokenizer": "bigrams"}, {"min_count": 0}):
+        with pytest.raises(ValueError, match=rf"data\.{next(iter(options))}"):
+            RunningTextData(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["", "w1", "x", "😀 👩‍👩‍👧", "مرحبا بالعالم", "w1 " * 200])
+def test_any_beginning_is_written_on_from(text: str) -> None:
+    """Empty, of one word or character, unknown words alone, emoji, from right to left, long."""
+    data = PTBData(source="toy", batch_size=3)
+    data.prepare()
+    torch.manual_seed(0)
+    given = {k: data.spec[k] for k in ("vocabulary", "slots", "pad_id", "end_id", "unknown_id")}
+    subject = LanguageModel(LSTMLM(vocab_size=data.spec["vocab_size"], dim=4), length=4, **given)  # type: ignore[arg-type]
+    with torch.no_grad():
+        (row,) = subject.eval().render(subject.predict(data.encode(text)))
+    assert set(row["text"].split()) <= {f"w{i}" for i in range(30)}
+
+
 def test_own_text(tmp_path: Path) -> None:
     for split in ("train", "valid"):
         (tmp_path / f"{split}.txt").write_text("the cat sat\n\nthe dog ran\n" * 20, encoding="utf-8")
