@@ -129,12 +129,17 @@ class TableData(DataModule):
 
     @property
     def spec(self) -> dict[str, Any]:
-        """`vocab_sizes` and `num_dense`; with sequences also `sequence_sizes`, and `num_items` if there is one only."""
-        spec = {"vocab_sizes": [self._size(name) for name in self.map.categorical], "num_dense": len(self.map.dense)}
-        sizes = [self._size(name) for name in self.map.sequences]
-        return (
-            spec | ({"sequence_sizes": sizes} if sizes else {}) | ({"num_items": sizes[0]} if len(sizes) == 1 else {})
-        )
+        """`vocab_sizes` and `num_dense`. With sequences also `sequence_sizes`, `num_items` if there is one only, and
+        `history_fields`: of those that share the vocabulary of a categorical column, {key in a batch: its place}."""
+        fields = list(self.map.categorical)
+        spec: dict[str, Any] = {"vocab_sizes": [self._size(name) for name in fields], "num_dense": len(self.map.dense)}
+        if self.map.sequences:
+            spec["sequence_sizes"] = sizes = [self._size(name) for name in self.map.sequences]
+            roots = {self.map.key(name): self.map.roots[name] for name in self.map.sequences}
+            spec["history_fields"] = {key: fields.index(root) for key, root in roots.items() if root in fields}
+            if len(sizes) == 1:
+                spec["num_items"] = sizes[0]
+        return spec
 
     def _size(self, name: str) -> int:
         hash_size = self.map.hash_size(name)

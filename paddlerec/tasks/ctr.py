@@ -16,11 +16,13 @@ from paddlerec.metrics import AUC, LogLoss
 class CTR(Task):
     """Binary cross-entropy of one logit a row.
 
-    Batch: ids [B, F] int32 or int64, dense [B, D] float32 (left out where there are none), label [B] float32, 0 or 1.
+    Batch: ids [B, F] int32 or int64, dense [B, D] float32 (left out where there are none), label [B] float32, 0 or 1;
+    and what the model's `history_fields` names, [B, T] int64 each, padded with 0. A model without does not look at
+    histories.
     Prediction: score [B] the logit, probability [B].
 
     Args:
-        model: maps (ids, dense or None) to logits [B].
+        model: maps (ids, dense or None), and with `history_fields` {name: history}, to logits [B].
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -28,7 +30,8 @@ class CTR(Task):
 
     def logit(self, batch: Batch) -> Tensor:
         """[B] float32; a task with other inputs overrides it."""
-        return self.model(batch["ids"], batch.get("dense")).float()
+        histories = {name: batch[name] for name in getattr(self.model, "history_fields", ())}
+        return self.model(batch["ids"], batch.get("dense"), *([histories] if histories else [])).float()
 
     def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
         logit = self.logit(batch)

@@ -111,6 +111,26 @@ def test_wide_deep_and_deepctr_are_their_sums(num_dense: int) -> None:
         assert float(wide(ids, given)[row].detach()) == pytest.approx(float(expected), rel=1e-4)
 
 
+def test_a_history_of_deepctr_is_the_mean_of_the_vectors_of_its_field() -> None:
+    ids, dense = inputs()
+    torch.manual_seed(2)
+    model = DeepCTR(
+        vocab_sizes=SIZES, num_dense=2, history_fields={"seen": 2, "liked": 0}, dim=4, hidden=[5], init_std=1.0
+    )
+    given = {"seen": torch.randint(0, SIZES[2], (len(ids), 3)), "liked": torch.randint(0, SIZES[0], (len(ids), 2))}
+    given["seen"][0] = 0  # an empty one
+    out, plain = model(ids, dense, given), model.eval()(ids, dense, given)
+    torch.testing.assert_close(out, plain)  # with a gradient and without
+    table, first = array(model.fields.table.weight), model.fields.offsets.tolist()
+    for row, cells in enumerate(rows_of(model, ids)):
+        parts = [cells.ravel()]
+        for name, field in (("seen", 2), ("liked", 0)):
+            known = [first[field] + i for i in given[name][row].tolist() if i]
+            parts.append(table[known].mean(0) if known else np.zeros(4))
+        expected = deep(model.deep, np.concatenate([*parts, array(dense[row])]))[0]
+        assert float(out[row].detach()) == pytest.approx(float(expected), rel=1e-4, abs=1e-5)
+
+
 def test_large_cross_products_are_hashed_evenly() -> None:
     model = WideDeep(vocab_sizes=[300, 200], dim=1, hidden=[1], crosses=[[0, 1]], cross_rows=64)
     grid = torch.cartesian_prod(torch.arange(300), torch.arange(200))

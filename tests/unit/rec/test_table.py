@@ -14,6 +14,7 @@ import pytest
 from paddlecore.errors import DataError
 from paddlecore.testing import tiny_trainer
 from paddlerec.data import TableData, reader
+from paddlerec.metrics import auc
 
 HEADER = "clicked,user,item,price"
 LINES = ["1,anna,x,0.5", "0,bert,y,1", "1,anna,y,-2e1", "0,carl,x,+3.25", "1,anna,z,7", "0,bert,x,.5"]
@@ -330,6 +331,30 @@ def test_a_new_vocabulary_keeps_what_the_weights_know(tmp_path: Path, capsys: py
     rows, moved = (trainer.task.model.fields.table.weight for trainer in (base, tuned))
     for name in both:
         assert moved[after.index(name)].equal(rows[before.index(name)])
+
+
+def test_what_a_user_viewed_is_learned_from(tmp_path: Path) -> None:
+    """The label says whether the article at hand is among those that were viewed."""
+    random = np.random.default_rng(1)
+    viewed = random.integers(0, 8, (2000, 3))
+    article = np.where(random.random(2000) < 0.5, viewed[:, 0], random.integers(0, 8, 2000))
+    label = (viewed == article[:, None]).any(1)
+    rows = [f"{int(y)},u,a{a},{'|'.join(f'a{i}' for i in v)}" for y, a, v in zip(label, article, viewed, strict=True)]
+    source = write(tmp_path / "t.csv", rows, "clicked,user,article,viewed")
+    words = [f"data.source={source}", "data.categorical=[user,article]", "data.dense=[]", "data.batch_size=64"]
+    words += ["data.sequences={viewed:{separator:'|',shared:article}}", "train.max_steps=120", "optim.lr=0.02"]
+    words += ["model._target_=paddlerec.models.DeepCTR", "model.init_std=0.3", "model.dropout=0"]
+    trainer, data = tiny_trainer("rec/deepfm_table", *words)
+    trainer.fit()
+    assert data.spec["history_fields"] == {"history": 1} and data.spec["num_items"] == 1 + 8
+    trainer.task.eval().requires_grad_(False)
+    found = trainer.task.predict(data.rows("test").fetch(np.arange(200), 0))["score"]
+    assert auc(found.numpy(), columns(data, "test")["label"]) > 0.8
+    chances = []
+    for viewed_before in ("a1|a2", "a3", ""):
+        batch = data.encode({"user": "u", "article": "a1", "viewed": viewed_before})
+        chances.append(float(trainer.task.predict(batch)["probability"]))
+    assert chances[0] > max(chances[1:])
 
 
 def test_a_table_that_the_given_vocabularies_do_not_know_is_named(tmp_path: Path) -> None:
