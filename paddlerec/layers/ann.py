@@ -19,13 +19,14 @@ class ApproximateIndex:
 
     Args:
         items: [N, d] float; row 0 is padding and is left out.
+        bias: [N] float, added to the scores of each query; in the index it is one more column of the items.
         probe: share of the cells that a query looks into.
 
     Raises:
         ConfigError: faiss is not installed.
     """
 
-    def __init__(self, items: Tensor, *, probe: float = 0.1) -> None:
+    def __init__(self, items: Tensor, *, bias: Tensor | None = None, probe: float = 0.1) -> None:
         try:
             import faiss  # type: ignore[import-not-found, import-untyped, unused-ignore]
         except ImportError:
@@ -33,7 +34,9 @@ class ApproximateIndex:
                 "an approximate index needs faiss: pip install 'paddle-suite[ann]', or take the exact index "
                 "(task.index=exact)"
             ) from None
-        vectors = items[1:].detach().float().cpu().contiguous().numpy()
+        self._biased = bias is not None
+        rows = items if bias is None else torch.cat([items, bias.unsqueeze(1)], 1)
+        vectors = rows[1:].detach().float().cpu().contiguous().numpy()
         # faiss wants 39 vectors for each centroid
         cells = max(1, min(round(4 * len(vectors) ** 0.5), len(vectors) // 39))
         coarse = faiss.IndexFlatIP(vectors.shape[1])
@@ -48,7 +51,8 @@ class ApproximateIndex:
         fewer than k are. Items of `seen` [B, S] are asked for besides and then left out.
         """
         most = k if seen is None else k + int((seen > 0).sum(1).max())
-        scores, places = self._index.search(np.ascontiguousarray(queries.detach().float().cpu().numpy()), most)
+        asked = torch.cat([queries, torch.ones_like(queries[:, :1])], 1) if self._biased else queries
+        scores, places = self._index.search(np.ascontiguousarray(asked.detach().float().cpu().numpy()), most)
         found, ids = torch.from_numpy(scores), torch.from_numpy(places) + 1  # place -1: nothing
         hidden = ids == 0
         if seen is not None:

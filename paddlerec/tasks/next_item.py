@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from paddlecore.metric import Metric
-from paddlecore.task import Batch, Prediction, StepOutput, Task
+from paddlecore.task import Batch, Prediction, StepOutput
 from paddlerec.layers.softmax import softmax_loss
-from paddlerec.layers.topk import rank_among, rank_of, top_k
+from paddlerec.layers.topk import rank_among, rank_of
 from paddlerec.metrics import Ranking
+from paddlerec.tasks.item_ranking import ItemRanking
 
 
-class NextItem(Task):
+class NextItem(ItemRanking):
     """Softmax cross-entropy over all items, or against sampled negatives; full ranking, or among given negatives.
 
     The score of item i is <encode(history), item_vectors_i> + item_bias_i. Item 0 (padding, unknown) is never ranked
@@ -30,14 +31,10 @@ class NextItem(Task):
     Prediction: query [B, d], and seen if the batch has it, from which `recommend` makes the best items; `render` does
     so for a readable result.
 
-    In evaluation mode item vectors are computed once and kept until `train()` or `eval()` is called again.
-
     Args:
         model: has `encode(history) -> [B, d]`, `item_vectors() -> [N, d]` with row 0, and perhaps `item_bias() -> [N]`;
             with loss `bce`, `item_vectors(ids [M, K]) -> [M, K, d]`, which saves a gradient of the table's size.
-        labels: names of the items by id, id 0 included; None = `render` gives ids.
-        measures: see `Ranking`; the first selects the checkpoint.
-        top: items that `render` lists.
+        labels, measures, top, index: see `ItemRanking`.
         loss: `softmax` = -log softmax over all items at the target; `bce` = -log sigmoid(s) of the target and
             -log(1 - sigmoid(s)) of each negative.
     """
@@ -49,29 +46,12 @@ class NextItem(Task):
         measures: list[str] | tuple[str, ...] = ("recall@20", "mrr@20"),
         top: int = 10,
         loss: str = "softmax",
+        index: str = "exact",
     ) -> None:
-        super().__init__(model)
-        if top < 1:
-            raise ValueError(f"task.top must be at least 1, got {top}")
+        super().__init__(model, labels, measures, top, index)
         if loss not in ("softmax", "bce"):
             raise ValueError(f"task.loss must be softmax or bce, got {loss!r}")
-        Ranking(measures)  # refuses names it does not know
-        self.labels, self.loss, self.measures, self.top = labels, loss, list(measures), top
-        self._items: tuple[Tensor, Tensor | None] | None = None
-
-    def train(self, mode: bool = True) -> NextItem:
-        self._items = None
-        return super().train(mode)
-
-    def items(self) -> tuple[Tensor, Tensor | None]:
-        """Vectors [N, d] and biases [N] or None of all items."""
-        if not self.training and self._items is not None:
-            return self._items
-        vectors = self.model.item_vectors()  # type: ignore[operator]
-        bias = self.model.item_bias() if hasattr(self.model, "item_bias") else None  # type: ignore[operator]
-        if not self.training and not torch.is_grad_enabled():
-            self._items = vectors, bias
-        return vectors, bias
+        self.loss = loss
 
     def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
         history, target, negatives = batch["history"], batch["target"], batch.get("negatives")
@@ -100,46 +80,23 @@ class NextItem(Task):
         query = self.model.encode(batch["history"]).float()  # type: ignore[operator]
         return {"query": query} | ({"seen": batch["seen"]} if "seen" in batch else {})
 
-    def metrics(self) -> list[Metric]:
-        return [Ranking(self.measures)]
-
     def measure(self, metrics: Sequence[Metric], prediction: Prediction, batch: Batch) -> None:
-        (ranking,) = metrics
+        ranking, *more = metrics
         assert isinstance(ranking, Ranking)
         vectors, bias = self.items()
-        query, target = prediction["query"], batch["target"]
+        query, target, negatives, seen = prediction["query"], batch["target"], batch.get("negatives"), batch.get("seen")
         if target.dim() == 2:  # training rows, where an evaluation looks at what was trained on: the last place
             target = target.gather(1, ((target > 0).sum(1, keepdim=True) - 1).clamp(min=0)).squeeze(1)
-            rank = rank_of(query, vectors, target, bias=bias)
-        elif "negatives" in batch:
-            rank = rank_among(query, vectors, target, batch["negatives"], bias=bias)
-        else:
-            rank = rank_of(query, vectors, target, bias=bias, seen=batch.get("seen"))
-        ranking.update_ranks(rank)
-
-    @torch.no_grad()
-    def export(self) -> dict[str, Any]:
-        """vectors: [N, d] of all items, row 0 (padding) included, and bias [N] if there is one; labels: their names by
-        id, if there are any."""
-        vectors, bias = self.items()
-        given = {"vectors": vectors, "bias": bias, "labels": self.labels}
-        return {name: value for name, value in given.items() if value is not None}
-
-    @torch.no_grad()
-    def recommend(self, query: Tensor, k: int, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The k best items of each query [B, d] but those of `seen` [B, S]: scores [B, k] and ids [B, k], best first;
-        see `top_k`."""
-        vectors, bias = self.items()
-        return top_k(query, vectors, k, bias=bias, seen=seen)
+            negatives = None
+        if negatives is not None:
+            ranking.update_ranks(rank_among(query, vectors, target, negatives, bias=bias))
+        elif self.index == "exact":
+            ranking.update_ranks(rank_of(query, vectors, target, bias=bias, seen=seen))
+        for recall in more:
+            _, found = self.recommend(query, self.longest, seen)
+            self.compare(recall, query, found, seen)
+            if negatives is None:
+                ranking.update((found == target[:, None]) & (found > 0), torch.ones_like(target))
 
     def render(self, prediction: Prediction) -> list[dict[str, Any]]:
-        """items: the `top` best as {item: its name or id, score}, best first."""
-        rows = []
-        found = self.recommend(prediction["query"], self.top, prediction.get("seen"))
-        for scores, ids in zip(*(t.tolist() for t in found), strict=True):
-            best = [(i, s) for i, s in zip(ids, scores, strict=True) if i]
-            rows.append({"items": [{"item": self._name(i), "score": round(s, 4)} for i, s in best]})
-        return rows
-
-    def _name(self, item: int) -> str | int:
-        return item if self.labels is None else self.labels[item]
+        return self.listed(*self.recommend(prediction["query"], self.top, prediction.get("seen")))

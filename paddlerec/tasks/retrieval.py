@@ -9,18 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from paddlecore.errors import ConfigError
-from paddlecore.metric import Mean, Metric
-from paddlecore.task import Batch, Prediction, StepOutput, Task
-from paddlerec.layers.ann import ApproximateIndex
-from paddlerec.layers.topk import top_k
-from paddlerec.metrics import Ranking
+from paddlecore.metric import Metric
+from paddlecore.task import Batch, Prediction, StepOutput
+from paddlerec.tasks.item_ranking import ItemRanking
 
 _LOSSES = ("bpr", "softmax", "sgns", "linear")
 _SCORES = 1 << 20  # of pairs and candidates at a time: 4 MiB, which stay in a CPU's cache from one pass to the next
 _SCORES_GPU = 1 << 28  # the same for the sake of memory: 1 GiB
 
 
-class Retrieval(Task):
+class Retrieval(ItemRanking):
     """Models that score by an inner product of a user's and an item's vector, trained on pairs, ranked over all items.
 
     With s = <user, item> / temperature of a pair (u, i), its loss is one of
@@ -39,14 +37,12 @@ class Retrieval(Task):
     user [B], history [B, T] and seen [B, S]. Where there are `edges`, an array [2, n], a model with `set_graph` gets
     them once.
     Prediction: item [B, k] int64, score [B, k] float32, best first; 0 and -inf where fewer than k items are left. k is
-    the larger of `top` and what the measures look at.
-
-    In evaluation mode item vectors are computed once and kept until `train()` or `eval()` is called again.
+    the larger of `top` and what the measures look at. query [B, d].
 
     Args:
         model: `forward(user [B], items [M], history) -> ([B, d], [M, d])`, `encode(user, history) -> [B, d]`,
             `item_vectors() -> [N, d]`; with l2, `penalty(user, items) -> []`.
-        labels: names of the items by id, id 0 included; None = `render` gives ids.
+        labels, measures, top, index: see `ItemRanking`.
         loss: bpr, softmax, sgns or linear.
         temperature: what scores are divided by in the loss.
         log_q: 1 = sampled softmax corrects for how often items are drawn, 0 = it does not, which holds back popular
@@ -56,10 +52,6 @@ class Retrieval(Task):
         sgns_offset: o of sgns. Cosines within one table average 0 or more, but the right score of an unrelated pair is
             far below: with o = 0 they are all pressed apart, in vain. No ranking depends on it.
         l2: adds l2 / 2 times the squares of the vectors that a pair and its negatives are made of.
-        measures: see `Ranking`; the first selects the checkpoint.
-        top: items that `render` lists.
-        index: exact = every item is scored; faiss = those that an approximate index looks at (`ApproximateIndex`).
-            Evaluation then also says how much of the exact list it finds: `index_recall`.
     """
 
     def __init__(
@@ -77,27 +69,17 @@ class Retrieval(Task):
         top: int = 10,
         index: str = "exact",
     ) -> None:
-        super().__init__(model)
+        super().__init__(model, labels, measures, top, index)
         if loss not in _LOSSES:
             raise ValueError(f"task.loss must be one of {', '.join(_LOSSES)}, got {loss!r}")
-        if index not in ("exact", "faiss"):
-            raise ValueError(f"task.index must be exact or faiss, got {index!r}")
-        if temperature <= 0 or l2 < 0 or sgns_negatives <= 0 or top < 1:
-            raise ValueError("task.temperature, sgns_negatives and top must be positive, l2 not negative")
+        if temperature <= 0 or l2 < 0 or sgns_negatives <= 0:
+            raise ValueError("task.temperature and sgns_negatives must be positive, l2 not negative")
         if l2 and not hasattr(model, "penalty"):
             raise ValueError(f"task.l2: {type(model).__name__} has no penalty(); optim.tables_weight_decay may do")
         if hardest and loss != "bpr":
             raise ValueError(f"task.hardest chooses among the negatives of task.loss=bpr; the loss is {loss}")
-        self.labels, self.measures, self.top = labels, list(measures), top
         self.loss, self.temperature, self.log_q, self.l2 = loss, temperature, log_q, l2
-        self.hardest, self.sgns_negatives, self.sgns_offset, self.index = hardest, sgns_negatives, sgns_offset, index
-        self._longest = Ranking(measures).max_k
-        self._items: Tensor | None = None
-        self._approximate: ApproximateIndex | None = None
-
-    def train(self, mode: bool = True) -> Retrieval:
-        self._items = self._approximate = None
-        return super().train(mode)
+        self.hardest, self.sgns_negatives, self.sgns_offset = hardest, sgns_negatives, sgns_offset
 
     def _take_graph(self, batch: Batch) -> None:
         if "edges" in batch and hasattr(self.model, "set_graph") and not self.model.has_graph:
@@ -173,27 +155,11 @@ class Retrieval(Task):
         noise = (nn.functional.softplus(negative) * other).sum(1) / other.sum(1).clamp(min=1)
         return (nn.functional.softplus(-positive) + self.sgns_negatives * noise).sum()
 
-    def items(self) -> Tensor:
-        """[N, d] vectors of all items."""
-        if self._items is None or self.training or torch.is_grad_enabled():
-            self._items = self.model.item_vectors().float()  # type: ignore[operator]
-        return self._items
-
     def predict(self, batch: Batch) -> Prediction:
         self._take_graph(batch)
         query = self.model.encode(batch["user"], batch.get("history")).float()  # type: ignore[operator]
-        k, seen = max(self._longest, self.top), batch.get("seen")
-        if self.index == "exact":
-            score, item = top_k(query, self.items(), k, seen=seen)
-            return {"item": item, "score": score}
-        if self._approximate is None:
-            self._approximate = ApproximateIndex(self.items())
-        score, item = self._approximate.top_k(query, k, seen=seen)
+        score, item = self.recommend(query, max(self.longest, self.top), batch.get("seen"))
         return {"item": item, "score": score, "query": query}
-
-    def metrics(self) -> list[Metric]:
-        more = [] if self.index == "exact" else [Mean("index_recall", "max")]
-        return [Ranking(self.measures), *more]
 
     def measure(self, metrics: Sequence[Metric], prediction: Prediction, batch: Batch) -> None:
         """A training batch (of a run on few batches) counts as users with one item to find, nothing seen."""
@@ -203,21 +169,7 @@ class Retrieval(Task):
         hits = ((found.unsqueeze(2) == relevant.unsqueeze(1)) & (found > 0).unsqueeze(2)).any(2)
         ranking.update(hits, batch.get("num_relevant", torch.ones(len(found), dtype=torch.int64)))
         for recall in more:
-            _, exact = top_k(prediction["query"], self.items(), found.shape[1], seen=batch.get("seen"))
-            same = (exact.unsqueeze(2) == found.unsqueeze(1)) & (exact > 0).unsqueeze(2)
-            recall.update(same.any(2).sum(), int((exact > 0).sum()))
-
-    def export(self) -> dict[str, Any]:
-        """vectors: [N, d] float32 of all items, row 0 (padding) included; labels: names by id, if there are any."""
-        return {"vectors": self.items()} | ({} if self.labels is None else {"labels": self.labels})
+            self.compare(recall, prediction["query"], found, batch.get("seen"))
 
     def render(self, prediction: Prediction) -> list[dict[str, Any]]:
-        """items: the `top` best as {item: its name or id, score}, best first."""
-        rows = []
-        for ids, scores in zip(prediction["item"].tolist(), prediction["score"].tolist(), strict=True):
-            best = [(i, s) for i, s in zip(ids[: self.top], scores[: self.top], strict=True) if i]
-            rows.append({"items": [{"item": self._name(i), "score": round(s, 4)} for i, s in best]})
-        return rows
-
-    def _name(self, item: int) -> str | int:
-        return item if self.labels is None else self.labels[item]
+        return self.listed(prediction["score"], prediction["item"])

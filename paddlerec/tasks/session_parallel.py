@@ -28,15 +28,13 @@ class SessionParallel(NextItem):
         model: has, beside what `NextItem` needs, `state_size` and
             `forward(click [b], state [b, S], candidates [C]) -> query [b, d], state, rows [C, d + 1]`: vector and bias.
         slots: rows of a whole step.
-        labels: names of the items by id, id 0 included; None = `render` gives ids.
         loss: cross-entropy, bpr-max or top1-max; see `layers/sampled_losses.py`.
         regularisation: of bpr-max.
         elu: alpha of bpr-max's ELU; 0 = none.
         logq: times log_q that is taken off the scores in training, so that items which are often among the candidates
             are not pushed down for that. 1 makes the loss estimate the full softmax (Bengio and Senecal, 2008,
             "Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language Model").
-        measures: see `Ranking`; the first selects the checkpoint.
-        top: items that `render` lists.
+        labels, measures, top, index: see `ItemRanking`.
     """
 
     run_state = ("state",)
@@ -52,8 +50,9 @@ class SessionParallel(NextItem):
         logq: float = 0.0,
         measures: list[str] | tuple[str, ...] = ("recall@20", "mrr@20"),
         top: int = 10,
+        index: str = "exact",
     ) -> None:
-        super().__init__(model, labels, measures, top)
+        super().__init__(model, labels, measures, top, index=index)
         if loss not in _LOSSES:
             raise ValueError(f"task.loss must be one of {', '.join(_LOSSES)}, got {loss!r}")
         if min(regularisation, elu) < 0:

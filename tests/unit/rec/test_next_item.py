@@ -163,6 +163,32 @@ def test_vectors_for_other_indexes_give_the_same_scores() -> None:
     torch.testing.assert_close(mine.gather(1, ids), scores)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_an_approximate_index_serves_and_says_what_it_finds(bias: bool) -> None:
+    pytest.importorskip("faiss")
+    torch.manual_seed(0)
+    history, target = torch.randint(1, 4000, (40, 3)), torch.randint(1, 4000, (40,))
+    tasks = [NextItem(Mean(4000, bias=bias), measures=["recall@20"], index=kind).eval() for kind in ("exact", "faiss")]
+    tasks[1].model.load_state_dict(tasks[0].model.state_dict())
+    batch = {"history": history, "target": target, "seen": history}
+    lists, shown = [], []
+    with torch.no_grad():
+        batch["target"] = tasks[0].recommend(tasks[0].predict(batch)["query"], 1, history)[1][:, 0]  # each a hit
+        for task in tasks:
+            prediction, metrics = task.predict(batch), task.metrics()
+            task.measure(metrics, prediction, batch)
+            lists.append(task.recommend(prediction["query"], 20, history))
+            shown.append({name: value for metric in metrics for name, value in metric.compute().items()})
+    both = (lists[0][1].unsqueeze(2) == lists[1][1].unsqueeze(1)).any(2)
+    assert shown[0] == {"recall@20": 1.0}
+    assert shown[1]["index_recall"] == pytest.approx(float(both.double().mean())) and 0.2 < shown[1]["index_recall"] < 1
+    assert shown[1]["recall@20"] == pytest.approx(float(both[:, 0].double().mean()))  # a missed item is a miss
+    scores, ids = lists[1]
+    query, (vectors, biases) = tasks[1].predict(batch)["query"], tasks[1].items()
+    exact = query @ vectors.T + (biases if bias else 0.0)
+    torch.testing.assert_close(scores, exact.gather(1, ids).detach())
+
+
 @pytest.mark.parametrize("recipe", ["rec/sasrec_games", "rec/srgnn_yoochoose", "rec/gru4rec_yoochoose"])
 def test_vectors_are_written_for_other_indexes(recipe: str, tmp_path: Path) -> None:
     trainer, _ = testing.tiny_trainer(recipe, folder=tmp_path / "run")
