@@ -20,15 +20,12 @@ from paddlecore.sources import SPLITS, File, Source, fingerprint
 from paddlecore.task import Batch
 from paddlenlp.data.text_files import (
     BadRow,
-    cells,
     check_columns,
-    check_header,
     decoded,
     is_blank,
-    json_object,
     lines_of,
     published,
-    row_cells,
+    read_table,
     string_of,
     text_of,
 )
@@ -336,33 +333,31 @@ class ParallelData(DataModule):
             else:
                 pairs.source.append(texts[0])
                 pairs.target.append(texts[1])
-        return _some(pairs, source)
+        if not pairs.source:
+            raise DataError(f"{source}: there are no pairs that can be used")
+        return pairs
 
     def _read_table(self, path: Path, columns: list[str] | None = None) -> _Pairs:
-        """A .tsv or .jsonl file of pairs; blank lines are left out."""
+        """A .tsv or .jsonl file of pairs."""
         self._paths.append(path)
-        columns = columns or self.columns
-        wanted = (self.source_column, self.target_column)
+        names = (self.source_column, self.target_column)
         pairs = _Pairs()
-        for line, raw in lines_of(path):
-            try:
-                content = decoded(raw, "utf-8", line)
-                if not content.strip():
-                    continue
-                if ".jsonl" in path.suffixes:
-                    row = json_object(content, wanted)
-                elif columns is None:
-                    columns = cells(content, "tsv")
-                    check_header(path, line, columns, wanted, "data.source_column, data.target_column")
-                    continue
-                else:
-                    row = dict(zip(columns, row_cells(content, "tsv", columns), strict=True))
-                source, target = (_text(string_of(row[name], name)) for name in wanted)
-                pairs.source.append(source)
-                pairs.target.append(target)
-            except BadRow as error:
-                self.bad_rows.add(path, line, str(error))
-        return _some(pairs, path)
+
+        def take(line: int, row: dict[str, Any]) -> None:
+            source, target = (_text(string_of(row[name], name)) for name in names)
+            pairs.source.append(source)
+            pairs.target.append(target)
+
+        read_table(
+            path,
+            "jsonl" if ".jsonl" in path.suffixes else "tsv",
+            names,
+            take,
+            self.bad_rows,
+            columns=columns or self.columns,
+            options="data.source_column, data.target_column",
+        )
+        return pairs
 
     # ------------------------------------------------------------------------------------------------ pieces
 
@@ -492,12 +487,6 @@ def _text(text: str) -> str:
     if is_blank(text):
         raise BadRow("the sentence is empty")
     return text.strip()
-
-
-def _some(pairs: _Pairs, path: Path) -> _Pairs:
-    if not pairs.source:
-        raise DataError(f"{path}: there are no pairs that can be used")
-    return pairs
 
 
 # ---------------------------------------------------------------------------------------------------- Multi30k

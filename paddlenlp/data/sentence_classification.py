@@ -18,21 +18,15 @@ from paddlecore.sources import File, Source, fingerprint
 from paddlecore.task import Batch
 from paddlenlp.data.buckets import LengthBuckets, padding_share
 from paddlenlp.data.text_files import (
-    SET_ENCODING,
     SPACED,
     TOKENIZERS,
     BadRow,
-    cells,
     check_columns,
-    check_header,
     check_reading,
-    decoded,
     frequent,
-    json_object,
     kind_of,
-    lines_of,
     published,
-    row_cells,
+    read_table,
     split_files,
     string_of,
     text_of,
@@ -278,40 +272,29 @@ class TextTableData(DataModule):
         kind = kind_of(path)
         if kind is None:
             raise DataError(f"{path}: the name must end in .csv, .tsv, .jsonl or .txt, each perhaps with .gz")
-        columns = ["label", "text"] if kind == "txt" else self.columns
-        texts, line = _Texts(path), 0
-        for line, raw in lines_of(path):
-            try:
-                content = decoded(raw, encoding or self.encoding, line, SET_ENCODING)
-                if not content.strip():
-                    continue
-                if columns is None and kind != "jsonl":
-                    columns = cells(content, kind)
-                    check_header(path, line, columns, (self.text, self.label), "data.text, data.label")
-                    continue
-                label, text = self._parsed(content, kind, columns or [])
-                tokens = self._tokens(text)
-                if not tokens:
-                    raise BadRow("the text is empty")
-                texts.add(line, label, tokens)
-            except BadRow as error:
-                self.bad_rows.add(path, line, str(error))
-        if not texts.lines:
-            skipped = " that can be used" if self.bad_rows.count else ""
-            raise DataError(f"{path}:{max(line, 1)}: the file {'has no rows' + skipped if line else 'is empty'}")
-        return texts
+        names = ("label", "text") if kind == "txt" else (self.label, self.text)
+        texts = _Texts(path)
 
-    def _parsed(self, content: str, kind: str, columns: list[str]) -> tuple[str, str]:
-        """Label and text of a row."""
-        if kind == "jsonl":
-            row = json_object(content, (self.text, self.label))
-            label, text = row[self.label], string_of(row[self.text], "text")
+        def take(line: int, row: dict[str, Any]) -> None:
+            label, text = row[names[0]], string_of(row[names[1]], "text")
             if not isinstance(label, (str, int)):
                 raise BadRow(f"the label must be a string or a whole number, got {type(label).__name__}")
-            return self._labelled(str(label)), text
-        names = ("label", "text") if kind == "txt" else (self.label, self.text)
-        found = row_cells(content, kind, columns)
-        return self._labelled(found[columns.index(names[0])]), found[columns.index(names[1])]
+            name, tokens = self._labelled(str(label)), self._tokens(text)
+            if not tokens:
+                raise BadRow("the text is empty")
+            texts.add(line, name, tokens)
+
+        read_table(
+            path,
+            kind,
+            names,
+            take,
+            self.bad_rows,
+            columns=list(names) if kind == "txt" else self.columns,
+            options="data.text, data.label",
+            encoding=encoding or self.encoding,
+        )
+        return texts
 
     def _labelled(self, label: str) -> str:
         """The class's name for what stands in the file."""

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from paddlecore import sources
+from paddlecore.data import BadRows
 from paddlecore.errors import ConfigError, DataError, nearest
 from paddlecore.sources import Source, data_root, locate
 
-SET_ENCODING = "convert the file, or set data.encoding"
+_SET_ENCODING = "convert the file, or set data.encoding"
 _KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".txt": "txt", ".all": "txt"}
 
 # what is written over, under or into the letters of a word: accents, vowels of Hebrew, Arabic, Hindi and Thai, joiners
@@ -104,7 +105,7 @@ def is_blank(text: str) -> bool:
     return all(c.isspace() or unicodedata.category(c) in ("Cc", "Cf") for c in text)
 
 
-def cells(content: str, kind: str) -> list[str]:
+def _cells(content: str, kind: str) -> list[str]:
     if kind == "tsv":
         return content.split("\t")
     if kind == "txt":
@@ -115,15 +116,15 @@ def cells(content: str, kind: str) -> list[str]:
         raise BadRow(f"not a CSV row on one line: {error}") from None
 
 
-def row_cells(content: str, kind: str, columns: list[str]) -> list[str]:
-    """The cells of a row, as many as there are `columns`."""
-    found = cells(content, kind)
+def _row(content: str, kind: str, columns: list[str]) -> dict[str, str]:
+    """The cells of a row by their columns."""
+    found = _cells(content, kind)
     if len(found) != len(columns):
         raise BadRow(f"expected {len(columns)} columns ({', '.join(columns[:20])}), found {len(found)}")
-    return found
+    return dict(zip(columns, found, strict=True))
 
 
-def json_object(content: str, names: Iterable[str]) -> dict[str, Any]:
+def _json_object(content: str, names: Iterable[str]) -> dict[str, Any]:
     """The object of a line, which has all of `names`."""
     try:
         row = json.loads(content)
@@ -193,14 +194,18 @@ def check_reading(tokenizer: str, encoding: str) -> None:
 def check_columns(columns: list[str] | None, names: Iterable[str]) -> None:
     """
     Raises:
-        ValueError: the option `columns` lacks one of `names`.
+        ValueError: the option `columns` lacks one of `names`, or has it twice.
     """
+    if columns is None:
+        return
     for name in names:
-        if columns is not None and name not in columns:
+        if name not in columns:
             raise ValueError(f"data.columns lacks {name!r}{nearest(name, columns)}")
+        if columns.count(name) > 1:
+            raise ValueError(f"data.columns has {name!r} twice; which is to be read?")
 
 
-def check_header(path: Path, line: int, columns: list[str], names: Iterable[str], options: str) -> None:
+def _check_header(path: Path, line: int, columns: list[str], names: Iterable[str], options: str) -> None:
     """
     Raises:
         DataError: one of `names` is not in the header, or twice.
@@ -212,6 +217,55 @@ def check_header(path: Path, line: int, columns: list[str], names: Iterable[str]
                 f"{path}:{line}: column {name!r} is {what} in the header ({', '.join(columns[:20])})"
                 f"{nearest(name, columns) if what == 'not' else ''}; see {options} and data.columns"
             )
+
+
+def read_table(
+    path: Path,
+    kind: str,
+    names: Sequence[str],
+    take: Callable[[int, dict[str, Any]], None],
+    bad_rows: BadRows,
+    *,
+    columns: list[str] | None,
+    options: str,
+    encoding: str | None = None,
+) -> None:
+    """Hand the line and the values by name of each row to `take`, which may refuse one by `BadRow`, as the reading of
+    it does; such rows go to `bad_rows`. Blank lines are left out.
+
+    Args:
+        path: the file.
+        kind: csv, tsv, jsonl or txt.
+        names: columns or keys that each row must have.
+        take: called for each row that has them.
+        bad_rows: of the data.
+        columns: names of all columns; None = the first line has them.
+        options: that say which columns are read, for errors.
+        encoding: of the file; None = UTF-8, which no option changes.
+
+    Raises:
+        DataError: the header lacks a column; the file is damaged, or has no rows that can be used.
+    """
+    line = taken = 0
+    for line, raw in lines_of(path):
+        try:
+            content = decoded(raw, encoding or "utf-8", line, _SET_ENCODING if encoding else "convert the file")
+            if not content.strip():
+                continue
+            if kind == "jsonl":
+                take(line, _json_object(content, names))
+            elif columns is None:
+                columns = _cells(content, kind)
+                _check_header(path, line, columns, names, options)
+                continue
+            else:
+                take(line, _row(content, kind, columns))
+            taken += 1
+        except BadRow as error:
+            bad_rows.add(path, line, str(error))
+    if not taken:
+        skipped = " that can be used" if bad_rows.count else ""
+        raise DataError(f"{path}:{max(line, 1)}: the file {'has no rows' + skipped if line else 'is empty'}")
 
 
 def frequent(counts: Counter[str], min_count: int, path: Path) -> list[str]:

@@ -19,20 +19,14 @@ from paddlecore.sources import File, Source, fingerprint
 from paddlecore.task import Batch
 from paddlenlp.data.sentence_classification import PAD, UNKNOWN
 from paddlenlp.data.text_files import (
-    SET_ENCODING,
     TOKENIZERS,
     BadRow,
-    cells,
     check_columns,
-    check_header,
     check_reading,
-    decoded,
     frequent,
-    json_object,
     kind_of,
-    lines_of,
     published,
-    row_cells,
+    read_table,
     split_files,
     string_of,
     warn_unknown,
@@ -328,36 +322,30 @@ class TextPairData(DataModule):
         names = names or {"query": self.query, "document": self.document, "label": self.label}
         if self.group is not None:
             names = {"group": self.group, **names}
-        columns = self.columns
-        pairs, line = _Pairs(path), 0
+        pairs = _Pairs(path)
         asked: dict[str, tuple[int, list[str]]] = {}  # of each group: line and query of its first row
-        for line, raw in lines_of(path):
-            try:
-                content = decoded(raw, self.encoding, line, SET_ENCODING)
-                if not content.strip():
-                    continue
-                if kind == "jsonl":
-                    row = json_object(content, names.values())
-                elif columns is None:
-                    columns = cells(content, kind)
-                    check_header(path, line, columns, names.values(), "data.query, data.document, data.label")
-                    continue
-                else:
-                    row = dict(zip(columns, row_cells(content, kind, columns), strict=True))
-                query, document = (self._tokens(row[names[what]], what) for what in ("query", "document"))
-                label = str(row[names["label"]]).strip()
-                if label not in ("0", "1"):
-                    raise BadRow(f"the label must be 0 or 1, got {label[:40]!r}")
-                group = str(row[names["group"]]) if "group" in names else "\t".join(query)
-                first, same = asked.setdefault(group, (line, query))
-                if query != same:
-                    raise BadRow(f"the query is another than that of {names['group']}={group} in line {first}")
-                pairs.add(line, group, query, document, int(label))
-            except BadRow as error:
-                self.bad_rows.add(path, line, str(error))
-        if not pairs.lines:
-            skipped = " that can be used" if self.bad_rows.count else ""
-            raise DataError(f"{path}:{max(line, 1)}: the file {'has no rows' + skipped if line else 'is empty'}")
+
+        def take(line: int, row: dict[str, Any]) -> None:
+            query, document = (self._tokens(row[names[what]], what) for what in ("query", "document"))
+            label = str(row[names["label"]]).strip()
+            if label not in ("0", "1"):
+                raise BadRow(f"the label must be 0 or 1, got {label[:40]!r}")
+            group = str(row[names["group"]]) if "group" in names else "\t".join(query)
+            first, same = asked.setdefault(group, (line, query))
+            if query != same:
+                raise BadRow(f"the query is another than that of {names['group']}={group} in line {first}")
+            pairs.add(line, group, query, document, int(label))
+
+        read_table(
+            path,
+            kind,
+            list(names.values()),
+            take,
+            self.bad_rows,
+            columns=self.columns,
+            options="data.query, data.document, data.label",
+            encoding=self.encoding,
+        )
         return pairs
 
     def _tokens(self, text: Any, what: str) -> list[str]:

@@ -106,7 +106,7 @@ def test_bad_lines_are_named_or_skipped_with_their_partner(tmp_path: Path, line:
         ("train.jsonl", r'{"source": "a \ud83d", "target": "b"}', r"jsonl:1: the source has half of a surrogate pair"),
         ("train.tsv", "source\ttarget\ttarget\n", r"train\.tsv:1: column 'target' is twice"),
         ("train.jsonl", '{"source": "a"\n', r"train\.jsonl:1: not JSON"),
-        ("train.tsv", "source\ttarget\n", "no pairs"),
+        ("train.tsv", "source\ttarget\n", r"train\.tsv:1: the file has no rows"),
         ("other.tsv", "", "has no train pairs"),
     ],
 )

@@ -264,6 +264,8 @@ def test_columns_that_lack_one_are_refused() -> None:
     for options in ({"columns": ["query", "document"]}, {"columns": ["query", "document", "label"], "group": "day"}):
         with pytest.raises(ValueError, match=r"data\.columns lacks '(label|day)'"):
             TextPairData(source="x", **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"data\.columns has 'label' twice"):
+        TextPairData(source="x", columns=["query", "document", "label", "label"])
     with pytest.raises(ValueError, match=r"data\.columns lacks 'source'; did you mean 'sources'"):
         ParallelData(source="x", columns=["sources", "target"])
 
