@@ -64,6 +64,9 @@ class Bleu(Metric):
             Multi30k.
         language: of the translations, for `moses`.
         lowercase: compare lower-case texts.
+
+    Raises:
+        ValueError: there is no such tokeniser, or it needs a model that cannot be fetched.
     """
 
     counts: Tensor
@@ -77,7 +80,12 @@ class Bleu(Metric):
         if tokenize not in (known := ("moses", *BLEU.TOKENIZERS)):
             raise ValueError(f"tokenize must be one of {', '.join(sorted(known))}; got {tokenize!r}")
         self.language, self.moses = language, tokenize == "moses"
-        self._bleu = BLEU(lowercase=lowercase, tokenize="none" if self.moses else tokenize, force=True)
+        try:
+            self._bleu = BLEU(lowercase=lowercase, tokenize="none" if self.moses else tokenize, force=True)
+        except OSError as error:
+            raise ValueError(
+                f"tokenize={tokenize}: sacrebleu cannot fetch its model ({error}); 13a, intl, zh and char have none"
+            ) from None
         self._bleu.corpus_score(["a"], [["a"]])  # the library has no signature before it has seen a reference
         self.goals = {name: "max"}
         self.signature = f"{name}|{self._bleu.get_signature()}" + (f"|moses {language}" if self.moses else "")

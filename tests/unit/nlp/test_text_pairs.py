@@ -110,6 +110,14 @@ def test_letter_trigrams_of_the_papers_example() -> None:
     assert letter_trigrams("a") == ["#a#"] and letter_trigrams("好") == ["#好#"]
 
 
+def test_chinese_characters_are_words_or_trigrams_of_their_own(tmp_path: Path) -> None:
+    for options in ({}, {"trigrams": True}):
+        data = prepared(folder_of(tmp_path, rows=[("你 好吗", "好", 1)]), tokenizer="characters", **options)
+        vocabulary = data.state()["vocabulary"]
+        assert sorted(token.strip("#") for token in vocabulary) == sorted("你好吗")
+        assert data.encode({"query": "好坏", "candidates": ["吗"]})["query"].flatten().tolist() == [2, 1]
+
+
 def test_words_as_bags_of_letter_trigrams(tmp_path: Path) -> None:
     data = prepared(folder_of(tmp_path, rows=[("good", "a good goo", 1), ("good", "food", 0)]), trigrams=True)
     vocabulary = ["", "?", *data.state()["vocabulary"]]

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import sacrebleu
@@ -154,6 +155,15 @@ def test_bleu_has_tokens_where_words_are_written_without_spaces(language: str, t
     assert "tok:intl" in task(target_language=language, tokenize="intl").metrics()[3].signature
     with pytest.raises(ValueError, match="tokenize must be one of .*13a.*; got '13b'"):
         task(tokenize="13b")
+
+
+def test_a_tokenizer_whose_model_cannot_be_fetched_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(sacrebleu.metrics.BLEU, "__init__", offline)
+    with pytest.raises(ValueError, match="tokenize=flores200: sacrebleu cannot fetch .*no route.*; 13a, intl"):
+        Bleu(tokenize="flores200")
 
 
 def test_words_are_counted_by_their_first_pieces() -> None:
