@@ -17,9 +17,9 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from paddlecore import __version__, config
 from paddlecore.errors import ConfigError, SuiteError, nearest
@@ -76,18 +76,13 @@ def _dispatch(words: list[str]) -> int:
     verb, rest = words[0].replace("_", "-"), words[1:]
     if verb not in _VERBS:
         raise ConfigError(f"there is no verb {words[0]!r}{nearest(verb, _VERBS)}\n{_usage()}")
-    action, usage, summary = _VERBS[verb]
     if "-h" in rest or "--help" in rest:
-        overrides = [word for word in rest if not word.startswith("-")]
-        own = f"{verb}: {summary}\n\n  paddlesuite {verb} {usage}"
-        print(config.help_text(verb, overrides) if verb in config.VERBS else own)
-        if verb in _MORE_HELP:
-            print(_MORE_HELP[verb])
+        print(_help(verb, [word for word in rest if not word.startswith("-")]))
         return 0
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # whose line it is from says nothing here
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     keep_freed_memory()
-    return action(rest)
+    return _VERBS[verb].action(rest)
 
 
 def keep_freed_memory() -> None:
@@ -106,8 +101,21 @@ def keep_freed_memory() -> None:
 
 def _usage() -> str:
     lines = ["usage: paddlesuite <verb> [key=value ...]   (in a checkout also: python tools/<verb>.py)", ""]
-    lines += [f"  {verb:<11} {summary}" for verb, (_, _, summary) in _VERBS.items()]
+    lines += [f"  {name:<11} {verb.summary}" for name, verb in _VERBS.items()]
     lines += ["", "`paddlesuite <verb> --help` shows a verb's options, with recipe=<suite>/<name> also the recipe's."]
+    return "\n".join(lines)
+
+
+def _help(name: str, overrides: list[str]) -> str:
+    verb = _VERBS[name]
+    lines = [f"{name}: {verb.summary}", ""]
+    if verb.is_run:
+        lines.append(f"  {config.command(name)} {verb.usage}")
+    lines.append(f"  paddlesuite {name} {verb.usage}")
+    if verb.options:
+        lines += ["", *(config.row(option, what) for option, what in verb.options.items())]
+    if verb.is_run:
+        lines += ["", config.help_text(overrides)]
     return "\n".join(lines)
 
 
@@ -291,26 +299,6 @@ def _bench(words: list[str]) -> int:
     return 0
 
 
-_MORE_HELP = {
-    "publish": """
-  runs=<folder>,<folder>   finished runs that differ in their seed alone; the weights are the first one's best
-  over=<option>            they differ in this option instead, e.g. data.fold (default: seed)
-  out=<folder>             where to write (default: pretrained/<recipe>)
-  fp16=true                store weights in half precision, and see what that does to the score
-  weights=false            keep the card alone, where weights are too large to ship
-  init.average=<n>         the weights are the mean of the one run's last n checkpoints
-  notes=<text>             for the card
-  key=value                options of the scoring, as for eval""",
-    "convert": """
-  model=<name>             what create_model takes: an architecture, a class or a recipe
-  weights=<file>           safetensors, a state dict of torch.save, or an .npz of TensorFlow's variables by name
-  out=<file>.safetensors   where to write
-  partial=true             let tensors of the model be missing in the file
-  size=<pixels>            of the image that the parity is checked with (default 224)
-  key=value                arguments of the model, e.g. num_classes=10""",
-}
-
-
 def _publish(words: list[str]) -> int:
     own, rest = _take(words, "runs", "out", "fp16", "weights", "notes", "over")
     cfg = config.compose(rest, verb="publish")
@@ -344,7 +332,7 @@ def _convert(words: list[str]) -> int:
     own, rest = _take(words, "model", "weights", "out", "partial", "size")
     for name in ("model", "weights", "out"):
         if not own[name]:
-            raise ConfigError(f"convert: {name}=... is missing; {_VERBS['convert'][1]}")
+            raise ConfigError(f"convert: {name}=... is missing; {_VERBS['convert'].usage}")
     if wrong := [word for word in rest if "=" not in word]:
         raise ConfigError(f"convert: {wrong[0]!r} is not key=value")
     partial, size = _flag(own["partial"], "partial"), _count(own["size"], "size", 224)
@@ -530,21 +518,97 @@ def _report() -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-_VERBS: dict[str, tuple[Callable[[list[str]], int], str, str]] = {
-    "train": (_train, "", config.VERBS["train"][0]),
-    "eval": (_eval, "", config.VERBS["eval"][0]),
-    "predict": (_predict, "", config.VERBS["predict"][0]),
-    "zoo": (_zoo, "[suite=...] [task=...] [data=...] [recipe=<suite>/<name>] [--json]",
-            "list the recipes and their scores, or show one with its card"),
-    "check-data": (_check_data, "", config.VERBS["check-data"][0]),
-    "doctor": (_doctor, "[--json]", "report versions, hardware and data, for yourself or for a bug report"),
-    "bench": (_bench, "", config.VERBS["bench"][0]),
-    "publish": (_publish, "recipe=<suite>/<name> runs=<folder>[,<folder>...] [key=value ...]",
-                "make weights and card from finished runs, and score what was stored"),
-    "convert": (_convert, "model=<name> weights=<file> out=<file>.safetensors [key=value ...]",
-                "write weights of another program in our names, and check that they give the same"),
-    "plot": (_plot, "<run folder> ...", "draw the curves of runs into their curve.png"),
-}  # fmt: skip
+class _Verb(NamedTuple):
+    action: Callable[[list[str]], int]
+    summary: str
+    usage: str
+    options: Mapping[str, str] = {}  # its own, and what they mean
+    is_run: bool = False  # its other options are those of a run's configuration
+
+
+_VERBS = {
+    "train": _Verb(
+        _train,
+        "train a recipe; the same command goes on where it stopped",
+        "recipe=<suite>/<name> [key=value ...]",
+        is_run=True,
+    ),
+    "eval": _Verb(
+        _eval,
+        "score weights; the last line is one JSON object",
+        "recipe=<suite>/<name> split=... report=... worst=... [key=value ...]",
+        {
+            "split=": "train, valid or test (default)",
+            "report=": "draw figures and the rows that went worst into this folder (recipes with pictures)",
+            "worst=": "how many of those (default 16)",
+        },
+        is_run=True,
+    ),
+    "predict": _Verb(
+        _predict,
+        "raw input in, one JSON object a line out",
+        "recipe=<suite>/<name> input=... batch_size=... draw=... vectors=... [key=value ...]",
+        {
+            "input=": "raw input, @file or - (stdin) for one a line; default: the data's own examples",
+            "batch_size=": "most inputs that are answered together (default: data.eval_batch_size, at most 32)",
+            "draw=": "also write a picture and a JSON file of each input into this folder (recipes with pictures)",
+            "vectors=": "write the vectors of all items into this folder instead (models that retrieve items)",
+        },
+        is_run=True,
+    ),
+    "zoo": _Verb(
+        _zoo,
+        "list the recipes and their scores, or show one with its card",
+        "[suite=...] [task=...] [data=...] [recipe=<suite>/<name>] [--json]",
+    ),
+    "check-data": _Verb(
+        _check_data,
+        "read all of a recipe's data and name what is wrong with it",
+        "recipe=<suite>/<name> draw=... samples=... [key=value ...]",
+        {
+            "draw=": "draw annotated samples of each split into this folder (recipes with pictures)",
+            "samples=": "how many of each (default 16)",
+        },
+        is_run=True,
+    ),
+    "doctor": _Verb(_doctor, "report versions, hardware and data, for yourself or for a bug report", "[--json]"),
+    "bench": _Verb(
+        _bench,
+        "training speed of a recipe; writes nothing",
+        "recipe=<suite>/<name> steps=... [key=value ...]",
+        {"steps=": "optimiser steps to time (default 100)"},
+        is_run=True,
+    ),
+    "publish": _Verb(
+        _publish,
+        "make weights and card from finished runs, and score what was stored",
+        "recipe=<suite>/<name> runs=<folder>[,<folder>...] [key=value ...]",
+        {
+            "runs=<folder>,...": "finished runs that differ in their seed alone; the weights are the first one's best",
+            "over=<option>": "they differ in this option instead, e.g. data.fold (default: seed)",
+            "out=<folder>": "where to write (default: pretrained/<recipe>)",
+            "fp16=true": "store weights in half precision, and see what that does to the score",
+            "weights=false": "keep the card alone, where weights are too large to ship",
+            "init.average=<n>": "the weights are the mean of the one run's last n checkpoints",
+            "notes=<text>": "for the card",
+            "key=value": "options of the scoring, as for eval",
+        },
+    ),
+    "convert": _Verb(
+        _convert,
+        "write weights of another program in our names, and check that they give the same",
+        "model=<name> weights=<file> out=<file>.safetensors [key=value ...]",
+        {
+            "model=<name>": "what create_model takes: an architecture, a class or a recipe",
+            "weights=<file>": "safetensors, a state dict of torch.save, or an .npz of TensorFlow's variables by name",
+            "out=<file>.safetensors": "where to write",
+            "partial=true": "let tensors of the model be missing in the file",
+            "size=<pixels>": "of the image that the parity is checked with (default 224)",
+            "key=value": "arguments of the model, e.g. num_classes=10",
+        },
+    ),
+    "plot": _Verb(_plot, "draw the curves of runs into their curve.png", "<run folder> ..."),
+}
 
 
 if __name__ == "__main__":

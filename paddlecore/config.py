@@ -30,36 +30,6 @@ from paddlecore.signature import Signature, check_value, integers, least, signat
 # What a recipe may name. `build` also holds the `__module__` of what it found against this list.
 ALLOWED_ROOTS = ("paddlecore", "paddlerec", "paddlecv", "paddlenlp", "torch.optim", "torchvision")
 
-# Verbs that take a recipe: what they do, and options of theirs that are no part of a run's configuration.
-VERBS: dict[str, tuple[str, dict[str, str]]] = {
-    "train": ("train a recipe; the same command goes on where it stopped", {}),
-    "eval": (
-        "score weights; the last line is one JSON object",
-        {
-            "split": "train, valid or test (default)",
-            "report": "draw figures and the rows that went worst into this folder (recipes with pictures)",
-            "worst": "how many of those (default 16)",
-        },
-    ),
-    "predict": (
-        "raw input in, one JSON object a line out",
-        {
-            "input": "raw input, @file or - (stdin) for one a line; default: the data's own examples",
-            "batch_size": "most inputs that are answered together (default: data.eval_batch_size, at most 32)",
-            "draw": "also write a picture and a JSON file of each input into this folder (recipes with pictures)",
-            "vectors": "write the vectors of all items into this folder instead (models that retrieve items)",
-        },
-    ),
-    "check-data": (
-        "read all of a recipe's data and name what is wrong with it",
-        {
-            "draw": "draw annotated samples of each split into this folder (recipes with pictures)",
-            "samples": "how many of each (default 16)",
-        },
-    ),
-    "bench": ("training speed of a recipe; writes nothing", {"steps": "optimiser steps to time (default 100)"}),
-}
-
 _GIVEN_BY_ENGINE = {"model": (), "task": ("model",), "data": ()}  # constructor arguments that no config can give
 
 # What other programs call an option, without `_` and in lower case, where that is not like its name.
@@ -339,7 +309,7 @@ def compose(overrides: Sequence[str], *, verb: str = "train", root: Path | None 
     recipe, debug = chosen["recipe"], chosen["debug"]
     pairs = [(key, text) for key, text in pairs if key not in chosen]
     if recipe is None:
-        usage = f"which recipe? Add recipe=<suite>/<name>, e.g. {_command(verb)} recipe=rec/deepfm_toy"
+        usage = f"which recipe? Add recipe=<suite>/<name>, e.g. {command(verb)} recipe=rec/deepfm_toy"
         raise ConfigError(_joined([*problems, usage if problems else usage + _listing(list_recipes(root))]))
     layers = [_train_layer(root), *_recipe_layers(recipe, root)]
     if debug is not None:
@@ -371,7 +341,8 @@ def _train_layer(root: Path) -> _Layer:
     return _Layer(_shown(path), values, path)
 
 
-def _command(verb: str) -> str:
+def command(verb: str) -> str:
+    """How a verb is called in a checkout."""
     return f"python tools/{verb.replace('-', '_')}.py"
 
 
@@ -912,27 +883,20 @@ def default_run_dir(config: RunConfig) -> str:
 # Help
 
 
-def help_text(verb: str, overrides: Sequence[str] = (), *, root: Path | None = None) -> str:
-    """What `--help` prints: usage, all engine options, and those of the recipe if one is given, else all recipes."""
+def help_text(overrides: Sequence[str] = (), *, root: Path | None = None) -> str:
+    """The part of `--help` that all verbs share: the options of the recipe if one is given, else all recipes; and those
+    of the engine."""
     root = root or config_root()
-    summary, own = VERBS.get(verb, ("", {}))
-    lines = [f"{verb}: {summary}" if summary else verb, ""]
-    options = "".join(f" {name}=..." for name in own)
-    lines += [f"  {_command(verb)} recipe=<suite>/<name>{options} [key=value ...]"]
-    lines += [f"  paddlesuite {verb} recipe=<suite>/<name>{options} [key=value ...]", ""]
-    lines += [*(_row(f"{name}=", help) for name, help in own.items()), *([""] if own else [])]
     recipe = next((text for key, text in reversed(_pairs(overrides)[0]) if key == "recipe"), None)
     if recipe:
-        lines += _recipe_help(recipe, root)
+        lines = _recipe_help(recipe, root)
     else:
-        lines += ["Recipes; add recipe=... to see the options of one"]
-        lines += [_row(name, str(about(name, root).get("title", ""))) for name in list_recipes(root)]
-    lines += ["", "Engine options and their defaults"]
-    lines += _schema_help(RunConfig(), "")
-    return "\n".join(lines)
+        lines = ["Recipes; add recipe=... to see the options of one"]
+        lines += [row(name, str(about(name, root).get("title", ""))) for name in list_recipes(root)]
+    return "\n".join([*lines, "", "Engine options and their defaults", *_schema_help(RunConfig(), "")])
 
 
-def _row(left: str, right: str) -> str:
+def row(left: str, right: str) -> str:
     """An option and what it means, beside it in lines that fit the terminal (100 columns where there is none)."""
     indent = 45
     width = max(shutil.get_terminal_size((100, 24)).columns, indent + 35)
@@ -959,7 +923,7 @@ def _schema_help(section: Any, prefix: str) -> list[str]:
         choices = [] if all(c in meta["help"] for c in meta["choices"]) else meta["choices"]
         facts = [meta["unit"], *(f"{words} {number}" for words, number in meta["bounds"].items()), _or(choices)]
         noted = "; ".join(f for f in facts if f)
-        lines.append(_row(f"{key}={_plain_text(value)}", meta["help"] + (f" ({noted})" if noted else "")))
+        lines.append(row(f"{key}={_plain_text(value)}", meta["help"] + (f" ({noted})" if noted else "")))
     return lines + inner
 
 
@@ -984,5 +948,5 @@ def _recipe_help(recipe: str, root: Path) -> list[str]:
                 if p.name in section
                 else (p.default or "(from the data)").strip("'")
             )
-            lines.append(_row(f"{name}.{p.name}={value}", p.doc or p.annotation or ""))
+            lines.append(row(f"{name}.{p.name}={value}", p.doc or p.annotation or ""))
     return lines

@@ -80,6 +80,8 @@ def test_help_of_each_verb(verb: str, root: Path, capsys: pytest.CaptureFixture[
     assert cli.main([verb, "--help"]) == 0
     shown = capsys.readouterr()
     assert verb in shown.out and shown.err == ""
+    assert ("train.max_steps=" in shown.out) == (verb in ("train", "eval", "predict", "check-data", "bench"))
+    assert verb != "predict" or "  input=" in shown.out and "python tools/predict.py recipe=" in shown.out
 
 
 def test_help_with_a_recipe_shows_its_own_options(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -192,7 +192,7 @@ def test_any_recipe_file(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     composes(["recipe=mine.yaml"], root)
     try:
         config.load_record("mine.yaml")
-        config.help_text("train", ["recipe=mine.yaml"], root=root)
+        config.help_text(["recipe=mine.yaml"], root=root)
     except ConfigError:
         pass
     assert not Path("ran").exists()
