@@ -358,7 +358,7 @@ def build_trainer(
         resume_from=last,
         valid=valid,
         eval_batch_size=data.eval_batch_size,
-        journal=_journal(cfg, folder, last, total) if folder is not None and distributed.rank() == 0 else None,
+        journal=_journal(cfg, folder, last, total) if folder is not None else None,
         records=_records(cfg, data),
         fingerprint=data.fingerprint(),
     )
@@ -379,20 +379,27 @@ def _records(cfg: RunConfig, data: DataModule) -> dict[str, Any]:
     }
 
 
-def _journal(cfg: RunConfig, folder: Path, last: Path | None, total: int | None) -> Journal:
-    """The run folder with its journal, from the checkpoint `last` on; a new one also says how it was made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if last is None:
-        (folder / "run_config.yaml").write_text(config.dump(cfg), encoding="utf-8")
-        write_json(folder / "environment.json", environment())
-    return Journal(
-        folder,
-        resume_step=int(last.name[5:]) if last is not None else 0,
-        trackers=cfg.train.trackers,
-        run_name=folder.name,
-        total_steps=total,
-        config=config.flatten(cfg),
-    )
+def _journal(cfg: RunConfig, folder: Path, last: Path | None, total: int | None) -> Journal | None:
+    """The run folder with its journal, from the checkpoint `last` on; a new one also says how it was made. Rank 0's."""
+    opened: list[Journal] = []
+
+    def begin() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if last is None:
+            (folder / "run_config.yaml").write_text(config.dump(cfg), encoding="utf-8")
+            write_json(folder / "environment.json", environment())
+        journal = Journal(
+            folder,
+            resume_step=int(last.name[5:]) if last is not None else 0,
+            trackers=cfg.train.trackers,
+            run_name=folder.name,
+            total_steps=total,
+            config=config.flatten(cfg),
+        )
+        opened.append(journal)
+
+    distributed.on_first(begin)
+    return opened[0] if opened else None
 
 
 # ---------------------------------------------------------------------------------------------------- the folder
@@ -571,6 +578,5 @@ def _result(
     }
     if data.bounds():
         result["best_possible"] = data.bounds()
-    if distributed.rank() == 0:
-        write_json(folder / "result.json", result)
+    distributed.on_first(lambda: write_json(folder / "result.json", result))
     return result
