@@ -183,14 +183,22 @@ def _remembered_sha256(path: Path) -> str:
     except (OSError, ValueError):
         pass
     digest = sha256_of(path)
+    keep_in_cache(entry, lambda part: part.write_text(digest, encoding="ascii"))
+    return digest
+
+
+def keep_in_cache(entry: Path, write: Callable[[Path], object]) -> None:
+    """Make a file of the user's cache, whole or not at all, where it can be written; other processes may do the same.
+
+    `write` is given the path to make it under, which ends like `entry`.
+    """
+    part = entry.with_name(f"{entry.stem}.{secrets.token_hex(4)}{entry.suffix}")
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        part = entry.with_name(f"{entry.name}.{secrets.token_hex(4)}")
-        part.write_text(digest, encoding="ascii")
+        write(part)
         os.replace(part, entry)
     except OSError:
-        pass
-    return digest
+        pass  # no room, or no right to write: it is made again next time
 
 
 SPLITS = {"train": ("train",), "valid": ("valid", "val", "dev"), "test": ("test",)}

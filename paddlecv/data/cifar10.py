@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import lzma
-import os
-import secrets
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ import torch
 
 from paddlecore.data import mix, uniform
 from paddlecore.errors import DataError
-from paddlecore.sources import File, Source, cache_folder, locate
+from paddlecore.sources import File, Source, cache_folder, keep_in_cache, locate
 from paddlecore.task import Batch
 from paddlecv.data.image_folder import agreed, class_images, named, toy_images
 from paddlecv.data.images import as_text, captioned, normalise, picture_of
@@ -254,13 +252,7 @@ def _archived(path: Path) -> Split:
             pass  # damaged: it is made again
     images, labels = read_archive(path)
     if place:
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            part = place.with_name(f"{place.stem}.{secrets.token_hex(4)}.npz")
-            np.savez(part, images=images, labels=labels)
-            os.replace(part, place)
-        except OSError:
-            pass  # no room, or no right to write: it is read again next time
+        keep_in_cache(place, lambda part: np.savez(part, images=images, labels=labels))
     return images, labels
 
 
