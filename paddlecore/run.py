@@ -373,7 +373,8 @@ def _records(cfg: RunConfig, data: DataModule) -> dict[str, Any]:
             "recipe": cfg.recipe,
             "model": config.resolved(cfg.model, "model", **data.spec),
             "task": config.resolved(cfg.task, "task", **data.spec),
-            "data": cfg.data,
+            # those options by which weights are refused stand there even where they were left at their defaults
+            "data": {**cfg.data, **{name: getattr(data, name) for name in data.vocabulary_options}},
             "identity": config.identity(cfg),
         },
     }

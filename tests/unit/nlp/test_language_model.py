@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from paddlecore.errors import DataError
+from paddlecore import cli, testing
+from paddlecore.errors import ConfigError, DataError
 from paddlenlp.data import PTBData, RunningTextData
 from paddlenlp.data.ptb import StreamRows, WindowRows
 from paddlenlp.models import LSTMLM
@@ -157,6 +158,16 @@ def test_chinese_is_read_and_written_by_characters(tmp_path: Path) -> None:
     for options in ({"tokenizer": "bigrams"}, {"min_count": 0}):
         with pytest.raises(ValueError, match=rf"data\.{next(iter(options))}"):
             RunningTextData(**options)  # type: ignore[arg-type]
+
+
+def test_weights_are_refused_where_text_has_other_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The recipe does not name the option, so that the weights were made with its default."""
+    testing.tiny_trainer("nlp/lstm_lm_ptb_small", folder=tmp_path)[0].fit()
+    words = ["predict", "recipe=nlp/lstm_lm_ptb_small", "data.source=toy", f"init.weights={tmp_path}", "device=cpu"]
+    words += [*testing.small("nlp/lstm_lm_ptb_small"), "data.batch_size=8", "input=w1"]
+    assert cli.main(words) == 0
+    assert cli.main([*words, "data.tokenizer=characters"]) == ConfigError.exit_code
+    assert "was made with data.tokenizer=space" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "w1", "x", "😀 👩‍👩‍👧", "مرحبا بالعالم", "w1 " * 200])
