@@ -24,6 +24,7 @@ from paddlenlp.data.text_files import (
     check_columns,
     check_reading,
     frequent,
+    is_blank,
     kind_of,
     published,
     read_table,
@@ -279,10 +280,10 @@ class TextTableData(DataModule):
             label, text = row[names[0]], string_of(row[names[1]], "text")
             if not isinstance(label, (str, int)):
                 raise BadRow(f"the label must be a string or a whole number, got {type(label).__name__}")
-            name, tokens = self._labelled(str(label)), self._tokens(text)
-            if not tokens:
+            name = self._labelled(str(label))
+            if is_blank(text):
                 raise BadRow("the text is empty")
-            texts.add(line, name, tokens)
+            texts.add(line, name, self._tokens(text))
 
         read_table(
             path,
@@ -366,10 +367,10 @@ class TextTableData(DataModule):
         Tokens that are not in the vocabulary are unknown, be it all of them; a text of more than `max_length` tokens is
         cut off; one without any is refused.
         """
-        tokens = self._tokens(text_of(raw, [self.text, "text"])[0])
-        if not tokens:
+        text, _ = text_of(raw, [self.text, "text"])
+        if is_blank(text):
             raise DataError("the text is empty; there is nothing to classify")
-        ids = [self._ids.get(token, UNKNOWN) for token in tokens[: self.max_length]]
+        ids = [self._ids.get(token, UNKNOWN) for token in self._tokens(text)[: self.max_length]]
         return {"tokens": torch.tensor([ids], dtype=torch.int64)}
 
     # ------------------------------------------------------------------------------------------------ toy

@@ -24,6 +24,7 @@ from paddlenlp.data.text_files import (
     check_columns,
     check_reading,
     frequent,
+    is_blank,
     kind_of,
     published,
     read_table,
@@ -350,10 +351,9 @@ class TextPairData(DataModule):
 
     def _tokens(self, text: Any, what: str) -> list[str]:
         text = string_of(text, what)
-        tokens = TOKENIZERS[self.tokenizer](text.lower() if self.lower else text)
-        if not tokens:
+        if is_blank(text):
             raise BadRow(f"the {what} is empty")
-        return tokens
+        return TOKENIZERS[self.tokenizer](text.lower() if self.lower else text)
 
     def _terms(self, words: Iterable[str]) -> list[str]:
         """What ids stand for: the words, or their letter trigrams."""

@@ -168,6 +168,7 @@ BAD = {
     "columns.tsv": (b"pos\tgood\tmore", "expected 2 columns (label, text), found 3"),
     "few.tsv": (b"pos", "expected 2 columns (label, text), found 1"),
     "text.tsv": (b"pos\t  ", "the text is empty"),
+    "unseen.tsv": ("pos\t\u200b\u00ad".encode(), "the text is empty"),
     "label.tsv": (b" \tgood", "the label is empty"),
     "utf8.tsv": (b"pos\tgo\xffod", "byte 7 of the line is not utf-8 (invalid start byte)"),
     "unknown.tsv": (b"poss\tgood", "label 'poss' is not one of neg, pos; did you mean 'pos'?"),
@@ -317,7 +318,7 @@ def test_encode(tmp_path: Path) -> None:
         assert data.encode(raw)["tokens"].tolist() == [[good, film]]
     assert data.encode("{ good")["tokens"].tolist() == [[1, good]]
     assert data.encode("never heard 👍🏽")["tokens"].unique().tolist() == [1]
-    for raw in ("", " \n\t", {"txt": "a"}, None, 3, {"text": 3}, ["good"]):
+    for raw in ("", " \n\t", "\u200b", {"txt": "a"}, None, 3, {"text": 3}, ["good"]):
         with pytest.raises(DataError):
             data.encode(raw)
 

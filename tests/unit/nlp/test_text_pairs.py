@@ -148,6 +148,7 @@ BAD = {
     "columns.tsv": (b"a\tb", "expected 3 columns (query, document, label), found 2"),
     "label.tsv": (b"a\tb\t2", "the label must be 0 or 1, got '2'"),
     "query.tsv": (b" \tb\t1", "the query is empty"),
+    "unseen.tsv": ("\u200b\tb\t1".encode(), "the query is empty"),
     "document.tsv": (b"a\t\t1", "the document is empty"),
     "utf8.tsv": (b"a\tb\xff\t1", "byte 4 of the line is not utf-8"),
     "json.jsonl": (b'{"query": ', "not JSON"),
@@ -203,7 +204,7 @@ def test_encode(tmp_path: Path) -> None:
         assert batch["document"][1].tolist() == [1, 0, 0, 0] and batch["document"][2].tolist() == [1] * 4
     for bad in (
         "how far", {"query": "a"}, {"query": "a", "candidate": ["b"]}, {"query": "a", "candidates": []},
-        {"query": " ", "candidates": ["b"]}, {"query": "a", "candidates": ["b", ""]}, {"query": "a", "candidates": [3]},
+        {"query": " ", "candidates": ["b"]}, {"query": "a", "candidates": ["b", "\u200b\ufeff"]}, {"query": "a", "candidates": [3]},
         {"query": 1, "candidates": ["b"]}, [1], None,
     ):  # fmt: skip
         with pytest.raises(DataError):
