@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from paddlenlp.layers.encoders import BagOfWords, Convolution, Recurrent, text_lengths, word_vectors
+from paddlenlp.layers.encoders import BagOfWords, Convolution, Recurrent, highest, text_lengths, word_vectors
 
-__all__ = ["BagOfWords", "Convolution", "Recurrent", "text_lengths", "word_vectors"]
+__all__ = ["BagOfWords", "Convolution", "Recurrent", "highest", "text_lengths", "word_vectors"]

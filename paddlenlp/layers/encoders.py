@@ -24,11 +24,11 @@ def word_vectors(vocab_size: int, dim: int, pad_id: int, bound: float = 0.1) -> 
     return table
 
 
-def _highest(states: Tensor, lengths: Tensor) -> Tensor:
-    """The maximum of each feature over the steps of each text: [B, T, H] -> [B, H]."""
+def highest(states: Tensor, lengths: Tensor) -> Tensor:
+    """The maximum of each feature over the steps of each text, 0 without any: [B, T, H], [B] -> [B, H]."""
     beyond = torch.arange(states.shape[1], device=states.device) >= lengths[:, None]  # [B, T]
-    highest = states.masked_fill(beyond[:, :, None], -torch.inf).amax(1)
-    return torch.where(lengths[:, None] > 0, highest, 0.0)
+    found = states.masked_fill(beyond[:, :, None], -torch.inf).amax(1)
+    return torch.where(lengths[:, None] > 0, found, 0.0)
 
 
 def _last(states: Tensor, lengths: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class Convolution(nn.Module):
     def forward(self, words: Tensor, lengths: Tensor) -> Tensor:
         scores = self.filters(words.transpose(1, 2)).transpose(1, 2)  # [B, T, maps]
         # tanh never falls, so it may follow the maximum, at a fraction of the work; and tanh(0) = 0 for empty texts
-        return _highest(scores, lengths).tanh()
+        return highest(scores, lengths).tanh()
 
 
 class Recurrent(nn.Module):
@@ -86,7 +86,7 @@ class Recurrent(nn.Module):
             raise ValueError(f"kind must be lstm or gru and pool last or max, got {kind!r} and {pool!r}")
         cell = nn.LSTM if kind == "lstm" else nn.GRU
         self.size = 2 * hidden if both_ways else hidden
-        self.pool = _highest if pool == "max" else _last
+        self.pool = highest if pool == "max" else _last
         self.forwards = cell(dim, hidden, batch_first=True)
         self.backwards = cell(dim, hidden, batch_first=True) if both_ways else None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from paddlenlp.layers import text_lengths
+from paddlenlp.layers import highest, text_lengths
 
 
 class CDSSM(nn.Module):
@@ -69,9 +69,7 @@ class CDSSM(nn.Module):
         padded = nn.functional.pad(places, (0, 0, 0, 0, side, side))  # [N, T + 2 side, width, maps]
         steps = words.shape[1]
         scores = sum(padded[:, k : k + steps, k] for k in range(self.width)) + self.bias  # [N, T, maps]
-        beyond = torch.arange(steps, device=tokens.device) >= lengths[:, None]
-        highest = scores.masked_fill(beyond[:, :, None], -torch.inf).amax(1)
-        text = torch.where(lengths[:, None] > 0, highest, 0.0).tanh()  # [N, maps]; tanh never falls
+        text = highest(scores, lengths).tanh()  # [N, maps]; tanh never falls
         return self.output(self.dropout(text)).tanh()
 
     def forward(self, query: Tensor, document: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from paddlenlp.layers import text_lengths
+
 
 class TextCNN(nn.Module):
     """Filters of several widths (eq. 2), max over time (section 2), dropout, and a linear layer of bounded weights.
@@ -61,8 +63,7 @@ class TextCNN(nn.Module):
         self.output = nn.Linear(maps * len(widths), num_classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        steps = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-        lengths = torch.where(tokens != self.pad_id, steps, 0).amax(1, keepdim=True)  # [B, 1]: place of the last token
+        lengths = text_lengths(tokens, self.pad_id)[:, None]  # [B, 1]
         words = self.embedding(tokens).transpose(1, 2)  # [B, dim, T]
         features = []
         for width, convolution in zip(self.widths, self.convolutions, strict=True):
