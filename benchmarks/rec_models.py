@@ -6,9 +6,11 @@
 
 A recipe runs as it is - its sizes, task, loader, batch and optimiser, in the project's own trainer - but on files that
 are written here in the format of its data set. A process each, one after the other: `train` are rows of optimiser steps
-a second, loading included, the median of windows after one that is not counted; `score` are rows of the test split that
-are predicted and measured a second, the median over passes; `memory` is the most main memory used, less what is there
-before data and model. Where nothing here writes a format, the data set's own toy rows are used, and the table says so.
+a second, loading included, the median of windows after one that is not counted; `waits` is the share of that time for
+which the steps wait for data; `score` are rows of the test split that are predicted and measured a second, the median
+over passes; `memory` is the most main memory used, less what is there before data and model. Where nothing here writes
+a format, the data set's own toy rows are used, and the table says so. Processor time counts one process, so with
+`--clock cpu` data are loaded in it.
 """
 
 from __future__ import annotations
@@ -155,7 +157,7 @@ def recipes() -> list[str]:
     return sorted(chosen.values())
 
 
-def measure(recipe: str, steps: int, windows: int, clock: Callable[[], float]) -> dict[str, Any]:
+def measure(recipe: str, steps: int, windows: int, clock_name: str) -> dict[str, Any]:
     """Runs in a process of its own."""
     import torch
 
@@ -163,26 +165,26 @@ def measure(recipe: str, steps: int, windows: int, clock: Callable[[], float]) -
     from paddlecore.cli import keep_freed_memory
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    clock = CLOCKS[clock_name]
     target = config.read_recipe(recipe)["data"]["_target_"].rpartition(".")[2]
     with tempfile.TemporaryDirectory() as folder:
         write = WRITERS.get(target)
         told, source = (write(Path(folder)), folder) if write else ("its toy rows", "toy")
         written = list(Path(folder).iterdir())
-        options = [
-            f"data.source={written[0] if len(written) == 1 else source}",
-            f"train.log_every={steps}",
-            "data.workers=0",
-        ]
+        options = [f"data.source={written[0] if len(written) == 1 else source}", f"train.log_every={steps}"]
+        options += ["data.workers=0"] if clock_name == "cpu" else []
         options += [f"train.max_steps={steps * (windows + 1)}", "train.max_epochs=null", "train.early_stop=null"]
         cfg = config.compose([f"recipe={recipe}", "device=cpu", *options])
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         keep_freed_memory()  # as `train` does
         trainer, data = run.build_trainer(cfg, torch.device("cpu"))
         marks: list[tuple[float, int]] = []
+        waits: list[float] = []
 
         class Tape:
             def log(self, step: int, epoch: float, kind: str, values: dict[str, Any]) -> None:
                 marks.append((clock(), trainer.rows_seen))
+                waits.append(values["data_wait"])
 
         trainer.valid, trainer.journal = None, Tape()  # type: ignore[assignment]
         trainer.fit()
@@ -198,6 +200,7 @@ def measure(recipe: str, steps: int, windows: int, clock: Callable[[], float]) -
             "batch": data.batch_size,
             "parameters": sum(p.numel() for p in trainer.task.parameters()),
             "train": statistics.median(train),
+            "waits": statistics.mean(waits[1:]),
             "score": statistics.median(score),
             "memory": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
         }
@@ -213,10 +216,10 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        print(json.dumps(measure(given.one, given.steps, given.windows, CLOCKS[given.clock])))
+        print(json.dumps(measure(given.one, given.steps, given.windows, given.clock)))
         return
-    print("| recipe | model | data | batch | parameters | train rows/s | score rows/s | memory MB |")
-    print("|---|---|---|--:|--:|--:|--:|--:|", flush=True)
+    print("| recipe | model | data | batch | parameters | train rows/s | waits | score rows/s | memory MB |")
+    print("|---|---|---|--:|--:|--:|--:|--:|--:|", flush=True)
     environment = {**os.environ, "OMP_NUM_THREADS": str(given.threads)}
     common = ["--clock", given.clock, "--steps", str(given.steps), "--windows", str(given.windows)]
     for recipe in given.recipes:
@@ -227,7 +230,7 @@ def main() -> None:
             continue
         r = json.loads(done.stdout.splitlines()[-1])
         cells = [f"`{recipe}`", r["model"], r["data"], *(f"{r[k]:,}" for k in ("batch", "parameters"))]
-        cells += [f"{r[k]:,.0f}" for k in ("train", "score", "memory")]
+        cells += [f"{r['train']:,.0f}", f"{r['waits']:.1%}", *(f"{r[k]:,.0f}" for k in ("score", "memory"))]
         print("| " + " | ".join(cells) + " |", flush=True)
     print(f"\n{given.threads} threads, {given.clock} time, {given.windows} windows of {given.steps} steps")
 

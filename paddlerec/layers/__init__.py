@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from paddlerec.layers.ann import ApproximateIndex
 from paddlerec.layers.dice import Dice
-from paddlerec.layers.fields import FieldTable, with_dense
+from paddlerec.layers.fields import FieldTable, check_dense, with_dense
 from paddlerec.layers.history import mean_of_history
 from paddlerec.layers.interaction import fm_pooling
 from paddlerec.layers.mlp import mlp
@@ -15,6 +15,7 @@ __all__ = [
     "ApproximateIndex",
     "Dice",
     "FieldTable",
+    "check_dense",
     "fm_pooling",
     "mean_of_history",
     "mlp",

@@ -39,12 +39,17 @@ class FieldTable(nn.Module):
         return self.table(ids + self.offsets)
 
 
+def check_dense(dense: Tensor | None, num_dense: int) -> None:
+    """Raises ValueError: `dense` is missing and the model was built with dense features, or the other way round."""
+    if (dense is None) != (num_dense == 0):
+        raise ValueError("dense must be given if num_dense > 0, and only then")
+
+
 def with_dense(flat: Tensor, dense: Tensor | None, num_dense: int) -> Tensor:
     """The input of a network over fields: flat [B, F * dim], dense [B, D] float32 or None -> [B, F * dim + D].
 
     Raises:
-        ValueError: `dense` is missing and the model was built with dense features, or the other way round.
+        ValueError: see `check_dense`.
     """
-    if (dense is None) != (num_dense == 0):
-        raise ValueError("dense must be given if num_dense > 0, and only then")
+    check_dense(dense, num_dense)
     return flat if dense is None else torch.cat([flat, dense], 1)

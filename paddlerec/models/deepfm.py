@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from paddlerec.layers import FieldTable, fm_pooling, mlp
+from paddlerec.layers import FieldTable, check_dense, fm_pooling, mlp
 
 
 class DeepFM(nn.Module):
@@ -44,7 +44,7 @@ class DeepFM(nn.Module):
         init_std: float = 1e-4,
     ) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim, self.num_dense = dim, num_dense
         self.fields = FieldTable(vocab_sizes, dim + 1, init_std=init_std)
         self.bias = nn.Parameter(torch.zeros(()))
         self.dense = nn.Linear(num_dense, 1, bias=False) if num_dense else None  # first order
@@ -57,8 +57,7 @@ class DeepFM(nn.Module):
             )
 
     def forward(self, ids: Tensor, dense: Tensor | None = None) -> Tensor:
-        if (dense is None) != (self.dense is None):
-            raise ValueError("dense must be given if num_dense > 0, and only then")
+        check_dense(dense, self.num_dense)
         embedding, first = self.fields(ids).split([self.dim, 1], -1)  # [B, F, dim], [B, F, 1]
         flat = embedding.flatten(1)  # [B, F * dim]: the one copy, which all that follows reads in order
         total = flat.unflatten(1, (-1, self.dim)).sum(1)  # [B, dim]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from paddlerec.layers import FieldTable, fm_pooling
+from paddlerec.layers import FieldTable, check_dense, fm_pooling
 
 
 class FM(nn.Module):
@@ -32,15 +32,14 @@ class FM(nn.Module):
         self, *, vocab_sizes: Sequence[int], num_dense: int = 0, dim: int = 16, init_std: float = 1e-4
     ) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim, self.num_dense = dim, num_dense
         self.fields = FieldTable(vocab_sizes, dim + 1, init_std=init_std)
         self.bias = nn.Parameter(torch.zeros(()))
         self.dense = nn.Linear(num_dense, 1, bias=False) if num_dense else None  # w of the dense features
         self.dense_embedding = nn.Parameter(init_std * torch.randn(num_dense, dim)) if num_dense else None  # [D, dim]
 
     def forward(self, ids: Tensor, dense: Tensor | None = None) -> Tensor:
-        if (dense is None) != (self.dense is None):
-            raise ValueError("dense must be given if num_dense > 0, and only then")
+        check_dense(dense, self.num_dense)
         embedding, first = self.fields(ids).split([self.dim, 1], -1)  # [B, F, dim], [B, F, 1]
         total = embedding.sum(1)  # [B, dim]
         squares = embedding.square().sum((1, 2))  # [B]

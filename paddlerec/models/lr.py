@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from paddlerec.layers import FieldTable
+from paddlerec.layers import FieldTable, check_dense
 
 
 class LR(nn.Module):
@@ -26,13 +26,13 @@ class LR(nn.Module):
 
     def __init__(self, *, vocab_sizes: Sequence[int], num_dense: int = 0, init_std: float = 1e-4) -> None:
         super().__init__()
+        self.num_dense = num_dense
         self.fields = FieldTable(vocab_sizes, 1, init_std=init_std)
         self.dense = nn.Linear(num_dense, 1, bias=False) if num_dense else None
         self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, ids: Tensor, dense: Tensor | None = None) -> Tensor:
-        if (dense is None) != (self.dense is None):
-            raise ValueError("dense must be given if num_dense > 0, and only then")
+        check_dense(dense, self.num_dense)
         logit = self.bias + self.fields(ids).sum((1, 2))  # [B]
         if self.dense is not None:
             logit = logit + self.dense(dense).squeeze(1)

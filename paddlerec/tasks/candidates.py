@@ -13,18 +13,21 @@ from paddlecore.task import Batch, Prediction, StepOutput, Task
 from paddlerec.metrics import Ranking
 
 
-def rank_of_first(score: Tensor, candidates: Tensor) -> Tensor:
-    """How many candidates stand before the first one: [B] int64.
+def rivals(candidates: Tensor) -> Tensor:
+    """[B, C] bool: which of the others is another item than the first of `candidates` [B, 1 + C], and no padding."""
+    return (candidates[:, 1:] != candidates[:, :1]) & (candidates[:, 1:] != 0)
 
-    A tie counts against the first. A candidate that is the same item as the first is not a rival, nor is padding; a
-    score that is NaN, of the first or of a rival, counts against the first.
+
+def rank_of_first(score: Tensor, candidates: Tensor) -> Tensor:
+    """How many of its `rivals` stand before the first candidate: [B] int64.
+
+    A tie counts against the first, and so does a score that is NaN, its own or that of a rival.
 
     Args:
         score: [B, 1 + C] float.
         candidates: [B, 1 + C] int64 items, filled up with 0.
     """
-    rival = (candidates[:, 1:] != candidates[:, :1]) & (candidates[:, 1:] != 0)
-    return (rival & ~(score[:, 1:] < score[:, :1])).sum(1)
+    return (rivals(candidates) & ~(score[:, 1:] < score[:, :1])).sum(1)
 
 
 class Candidates(Task):

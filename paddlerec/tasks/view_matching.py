@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from paddlecore.metric import Metric
 from paddlecore.task import Batch, Prediction, StepOutput, Task
 from paddlerec.metrics import OrderRate, Ranking
-from paddlerec.tasks.candidates import rank_of_first
+from paddlerec.tasks.candidates import rank_of_first, rivals
 
 
 class ViewMatching(Task):
@@ -52,7 +52,7 @@ class ViewMatching(Task):
         return self.model(user, item).float()
 
     def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
-        score, pair = self.score(batch), pairs(batch["candidates"])
+        score, pair = self.score(batch), rivals(batch["candidates"])
         hinge = (self.margin - score[:, :1] + score[:, 1:]).clamp(min=0) * pair  # [B, C - 1]
         loss = (hinge.sum(1) / pair.sum(1).clamp(min=1)).sum()
         return StepOutput(loss, torch.tensor(len(score)), {})
@@ -68,7 +68,7 @@ class ViewMatching(Task):
         order_rate, ranking = metrics
         assert isinstance(ranking, Ranking)
         score, items = prediction["score"], prediction["item"]
-        order_rate.update(score[:, :1], score[:, 1:], pairs(items))
+        order_rate.update(score[:, :1], score[:, 1:], rivals(items))
         ranking.update_ranks(rank_of_first(score, items))
 
     def render(self, prediction: Prediction) -> list[dict[str, Any]]:
@@ -78,8 +78,3 @@ class ViewMatching(Task):
             best = sorted(zip(scores, items, strict=True), key=lambda pair: -pair[0])[: self.top]
             rows.append({"items": [{"item": i, "score": round(s, 6)} for s, i in best if i]})
         return rows
-
-
-def pairs(candidates: Tensor) -> Tensor:
-    """[B, C - 1] bool: does a candidate make a pair with the first, being another item and no padding?"""
-    return (candidates[:, 1:] != candidates[:, :1]) & (candidates[:, 1:] != 0)
