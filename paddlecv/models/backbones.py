@@ -17,6 +17,7 @@ import torchvision
 from torch import Tensor, nn
 
 from paddlecore.errors import nearest
+from paddlecv.layers.dilation import dilate
 from paddlecv.models.cifar_resnet import CifarResNet
 from paddlecv.models.dpn import DPN
 from paddlecv.models.inception_v4 import InceptionV4
@@ -76,8 +77,8 @@ class Backbone(nn.Module):
         features_only: give maps of the trunk, and have no classifier.
         strides: pixels of the image per pixel of each map; default: 4, 8, 16, 32, or what the architecture has of them
             (the ResNets for CIFAR: 1, 2, 4).
-        output_stride: the largest stride; the stages behind are dilated instead (ResNets from 50 layers on: 8 or 16,
-            MobileNetV3: 16). The map of a stage is still asked for by the stride that it has without.
+        output_stride: the largest stride, 8, 16 or 32; the stages behind are dilated instead (MobileNets, and ResNets
+            from 50 layers on). The map of a stage is still asked for by the stride that it has without.
         dropout: probability that a unit before the classifier's linear layers is dropped; default: the architecture's.
         width: multiplier of all channels (MobileNets).
 
@@ -171,16 +172,15 @@ def _build(architecture: str, *, num_classes: int, dropout: float | None, width:
     """The whole network, on 3 channels."""
     builder = OWN[architecture] if architecture in OWN else torchvision.models.get_model_builder(architecture)
     options: dict[str, Any] = {"num_classes": num_classes}
-    resnet, mobilenet_v3 = "resne" in architecture and architecture not in OWN, architecture.startswith("mobilenet_v3")
+    resnet, mobilenet = "resne" in architecture and architecture not in OWN, architecture.startswith("mobilenet")
     if output_stride != 32:
-        if resnet and architecture not in ("resnet18", "resnet34") and output_stride in (8, 16):
-            options["replace_stride_with_dilation"] = [False, output_stride == 8, True]
-        elif mobilenet_v3 and output_stride == 16:
-            options["dilated"] = True
-        else:
+        deep = resnet and architecture not in ("resnet18", "resnet34")
+        if output_stride not in (8, 16) or not (deep or mobilenet):
             raise ValueError(f"output_stride={output_stride}: {architecture} has no such dilation")
+        if deep:
+            options["replace_stride_with_dilation"] = [False, output_stride == 8, True]
     if width != 1:
-        if not architecture.startswith("mobilenet"):
+        if not mobilenet:
             raise ValueError(f"width={width}: {architecture} has one width only")
         options["width" if architecture in OWN else "width_mult"] = width
     if architecture == "googlenet":
@@ -192,6 +192,8 @@ def _build(architecture: str, *, num_classes: int, dropout: float | None, width:
     if dropout is not None and has_dropout:
         options["dropout"] = dropout
     net = builder(**options)
+    if mobilenet:
+        dilate(net.features, output_stride)
     if dropout is not None and not has_dropout:
         net.dropout = nn.Dropout(dropout)
     return net

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paddlecv.layers.dilation import dilate
 from paddlecv.models.backbones import Backbone
 from paddlecv.models.xception import Xception65, separable
 
@@ -95,15 +94,11 @@ def _trunk(architecture: str, in_channels: int, output_stride: int, width: float
     """A trunk that gives its maps of stride 4 and `output_stride`."""
     if architecture == "xception65":
         return Xception65(in_channels=in_channels, output_stride=output_stride, width=width)
-    mobile = architecture.startswith("mobilenet")
-    trunk = Backbone(
+    return Backbone(
         architecture=architecture,
         in_channels=in_channels,
         features_only=True,
         strides=(4, 32),
-        output_stride=32 if mobile else output_stride,
+        output_stride=output_stride,
         width=width,
     )
-    if mobile:
-        dilate(trunk, output_stride)
-    return trunk

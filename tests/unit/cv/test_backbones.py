@@ -91,8 +91,11 @@ def test_output_stride_dilates() -> None:
         maps = model(torch.empty(1, 3, 64, 64))
         assert model.strides == (4, 8, 8, 8) and [m.shape[-1] for m in maps] == [16, 8, 8, 8]
         assert model.channels == (256, 512, 1024, 2048)
-        model = Backbone(architecture="mobilenet_v3_large", features_only=True, strides=(8, 32), output_stride=16)
-        assert model.strides == (8, 16) and model(torch.empty(1, 3, 64, 64))[1].shape == (1, 960, 4, 4)
+        for architecture, channels in (("mobilenet_v1", 1024), ("mobilenet_v2", 1280), ("mobilenet_v3_large", 960)):
+            for stride in (8, 16):
+                model = Backbone(architecture=architecture, features_only=True, strides=(4, 32), output_stride=stride)
+                found = model(torch.empty(1, 3, 64, 64))[1]
+                assert model.strides == (4, stride) and found.shape == (1, channels, 64 // stride, 64 // stride)
     with pytest.raises(ValueError, match="resnet18 has no such dilation"):
         Backbone(architecture="resnet18", output_stride=8)
 

@@ -29,6 +29,25 @@ def test_icnet_has_the_operations_that_are_published() -> None:
     assert model.backbone.channels == (256, 1024) and len(model.backbone.blocks) == 3 + 4 + 6 + 3
 
 
+def test_icnets_maps_have_the_sizes_of_figure_2() -> None:
+    """Channels after compression, and shares of a side of the image."""
+    expected = {  # conv3_sub1, conv3_1 of the half image, conv5_3, after the pyramid, after either fusion
+        "high": (64, 8), "backbone.blocks.3": (256, 16), "backbone.blocks.15": (1024, 32), "pyramid": (256, 32),
+        "fuse_low": (128, 16), "fuse_high": (128, 8),
+    }  # fmt: skip
+    found = {}
+    with torch.device("meta"):
+        model = ICNet(num_classes=19).eval()
+        for name in expected:
+
+            def note(module: nn.Module, inputs: object, output: torch.Tensor, name: str = name) -> None:
+                found[name] = (output.shape[1], 1024 // output.shape[2])
+
+            model.get_submodule(name).register_forward_hook(note)
+        model(torch.empty(1, 3, 1024, 2048))
+    assert found == expected
+
+
 def test_icnet_takes_any_size_and_guides_its_branches() -> None:
     model = ICNet(num_classes=5, width=0.0625)
     image = torch.randn(2, 3, 50, 71)
