@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -21,7 +22,7 @@ from paddlecore.errors import DataError
 from paddlecore.task import Batch
 from paddlecv.data.augment import GROUND, Colours, Scene, crop, kept, mosaic, quarter_turns, resized_masks, scene
 from paddlecv.data.images import as_text, font_file, normalise, picture_of, pixels_of, read_image, statistics_of
-from paddlecv.data.labelled import LabelledData
+from paddlecv.data.labelled import LabelledData, text_table
 from paddlecv.data.shapes import Shape, draw
 
 if TYPE_CHECKING:
@@ -493,12 +494,9 @@ class DetectionData(LabelledData):
 
 def disagreement(one: str, ours: Sequence[str], other: str, theirs: Sequence[str]) -> str:
     """What to say where the classes of two parties do not agree: a table of both."""
-    rows = [("number", one, other)]
-    for i in range(max(len(ours), len(theirs))):
-        rows.append((str(i + 1), *(names[i] if i < len(names) else "-" for names in (ours, theirs))))
-    wide = [max(len(row[column]) for row in rows) for column in range(2)]
-    table = "\n".join(f"  {a:>{wide[0]}}  {b:<{wide[1]}}  {c}" for a, b, c in rows[:101])
-    return f"the classes of {one} and of {other} do not agree\n{table}"
+    both = list(zip_longest(ours, theirs, fillvalue="-"))[:100]
+    rows = [("number", one, other), *((i, *names) for i, names in enumerate(both, 1))]
+    return f"the classes of {one} and of {other} do not agree\n{text_table(rows)}"
 
 
 _COLOURS = (

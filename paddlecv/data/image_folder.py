@@ -28,7 +28,7 @@ from paddlecv.data.images import (
     pixels_of,
     statistics_of,
 )
-from paddlecv.data.labelled import ClassifiedData, read_table
+from paddlecv.data.labelled import ClassifiedData, read_table, text_table
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -77,7 +77,7 @@ def class_images(folder: Path, holdout: int = 10, bad_rows: BadRows | None = Non
             counted = {s: {name: len(paths) for name, paths in splits[s].items()} for s in ("train", split)}
             raise DataError(
                 f"{folder}: the classes of train and {split} differ; make an empty folder for a class without images\n"
-                + _table(counted)
+                + _class_table(counted)
             )
     return _checked(held_out(splits, holdout), folder, splits if "train" in below else {})
 
@@ -107,7 +107,7 @@ def listed_images(files: Mapping[str, Path], bad_rows: BadRows, holdout: int = 1
             counted = {s: {name: len(paths) for name, paths in splits[s].items()} for s in ("train", split)}
             known = splits["train"]
             raise DataError(
-                f"{files[split]} has classes that train has not{nearest(min(unknown), known)}\n{_table(counted)}"
+                f"{files[split]} has classes that train has not{nearest(min(unknown), known)}\n{_class_table(counted)}"
             )
     splits = {split: {name: classes.get(name, []) for name in splits["train"]} for split, classes in splits.items()}
     if len(splits["train"]) < 2:
@@ -126,10 +126,10 @@ def agreed(names: Sequence[str], known: Sequence[str], where: str) -> list[str]:
     if not known:
         return list(names)
     if unknown := [name for name in names if name not in known]:
-        table = _table({"data": dict.fromkeys(names, "yes"), "expected": dict.fromkeys(known, "yes")})
+        shown = _class_table({"data": dict.fromkeys(names, "yes"), "expected": dict.fromkeys(known, "yes")})
         raise DataError(
             f"data.source={where} has classes that the weights (or data.classes) do not know"
-            f"{nearest(unknown[0], known)}\n{table}"
+            f"{nearest(unknown[0], known)}\n{shown}"
         )
     return list(known)
 
@@ -171,13 +171,11 @@ def _images(folder: Path, bad_rows: BadRows | None) -> list[Path]:
     return image_files(folder, bad_rows)
 
 
-def _table(columns: Mapping[str, Mapping[str, object]], most: int = 20) -> str:
+def _class_table(columns: Mapping[str, Mapping[str, object]], most: int = 20) -> str:
     """Class names against columns, those that are not in every column first."""
     names = sorted(set().union(*columns.values()), key=lambda n: (all(n in c for c in columns.values()), n))
-    lines = [["class", *columns]] + [[n, *(str(c.get(n, "-")) for c in columns.values())] for n in names[:most]]
-    width = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    text = ["  " + "  ".join(cell.ljust(w) for cell, w in zip(line, width, strict=True)).rstrip() for line in lines]
-    return "\n".join(text + ([f"  ... {len(names) - most} more"] if len(names) > most else []))
+    shown = text_table([["class", *columns], *([n, *(c.get(n, "-") for c in columns.values())] for n in names[:most])])
+    return shown + (f"\n  ... {len(names) - most} more" if len(names) > most else "")
 
 
 # ------------------------------------------------------------------------------------------------------ the data
@@ -291,7 +289,6 @@ class ImageFolderData(ClassifiedData):
         if self.source == "auto":
             raise DataError("data.source: name your folder of images, or toy for generated ones")
         folder = Path(self.source)
-        self._paths = [folder]
         if (folder / "train.csv").is_file():
             files = split_files(folder, lambda path: path.suffix == ".csv", "a table (.csv)")
             found = listed_images(files, self.bad_rows, self.holdout)

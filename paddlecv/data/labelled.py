@@ -93,6 +93,15 @@ class ClassifiedData(LabelledData):
         return found, labels
 
 
+def text_table(rows: Sequence[Sequence[object]]) -> str:
+    """Rows of cells as lines of text, for an error: columns one below the other."""
+    lines = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
 # ------------------------------------------------------------------------------------------------------ text files
 
 

@@ -30,7 +30,7 @@ from paddlecv.data.images import (
     read_image,
     statistics_of,
 )
-from paddlecv.data.labelled import LabelledData, read_lines, read_table
+from paddlecv.data.labelled import LabelledData, read_lines, read_table, text_table
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -438,10 +438,8 @@ def table_of_ids(classes: dict[int, int], void: Sequence[int]) -> np.ndarray:
 def _side_by_side(columns: dict[str, list[str]], ids: Sequence[int] | None = None) -> str:
     """A table for an error: a row an id, a column a place."""
     ids = range(max(map(len, columns.values()))) if ids is None else ids
-    cells = [["id", *columns]]
-    cells += [[str(i), *(c[at] if at < len(c) else "-" for c in columns.values())] for at, i in enumerate(ids)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  " + "  ".join(t.ljust(w) for t, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+    rows = ([i, *(c[at] if at < len(c) else "-" for c in columns.values())] for at, i in enumerate(ids))
+    return text_table([["id", *columns], *rows])
 
 
 # ---------------------------------------------------------------------------------------------------- toy
