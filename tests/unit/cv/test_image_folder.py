@@ -173,6 +173,36 @@ def test_files_that_are_no_images_are_passed_over_and_counted_but_not_folders(tm
         prepared(tmp_path)
 
 
+def test_an_image_of_any_mode_is_read_as_rgb_of_8_bits(tmp_path: Path) -> None:
+    colour = Image.new("RGB", (12, 8), (200, 60, 30))
+    colour.paste((10, 20, 240), (0, 0, 4, 8))
+    left, right = (10, 20, 240), (200, 60, 30)
+    clear = colour.convert("RGBA")
+    clear.putpixel((11, 7), (255, 255, 255, 0))
+    indexed = colour.quantize(4)
+    grey = Image.fromarray(np.array([[0, 128, 255]], np.uint16).repeat(8, 0).repeat(4, 1) * 257)
+    saved = {
+        "cmyk.jpg": (colour.convert("CMYK"), left, right), "alpha.png": (clear, left, right),
+        "indexed.png": (indexed, left, right), "deep.png": (grey, (0,) * 3, (255,) * 3),
+        "grey.png": (Image.new("LA", (12, 8), (90, 255)), (90,) * 3, (90,) * 3),
+        "bits.bmp": (Image.new("1", (12, 8), 1), (255,) * 3, (255,) * 3),
+    }  # fmt: skip
+    for name, (image, first, last) in saved.items():
+        image.save(tmp_path / name, **({"quality": 100, "subsampling": 0} if name.endswith("jpg") else {}))
+        found = open_image(tmp_path / name)
+        assert (found.mode, found.size) == ("RGB", (12, 8))
+        np.testing.assert_allclose([found.getpixel((1, 1)), found.getpixel((10, 1))], [first, last], atol=4)
+    assert open_image(tmp_path / "alpha.png").getpixel((11, 7)) == (0, 0, 0)
+    index = indexed.getpixel((0, 0))
+    indexed.save(tmp_path / "clear.png", transparency=index)
+    assert open_image(tmp_path / "clear.png").getpixel((1, 1)) == (0, 0, 0)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by a quarter, clockwise
+    colour.save(tmp_path / "turned.png", exif=exif)
+    turned = open_image(tmp_path / "turned.png")
+    assert turned.size == (8, 12) and turned.getpixel((1, 1)) == left and turned.getpixel((1, 10)) == right
+
+
 def test_an_image_of_fractions_is_refused_rather_than_black(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8), 0.9, np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(DataError, match="a.tif: not an image that can be read .its pixels are floating-point"):
