@@ -32,8 +32,9 @@ class BCCDData(VOCData):
     Two boxes without area (in BloodImage_00338 and _00343) are left out. Crowded red cells are not all annotated, so
     precision is a little better than measured.
 
-    `source`: auto = bccd.tar.gz under PADDLE_DATA (cv/bccd); the folder BCCD of the publishers' repository; or toy =
-    generated cells. See `VOCData` and `DetectionData` for options and the batch.
+    `source`: auto = bccd.tar.gz under PADDLE_DATA (cv/bccd); the folder BCCD of the publishers' repository; a folder of
+    own pictures in VOC's layout, whose classes may be others; or toy = generated cells. See `VOCData` and
+    `DetectionData` for options and the batch.
     """
 
     toy: ClassVar[dict[str, Shape]] = {
@@ -49,5 +50,6 @@ class BCCDData(VOCData):
             folder = unpacked(SOURCE, "bccd.tar.gz")
         else:
             folder = Path(self.source)
-        records, _ = self.read_folder(folder)
-        return records, list(self.toy)
+        records, declared = self.read_folder(folder)
+        cells = {name for part in records.values() for record in part for name in record.names} <= self.toy.keys()
+        return records, declared or (list(self.toy) if cells else None)

@@ -609,6 +609,17 @@ def test_toy_data_are_the_same_each_time(kind: type[DetectionData]) -> None:
     assert one["labels"].max() <= len(kind.toy) and one["labels"].max() > 0
 
 
+def test_own_pictures_in_the_place_of_blood_cells(tmp_path: Path) -> None:
+    cells = voc(tmp_path / "cells", {"a": xml(thing("WBC", (1, 1, 9, 9)))}, {"b": xml()})
+    assert prepared(BCCDData, source=str(cells)).spec["labels"] == ["RBC", "WBC", "Platelets"]  # its own order
+    pets = voc(tmp_path / "pets", {"a": xml(thing("dog", (1, 1, 9, 9)), thing("cat", (1, 1, 9, 9)))}, {"b": xml()})
+    assert prepared(BCCDData, source=str(pets)).spec["labels"] == ["cat", "dog"]
+    data = BCCDData(source=str(pets))
+    data.restore({"labels": ["RBC", "WBC", "Platelets"]})
+    with pytest.raises(DataError, match="the weights and of train do not agree"):
+        data.prepare()
+
+
 def test_two_classes_of_faces() -> None:
     assert prepared(FaceMasksData, merge=False).spec["labels"] == ["with_mask", "without_mask"]
     assert prepared(FaceMasksData).spec["labels"] == ["face"]
