@@ -247,19 +247,22 @@ def _parameters(definition: _Definition) -> tuple[dict[str, Parameter], bool]:
 
 
 def _constructor(line: Iterator[_Definition | None]) -> tuple[dict[str, Parameter], bool]:
-    """Parameters of the first class in `line` that has a constructor; what that hands on goes to those after it."""
+    """Parameters of the first class in `line` that has a constructor; what that hands on goes to those after it. Those
+    before it may describe them in their own words."""
     unknown = False
+    classes: list[ast.ClassDef] = []
     for definition in line:
         if definition is None:
             unknown = True
             continue
         node = definition.node
         assert isinstance(node, ast.ClassDef)
+        classes.insert(0, node)
         inits = [s for s in _statements(node.body) if isinstance(s, ast.FunctionDef) and s.name == "__init__"]
         if not inits:
             continue
         init = inits[-1]  # the last one is the implementation, where there are overloads
-        own = _documented(_arguments(init, skip=1), node, init)
+        own = _documented(_arguments(init, skip=1), init, *classes)
         if init.args.kwarg is None:
             return own, False
         call = _super_call(init, init.args.kwarg.arg)
@@ -312,11 +315,12 @@ def _arguments(function: ast.FunctionDef, skip: int) -> dict[str, Parameter]:
 
 
 def _documented(parameters: dict[str, Parameter], *nodes: ast.ClassDef | ast.FunctionDef) -> dict[str, Parameter]:
-    """`parameters` with their lines in the `Args:` of the docstrings."""
+    """`parameters` with their lines in the `Args:` of the docstrings, where several may share one."""
     docs: dict[str, str] = {}
     for node in nodes:
         _, _, entries = (ast.get_docstring(node) or "").partition("Args:\n")
-        docs |= re.findall(r"^ {4}(\w+): (.+(?:\n {5,}.+)*)", entries, re.MULTILINE)
+        for names, text in re.findall(r"^ {4}(\w+(?:, \w+)*): (.+(?:\n {5,}.+)*)", entries, re.MULTILINE):
+            docs |= dict.fromkeys(names.split(", "), text)
     return {name: replace(p, doc=" ".join(docs.get(name, "").split())) for name, p in parameters.items()}
 
 

@@ -28,8 +28,12 @@ class CityscapesData(SegmentationData):
     leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip unpack to: `leftImg8bit/<split>/<city>/*_leftImg8bit.png`
     and `gtFine/<split>/<city>/*_gtFine_labelIds.png`, with the splits train and val.
 
-    Batch, memory and arguments: see `SegmentationData`. Masks are not counted at the start unless asked for: reading
-    3 475 of them takes minutes.
+    Batch and memory: see `SegmentationData`.
+
+    Args:
+        count: read all masks at the start: minutes, for 3 475 of them.
+        cache: keep decoded images in memory (in each worker): 8 MB each.
+        **options: see `SegmentationData`.
     """
 
     splits = ("train", "valid")

@@ -29,11 +29,13 @@ SOURCE = Source(
 class HymenopteraData(ImageFolderData):
     """397 photographs of ants and bees, most of them in ImageNet: 244 for training, 153 for testing.
 
-    Those for testing are what the tutorial calls val: scores are reported on them, so they may choose nothing. With
-    `holdout=n` every n-th training image of a class is for validation; 0 = settings are chosen, train on all of them.
+    Those for testing are what the tutorial calls val: scores are reported on them, so they may choose nothing.
 
-    `source`: auto = the files under PADDLE_DATA (cv/hymenoptera); all else, arguments and batches, as for
-    `ImageFolderData`.
+    `source`: auto = the files under PADDLE_DATA (cv/hymenoptera); all else, and batches, as for `ImageFolderData`.
+
+    Args:
+        holdout: every so-manyth training image of a class is for validation; 0 = settings are chosen, train on all.
+        **options: see `ImageFolderData`.
     """
 
     def __init__(self, *, holdout: int = 0, **options: Any) -> None:

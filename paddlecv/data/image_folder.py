@@ -206,7 +206,8 @@ class ImageFolderData(ClassifiedData):
         area: smallest and largest share of the image that a training crop covers.
         flip: whether training images are mirrored at random.
         jitter: largest relative change of brightness, contrast and saturation in training.
-        mean, deviation: of the channels, for pixels in 0..1; ImageNet's by default.
+        mean: of the channels, subtracted, for pixels in 0..1; ImageNet's by default.
+        deviation: the same, divided by.
         holdout: where there is no valid, every so-manyth training image of a class is for validation; 0 = none.
         classes: names of the classes in the order of the labels; None = as the data has them, sorted.
         cache: main memory for images that are kept (MB); 0 keeps none.

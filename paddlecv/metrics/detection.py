@@ -109,9 +109,9 @@ class DetectionAP(Metric):
         axes = figure.add_subplot(
             xlabel="recall", ylabel="precision at IoU 0.5", xlim=(0, 1.01), ylim=(0, 1.01), title="map50"
         )
+        every = [self.cat(name).numpy() for name in ("found", "true")]
         for i, label in enumerate(self.labels[:NAMED], 1):
-            found, true = (self.cat(name).numpy() for name in ("found", "true"))
-            found, true = found[found[:, 1] == i], true[true[:, 1] == i]
+            found, true = (rows[rows[:, 1] == i] for rows in every)
             if (true[:, 2] == 0).any():
                 precision, recall = voc_curve(found, true)
                 axes.step(recall, precision, where="pre", label=f"{label} {voc_ap(found, true):.3f}")

@@ -303,7 +303,8 @@ class FasterRCNN(nn.Module):
         strides: of the trunk's maps that the pyramid is built on (input pixels), each twice the one before.
         channels: of each map of the pyramid.
         width: multiplier of the trunk's channels, for architectures that have one.
-        frozen_norm, norm_eps: see `PyramidBackbone`; norms that are not frozen are trained.
+        frozen_norm: batch norms of the trunk keep what they start with, which only makes sense on given weights.
+        norm_eps: added to the variance in those; torchvision's COCO weights of 2019 are made for 0.
         anchor_sizes: sides of the square anchors (pixels), for each map, one more than there are strides.
         aspect_ratios: height / width of the anchors, at each size.
         candidates: anchors of each map that compete to be proposals, in training and in evaluation.

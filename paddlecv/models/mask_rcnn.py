@@ -32,7 +32,7 @@ class MaskRCNN(FasterRCNN):
         canonical: side of the box that is read at stride 16 (pixels).
         mask_width: channels of the mask branch: four convolutions on 14 x 14 pixels, one that doubles them, and a mask
             for each class.
-        options: the others of `FasterRCNN`.
+        **options: see `FasterRCNN`.
 
     Shapes: as `FasterRCNN`; the target has masks [B, G, H, W] uint8 (0 or 1) as well, and so have `Detections`, as
     probabilities on 28 x 28 points of the box.

@@ -254,6 +254,15 @@ def test_public_option_names_are_frozen() -> None:
     assert sorted(set(now) - set(frozen)) == [], "new options: run with PADDLE_UPDATE_GOLDEN=1"
 
 
+def test_every_option_of_a_class_says_what_it_is() -> None:
+    """In the `Args:` of its docstring, which the pages of the recipes show."""
+    for recipe in config.list_recipes():
+        cfg = config.compose([f"recipe={recipe}"])
+        for section in (cfg.model, cfg.task, cfg.data):
+            signature = signature_of(section["_target_"])
+            assert [p.name for p in signature.parameters if not p.doc] == [], signature.target
+
+
 # ---------------------------------------------------------------------------------------------------- the wheel
 
 

@@ -84,6 +84,32 @@ def test_details_of_a_parameter(package: Any) -> None:
     assert "rate" in signature and "depth" not in signature and signature["act"] is act
 
 
+def test_descriptions_may_be_shared_and_be_a_subclasss_own(package: Any) -> None:
+    package(
+        net='''
+        class Base:
+            """A net.
+
+            Args:
+                width, depth: how large it is.
+                rate: share dropped.
+            """
+
+            def __init__(self, *, width: int, depth: int, rate: float = 0.1) -> None: ...
+
+
+        class Wide(Base):
+            """A wide one.
+
+            Args:
+                width: 100 or more.
+            """
+        '''
+    )
+    found = {p.name: p.doc for p in signature_of("zoo_sample.net.Wide").parameters}
+    assert found == {"width": "100 or more.", "depth": "how large it is.", "rate": "share dropped."}
+
+
 def test_follows_re_exports_and_aliases(package: Any) -> None:
     package(
         a="""
