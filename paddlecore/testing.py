@@ -127,33 +127,34 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def launch(
-    arguments: Sequence[str], ranks: int, timeout: float = 300, **popen: Any
-) -> list[subprocess.CompletedProcess[str]]:
-    """Run `python <arguments>` on `ranks` processes of one gloo job and wait for all; a test that hangs fails."""
-    port = str(free_port())
-    processes = []
-    for rank in range(ranks):
-        env = {
-            **os.environ,
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(ranks),
-            "OMP_NUM_THREADS": "1",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-            **popen.get("env", {}),
-        }
-        rest = {k: v for k, v in popen.items() if k != "env"}
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, *arguments], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **rest
-            )
+def rank_environment(rank: int, ranks: int, port: int) -> dict[str, str]:
+    """The variables that tell a process that it is a rank of a job on this machine, as torchrun sets them."""
+    own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
+    return {**own, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def begin(arguments: Sequence[str], ranks: int) -> list[subprocess.Popen[str]]:
+    """Start `python <arguments>` on `ranks` processes of one gloo job."""
+    port = free_port()
+    return [
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            env={**os.environ, "OMP_NUM_THREADS": "1", **rank_environment(rank, ranks, port)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
+        for rank in range(ranks)
+    ]
+
+
+def launch(arguments: Sequence[str], ranks: int) -> list[subprocess.CompletedProcess[str]]:
+    """As `begin`, and wait for all; a test that hangs fails."""
+    processes = begin(arguments, ranks)
     done = []
     for process in processes:
         try:
-            out, err = process.communicate(timeout=timeout)
+            out, err = process.communicate(timeout=300)
         except subprocess.TimeoutExpired:
             for p in processes:
                 p.kill()

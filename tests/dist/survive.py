@@ -37,7 +37,7 @@ def command(folder: Path, steps: int = STEPS) -> list[str]:
 
 def start(folder: Path, ranks: int) -> list[int]:
     """Fork the ranks of one attempt; each is a process group of its own, with its data workers."""
-    port = str(testing.free_port())
+    port = testing.free_port()
     pids = []
     for rank in range(ranks):
         pid = os.fork()
@@ -45,8 +45,7 @@ def start(folder: Path, ranks: int) -> list[int]:
             pids.append(pid)
             continue
         os.setpgid(0, 0)
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1",
-                       "MASTER_PORT": port}  # fmt: skip
+        os.environ |= testing.rank_environment(rank, ranks, port)
         log = os.open(f"{folder}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)

@@ -61,14 +61,7 @@ def test_ten_kills_leave_no_trace(ranks: int, tmp_path: Path) -> None:
 
 def running(folder: Path, ranks: int = 1, *extra: str, steps: int = 100_000) -> list[subprocess.Popen[str]]:
     """The command itself, on `ranks` processes; returns once a checkpoint is there."""
-    port = str(testing.free_port())
-    processes = []
-    for rank in range(ranks):
-        env = {**ENV, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks),
-               "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
-        arguments = [sys.executable, str(TRAIN), *survive.command(folder, steps), *extra]
-        processes.append(subprocess.Popen(arguments, env=env, text=True, stderr=subprocess.PIPE,
-                                          stdout=subprocess.PIPE))  # fmt: skip
+    processes = testing.begin([str(TRAIN), *survive.command(folder, steps), *extra], ranks)
     wait_for_a_save(folder, processes)
     return processes
 
@@ -97,18 +90,10 @@ def test_a_signal_to_the_command_saves_and_has_its_own_exit_code(number: signal.
 def test_a_second_job_in_the_same_run_folder_is_refused_on_all_ranks(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     (first,) = running(folder)
-    port = str(testing.free_port())
-    second = [
-        subprocess.Popen([sys.executable, str(TRAIN), *survive.command(folder)], text=True, stderr=subprocess.PIPE,
-                         env={**ENV, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-                              "MASTER_PORT": port})
-        for rank in "01"
-    ]  # fmt: skip
     try:
-        for process in second:
-            err = process.communicate(timeout=90)[1]
-            assert process.returncode == 2, err[-3000:]
-            assert f"trains into {folder} (process {first.pid} on " in err, err[-3000:]
+        for second in testing.launch([str(TRAIN), *survive.command(folder)], 2):
+            assert second.returncode == 2, second.stderr[-3000:]
+            assert f"trains into {folder} (process {first.pid} on " in second.stderr, second.stderr[-3000:]
         assert first.poll() is None
     finally:
         first.kill()
