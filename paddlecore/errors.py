@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class SuiteError(Exception):
@@ -46,6 +46,17 @@ class Stopped(SuiteError):
     """The run was asked to stop (SIGTERM, SIGUSR1, Ctrl-C) and has saved. 75 is EX_TEMPFAIL: run the command again."""
 
     exit_code = 75
+
+
+def listed(problems: Sequence[str], n: int = 5) -> str:
+    """The first `n` of several problems, and how many more there are."""
+    more = f"; and {len(problems) - n} more" if len(problems) > n else ""
+    return "; ".join(problems[:n]) + more
+
+
+def some(names: Sequence[object], n: int) -> str:
+    """The first `n` names, and whether there are more."""
+    return ", ".join(map(str, names[:n])) + (", ..." if len(names) > n else "")
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paddlecore import config
-from paddlecore.errors import CheckpointError, ConfigError, nearest
+from paddlecore.errors import CheckpointError, ConfigError, nearest, some
 from paddlecore.files import read_object, sha256_of, write_json
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def create_model(
         if pretrained is True and recipe is None:
             raise ConfigError(
                 f"{name} has no weights of its own; give pretrained=<folder or file of weights>, or name a recipe "
-                f"({_some(list_models(pretrained=True))})"
+                f"({_published(list_models(pretrained=True))})"
             )
         artefact = read_artefact(resolve(str(recipe) if pretrained is True else pretrained))
     section = dict(own)
@@ -148,8 +148,8 @@ def _find(name: str, suite: str | None) -> tuple[str | None, dict[str, Any]]:
     raise ConfigError(f"there is no model {name!r}{close or '; list_models() gives the names'}")
 
 
-def _some(names: Sequence[str], n: int = 5) -> str:
-    return ", ".join(names[:n]) + (", ..." if len(names) > n else "") if names else "none is published"
+def _published(names: Sequence[str]) -> str:
+    return some(names, 5) or "none is published"
 
 
 # ---------------------------------------------------------------------------------------------------- loading
@@ -353,7 +353,7 @@ def resolve(where: str | Path) -> Path:
     published = [r for r in recipes if artefact_folder(r)]
     raise ConfigError(
         f"no weights at {name!r}: neither a file, a folder nor a published recipe{nearest(name, published)} "
-        f"(published: {_some(published)})"
+        f"(published: {_published(published)})"
     )
 
 

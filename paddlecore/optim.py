@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from paddlecore import config, distributed, sparse
-from paddlecore.errors import CheckpointError, ConfigError, nearest
+from paddlecore.errors import CheckpointError, ConfigError, listed, nearest, some
 from paddlecore.schema import GROUP_KEYS, Optim, Schedule
 from paddlecore.signature import signature_of
 from paddlecore.sparse import RowTable
@@ -319,8 +319,7 @@ class PhaseOptimizer:
         """
         problems = _differences(state, self._description())
         if problems:
-            more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-            raise CheckpointError(f"the stored optimiser state does not fit: {'; '.join(problems[:5])}{more}")
+            raise CheckpointError(f"the stored optimiser state does not fit: {listed(problems)}")
         stored = state["state"]
         if self.optimizer is not None:
             # torch's own loader moves tensors to where the optimiser wants them; it goes by position in the groups
@@ -434,9 +433,9 @@ def _matches(name: str, glob: str) -> bool:
 def _require(glob: str, names: Iterable[str], where: str) -> None:
     names = list(names)
     if not any(_matches(name, glob) for name in names):
-        close = nearest(glob, [n.removeprefix("model.") for n in names] + names)
-        shown = ", ".join(n.removeprefix("model.") for n in names[:8]) + (", ..." if len(names) > 8 else "")
-        raise ConfigError(f"{where}: {glob!r} matches no parameter{close or f' (there are {shown})'}")
+        short = [name.removeprefix("model.") for name in names]
+        close = nearest(glob, short + names) or f" (there are {some(short, 8)})"
+        raise ConfigError(f"{where}: {glob!r} matches no parameter{close}")
 
 
 def _settings(

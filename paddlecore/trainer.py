@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from paddlecore import checkpoint, distributed
 from paddlecore.data import STOP_SIGNALS, Loader, Rows, eval_batches, mix, seed_torch, to_device
-from paddlecore.errors import CheckpointError, ConfigError, NonFiniteLoss, Stopped, nearest
+from paddlecore.errors import CheckpointError, ConfigError, NonFiniteLoss, Stopped, listed, nearest, some
 from paddlecore.files import read_json, write_json
 from paddlecore.journal import Journal, Tape
 from paddlecore.metric import Metric
@@ -344,10 +344,9 @@ class Trainer:
             # totals may be a few steps further; the order is arithmetic, so the rows of the bad step can be named
             epoch, step = self._position(bad)
             rows = self.loader.plan.rows(epoch, step)
-            shown = ", ".join(map(str, rows[:20].tolist())) + (", ..." if len(rows) > 20 else "")
             raise self._not_finite(
                 f"the loss is not finite at step {bad + 1} (epoch {epoch + 1}, batch {step + 1}), "
-                f"training rows [{shown}]"
+                f"training rows [{some(rows.tolist(), 20)}]"
             )
 
     def _not_finite(self, what: str) -> NonFiniteLoss:
@@ -677,9 +676,8 @@ def load_strict(task: nn.Module, state: Mapping[str, Tensor], where: Path) -> No
         if n in state and state[n].shape != own[n].shape
     ]
     if problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise CheckpointError(
-            f"{where} does not fit this model: {'; '.join(problems[:5])}{more}\n  the code has changed since: go on "
+            f"{where} does not fit this model: {listed(problems)}\n  the code has changed since: go on "
             "with that version, or take over what fits by init.weights and init.resume=never"
         )
     task.load_state_dict(dict(state))

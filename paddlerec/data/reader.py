@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from paddlecore.errors import DataError, nearest
+from paddlecore.errors import DataError, nearest, some
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -295,8 +295,8 @@ def _check_names(where: str, names: Sequence[str], wanted: Sequence[str], said_b
         raise DataError(f"{where}: columns that are there twice: {', '.join(map(repr, twice))}{said_by}")
     for name in wanted:
         if name not in names:
-            there = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-            raise DataError(f"{where}: no column {name!r}; the file has: {there}{said_by}{nearest(name, names)}")
+            known = f"the file has: {some(names, 20)}{said_by}{nearest(name, names)}"
+            raise DataError(f"{where}: no column {name!r}; {known}")
 
 
 # ---------------------------------------------------------------------------------------------------- Parquet
