@@ -13,8 +13,9 @@ class TokenBuckets(Plan):
     Row lengths are put into buckets whose upper ends grow by a tenth. In each epoch the rows of a bucket are shuffled
     and cut into batches of as many rows as fit: rows x the bucket's upper end is at most `batch_tokens`, and there are
     at most `batch_size` rows. What is left of a bucket joins the next longer one, so that only the last batch can be
-    small; if it is below 1/16 of a batch it joins the one before it. Then the batches are shuffled. Only counts decide
-    where batches end, so every epoch has the same number of steps.
+    small; if it is below 1/16 of a batch it joins the one before it, unless that would make it more than a quarter too
+    large. Then the batches are shuffled. Only counts decide where batches end, so every epoch has the same number of
+    steps.
 
     Args:
         lengths: [n] tokens of each row.
@@ -39,7 +40,8 @@ class TokenBuckets(Plan):
             room = max(1, min(batch_size, batch_tokens // end))
             full, left = divmod(left + len(bucket), room)
             self._sizes += [room] * full
-        if left and self._sizes and 16 * left < room:
+        fits = self._sizes and 4 * (self._sizes[-1] + left) * end <= 5 * batch_tokens  # not with many short rows
+        if left and fits and 16 * left < room:
             self._sizes[-1] += left
         elif left:
             self._sizes.append(left)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -119,6 +120,13 @@ def test_inputs_of_every_kind_are_defined(tokenizer: str) -> None:
     assert data.encode("g")["tokens"].shape == (1, 1)
     assert data.encode("好" * 100_000)["tokens"].shape == (1, 20)  # long: cut off
     assert data.encode("好👍שלום")["tokens"].unique().tolist() == [1]  # all unknown
+
+
+def test_words_of_jieba_come_without_spaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = SimpleNamespace(lcut=lambda text: ["服务", "很", " ", "好"], setLogLevel=lambda level: None)
+    monkeypatch.setitem(__import__("sys").modules, "jieba", fake)
+    data = TextTableData(tokenizer="jieba")
+    assert data._tokens("服务很 好") == ["服务", "很", "好"] and data._text_of(["服务", "好"]) == "服务好"
 
 
 def test_jieba_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -237,6 +237,15 @@ def test_a_batch_is_a_function_of_seed_epoch_and_step() -> None:
     assert not np.array_equal(TokenBuckets(sizes, 64, 800, seed=4).rows(0, 0), wanted[0, 0])
 
 
+def test_a_few_long_rows_do_not_join_a_batch_of_many_short_ones() -> None:
+    """Padded to their length it would have eight times the tokens asked for."""
+    sizes = np.array([5] * 1600 + [40])
+    plan = TokenBuckets(sizes, 1000, 800)
+    batches = [plan.rows(0, step) for step in range(plan.steps(0))]
+    assert max(len(batch) * sizes[batch].max() for batch in batches) == 800
+    assert sorted(map(len, batches)) == [1, *[160] * 10]
+
+
 def test_a_row_longer_than_a_batch_is_one() -> None:
     plan = TokenBuckets(np.array([3, 500, 3, 3]), 8, 20)
     assert sorted(len(plan.rows(0, s)) for s in range(plan.steps(0))) == [1, 3]

@@ -204,8 +204,8 @@ def test_encode(tmp_path: Path) -> None:
         assert batch["document"][1].tolist() == [1, 0, 0, 0] and batch["document"][2].tolist() == [1] * 4
     for bad in (
         "how far", {"query": "a"}, {"query": "a", "candidate": ["b"]}, {"query": "a", "candidates": []},
-        {"query": " ", "candidates": ["b"]}, {"query": "a", "candidates": ["b", "\u200b\ufeff"]}, {"query": "a", "candidates": [3]},
-        {"query": 1, "candidates": ["b"]}, [1], None,
+        {"query": " ", "candidates": ["b"]}, {"query": "a", "candidates": ["b", "\u200b\ufeff"]},
+        {"query": "a", "candidates": [3]}, {"query": 1, "candidates": ["b"]}, [1], None,
     ):  # fmt: skip
         with pytest.raises(DataError):
             data.encode(bad)
