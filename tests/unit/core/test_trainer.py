@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -100,6 +101,23 @@ def test_fp16_leaves_out_steps_that_overflow_and_finds_its_scale() -> None:
     assert scales[-1] < 2.0**16 and scales[-1] == scales[-20]
     losses = run.journal.of("train", "loss")  # type: ignore[union-attr]
     assert sum(losses[-7:]) < sum(losses[:7]) / 2 and all(map(math.isfinite, losses))
+
+
+def test_the_scale_of_fp16_goes_on_where_it_was(tmp_path: Path) -> None:
+    first = trainer(folder=tmp_path, max_steps=8, precision="fp16")
+    first.fit()
+    last = checkpoint.latest(tmp_path / "checkpoints")
+    second = trainer(folder=tmp_path, max_steps=8, precision="fp16", resume_from=last)
+    second.fit()  # there is no step left
+    assert first.scaler is not None and second.scaler is not None and first.scaler.scale < 2.0**16
+    assert second.scaler.state_dict() == first.scaler.state_dict()
+
+
+def test_an_earlier_step_is_found_again_over_the_ends_of_epochs() -> None:
+    """A loss on a GPU is looked at when a line is logged: many steps later, perhaps in another epoch."""
+    run = trainer(data=rows(48), max_steps=10)  # three steps an epoch
+    run.fit()
+    assert [run._position(step) for step in range(11)] == [divmod(step, 3) for step in range(11)]
 
 
 def test_activation_checkpointing_changes_nothing_but_memory() -> None:
@@ -353,6 +371,29 @@ def test_signals_save_and_leave(tmp_path: Path, number: signal.Signals) -> None:
     assert run.step in (5, 6) and run.saved_at == run.step  # the flag is read where the step's sums are reduced
     assert checkpoint.latest(tmp_path / "checkpoints").name == f"step_{run.step:08d}"  # type: ignore[union-attr]
     assert signal.getsignal(number) == before and Stopped.exit_code == 75
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    run = trainer(folder=tmp_path, max_steps=10_000)
+    advance = run._advance
+
+    def at_step_5(sums: list[torch.Tensor]) -> None:
+        advance(sums)
+        for _ in range(2 * (run.step == 5)):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    run._advance = at_step_5  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        run.fit()
+    assert run.step == 5 and checkpoint.latest(tmp_path / "checkpoints") is None
+
+
+def test_trains_in_a_thread_that_may_not_catch_signals() -> None:
+    run = trainer(max_steps=2)
+    thread = threading.Thread(target=run.fit)
+    thread.start()
+    thread.join(60)
+    assert run.step == 2
 
 
 class Gan(Task):
