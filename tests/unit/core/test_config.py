@@ -297,6 +297,8 @@ def test_sections_inside_sections_are_checked(root: Path) -> None:
     [
         ("model: ${oc.env:HOME}", "model: interpolation is not allowed"),
         ("model: {a: ['${x}']}", "model.a.0: interpolation is not allowed"),
+        ("model: {'${x}': 1}", "model.${x}: interpolation is not allowed"),
+        ("model: {_target_: os.system}", "os.system is not allowed"),
         ("hydra: {run: {dir: x}}", "hydra: cannot be set in a file"),
         ("debug: smoke", "debug: cannot be set in a file"),
         ("defaults: [rec/_base_none]", "one shared file (rec/_base_toy)"),
@@ -327,6 +329,11 @@ def test_refused_file(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         compose([own_recipe(root, text)], root=root)
     assert part in str(caught.value) and "mine.yaml" in str(caught.value)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_shared_file_shares_no_other(root: Path) -> None:
+    (root / "recipe/rec/_base_toy.yaml").write_text(BASE + "defaults: [rec/_base_toy]\n")
+    assert "_base_toy.yaml: a shared file cannot have defaults of its own" in refused(root)
 
 
 def test_recipe_of_the_tree_needs_its_header(root: Path) -> None:
@@ -478,3 +485,5 @@ def test_help_has_every_engine_option_and_the_recipe(root: Path) -> None:
     text = config.help_text(["recipe=rec/toy"], root=root)
     assert "model.dropout=0.2" in text and "data.batch_size=100" in text and "model.num_classes=1000" in text
     assert "task.model" not in text
+    text = config.help_text([own_recipe(root, TOY.replace("AlexNet", "AlexNets"))], root=root)
+    assert "model: torchvision.models has no class 'AlexNets'; did you mean " in text and "data.batch_size" in text

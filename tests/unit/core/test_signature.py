@@ -118,7 +118,8 @@ def test_follows_re_exports_and_aliases(package: Any) -> None:
         Same = Net
         """,
         b="from .a import Net as Other, Same",
-        c="from .b import *\nimport zoo_sample.a as deep\nAgain = deep.Net",
+        c="from .b import *\nimport zoo_sample.a as deep\nAgain = deep.Net\n"
+        "import zoo_sample.a\nWhole = zoo_sample.a.Net",
         d="""
         try:
             from zoo_sample.c import Other
@@ -126,7 +127,7 @@ def test_follows_re_exports_and_aliases(package: Any) -> None:
             Other = None
         """,
     )
-    for name in ("b.Other", "b.Same", "c.Other", "c.Again", "d.Other"):
+    for name in ("b.Other", "b.Same", "c.Other", "c.Again", "c.Whole", "d.Other"):
         assert signature_of(f"zoo_sample.{name}").target == "zoo_sample.a.Net", name
 
 
