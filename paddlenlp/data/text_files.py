@@ -244,7 +244,8 @@ def read_table(
         encoding: of the file; None = UTF-8, which no option changes.
 
     Raises:
-        DataError: the header lacks a column; the file is damaged, or has no rows that can be used.
+        DataError: the header lacks a column, or stands there beside `columns`; the file is damaged, or has no rows that
+            can be used.
     """
     line = taken = 0
     for line, raw in lines_of(path):
@@ -259,7 +260,10 @@ def read_table(
                 _check_header(path, line, columns, names, options)
                 continue
             else:
-                take(line, _row(content, kind, columns))
+                row = _row(content, kind, columns)
+                if not taken and kind != "txt" and list(row.values()) == columns:
+                    raise DataError(f"{path}:{line}: this line names the columns itself: leave data.columns out")
+                take(line, row)
             taken += 1
         except BadRow as error:
             bad_rows.add(path, line, str(error))

@@ -142,6 +142,12 @@ def test_other_columns_without_a_header(tmp_path: Path) -> None:
     assert sorted(labels) == [[0], [0], [1]]
 
 
+def test_a_header_beside_columns_is_no_row(tmp_path: Path) -> None:
+    """Else it would be a text of a class of its own."""
+    with pytest.raises(DataError, match=r"train\.tsv:1: this line names the columns itself: leave data\.columns out"):
+        prepared(folder_of(tmp_path), columns=["label", "text"])
+
+
 def test_one_file_is_split_whatever_the_seed(tmp_path: Path) -> None:
     rows = [("ab"[i % 2], f"row w{i}") for i in range(50)]
     path = written(tmp_path, "txt", rows, "all")
