@@ -527,7 +527,7 @@ def from_json(raw: Any) -> Any:
     try:
         return json.loads(raw) if isinstance(raw, str) else raw
     except json.JSONDecodeError as error:
-        raise DataError(f"not JSON: {error}: {raw!r:.80}") from None
+        raise DataError(f"not JSON: {error}: {raw!r:.80}; names stand in quotes, lists of them in brackets") from None
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -183,6 +183,8 @@ def test_weights_of_own_data_know_the_names(tmp_path: Path) -> None:
     assert fresh.spec == data.spec
     assert fresh.encode(["c", "a"])["history"].tolist() == [[3, 1]]
     assert all((fresh.encode(raw)["history"] > 0).all() for raw in fresh.examples())
+    with pytest.raises(DataError, match=r"'a'; names stand in quotes, lists of them in brackets"):
+        fresh.encode("a")
 
 
 @pytest.mark.parametrize("kind", [SessionData, YoochooseData, DigineticaData])
