@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ def predict(
                 first, unusable = first or str(answer), unusable + 1
                 yield {"input": raw, "error": str(answer)}
                 continue
-            if draw is not None:
+            if draw is not None and distributed.rank() == 0:
                 pictures.write_prediction(data, draw, number - 1, raw, answer)
             yield {"input": raw, **answer}
         if unusable and data.bad_rows.on_bad_row == "error":
@@ -165,16 +165,22 @@ def export_vectors(cfg: RunConfig, folder: Path) -> dict[str, Any]:
             exported = task.export()
         if not exported:
             raise ConfigError(f"vectors={folder}: {type(task).__name__} has no vectors of items to write")
-        folder.mkdir(parents=True, exist_ok=True)
-        shapes: dict[str, Any] = {}
-        for name, value in exported.items():
-            if isinstance(value, torch.Tensor):
-                np.save(folder / f"{name}.npy", value.detach().float().cpu().numpy())
-                shapes[f"{name}.npy"] = list(value.shape)
-            else:
-                write_json(folder / f"{name}.json", value)
-                shapes[f"{name}.json"] = len(value)
+        shapes = distributed.on_first(lambda: _write_exported(exported, folder))
         return {"recipe": cfg.recipe, "weights": str(where), "folder": str(folder), "files": shapes}
+
+
+def _write_exported(exported: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """See `export_vectors`. Returns each file's shape or length."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shapes: dict[str, Any] = {}
+    for name, value in exported.items():
+        if isinstance(value, torch.Tensor):
+            np.save(folder / f"{name}.npy", value.detach().float().cpu().numpy())
+            shapes[f"{name}.npy"] = list(value.shape)
+        else:
+            write_json(folder / f"{name}.json", value)
+            shapes[f"{name}.json"] = len(value)
+    return shapes
 
 
 def check_data(cfg: RunConfig, draw: Path | None = None, samples: int = 16) -> dict[str, Any]:
