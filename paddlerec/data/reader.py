@@ -1,7 +1,7 @@
-"""Table files in pieces: fast where all is well, exact about file, line and column where it is not.
+"""Tables in pieces, and files of lines: fast where all is well, exact about file, line and column where it is not.
 
-A piece is parsed and checked as a whole, by vectorised code. Only where that fails is it halved, and halved again,
-until the rows that cannot be used stand alone and can be named; the rest of the piece is kept.
+A piece of a table is parsed and checked as a whole, by vectorised code. Only where that fails is it halved, and halved
+again, until the rows that cannot be used stand alone and can be named; the rest of the piece is kept.
 """
 
 from __future__ import annotations
