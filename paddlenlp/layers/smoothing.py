@@ -1,6 +1,4 @@
-"""Losses over a vocabulary: cross-entropy with label smoothing (Szegedy et al., 2016, "Rethinking the Inception
-Architecture", section 7), and the divergence of two passes (Liang et al., 2021, "R-Drop", NeurIPS).
-"""
+"""Cross-entropy with label smoothing (Szegedy et al., 2016, "Rethinking the Inception Architecture", section 7)."""
 
 from __future__ import annotations
 
@@ -73,62 +71,10 @@ def smoothed_cross_entropy(
     return loss, nll
 
 
-class _Divergence(torch.autograd.Function):
-    """(KL(P || Q) + KL(Q || P)) / 2 summed over rows, and its gradient in closed form, in the same passes."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, counted: Tensor | None) -> Tensor:
-        count, size = len(logits) // 2, logits.shape[1]
-        kept = torch.float32 if logits.dtype == torch.float16 else logits.dtype
-        gradient = torch.empty_like(logits, dtype=kept)
-        total = torch.zeros((), dtype=torch.float32, device=logits.device)
-        step = max(1, _CHUNK // size) if logits.device.type == "cpu" else count
-        for start in range(0, count, step):
-            rows = slice(start, min(start + step, count))
-            others = slice(count + rows.start, count + rows.stop)
-            log_p, log_q = (logits[part].float().log_softmax(1) for part in (rows, others))  # [step, V]
-            p, q, ratio = log_p.exp(), log_q.exp(), log_p.sub_(log_q)
-            apart = p - q
-            each = (apart * ratio).sum(1) / 2
-            by_p = p * (ratio - (p * ratio).sum(1, keepdim=True)) + apart  # d/d logits of P, times 2
-            by_q = q * ((q * ratio).sum(1, keepdim=True) - ratio) - apart
-            if counted is not None:
-                each, by_p, by_q = (x * counted[rows].view(-1, *[1] * (x.dim() - 1)) for x in (each, by_p, by_q))
-            total += each.sum()
-            gradient[rows], gradient[others] = by_p / 2, by_q / 2
-        ctx.save_for_backward(gradient)
-        ctx.width = logits.dtype
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        return (gradient * grads[0]).to(ctx.width), None
-
-
-def divergence(logits: Tensor, counted: Tensor | None = None) -> Tensor:
-    """[] float32: the sum over n tokens of (KL(P || Q) + KL(Q || P)) / 2.
-
-    Args:
-        logits: [2n, V] float of any width: those of P, then those of Q for the same tokens; computed in float32.
-        counted: [2n] bool: the tokens that count, the same in both halves; None = all.
-    """
-    total: Tensor = _Divergence.apply(logits, counted)
-    return total
-
-
 def token_losses(
-    output: Callable[[Tensor], Tensor],
-    features: Tensor,
-    target: Tensor,
-    pad_id: int,
-    smoothing: float,
-    r_drop: float = 0.0,
+    output: Callable[[Tensor], Tensor], features: Tensor, target: Tensor, pad_id: int, smoothing: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The sums of `smoothed_cross_entropy` over the targets that are no padding, and how many those are.
-
-    With `r_drop` the second half of the batch is the first once more, seen through other dropout, and counts with it
-    as one: half the loss of equation 4 of R-Drop, so that it is as large as a loss without.
 
     Padding is not scored, but in training on a GPU: the host would have to wait there for where it is.
 
@@ -138,14 +84,11 @@ def token_losses(
         target: [B, T] int64.
         pad_id: padding of `target`.
         smoothing: in [0, 1).
-        r_drop: weight of the `divergence` of the halves; 0 = the batch has no such halves.
     """
-    counted, mask = target != pad_id, None
+    counted = target != pad_id
     if features.device.type == "cpu" or not torch.is_grad_enabled():
-        logits, wanted = output(features[counted]), target[counted]
+        loss, nll = smoothed_cross_entropy(output(features[counted]), target[counted], smoothing)
     else:
-        logits, wanted, mask = output(features.flatten(0, 1)), target.flatten(), counted.flatten()
-    loss, nll = smoothed_cross_entropy(logits, wanted, smoothing, mask)
-    if not r_drop:
-        return loss, nll, counted.sum()
-    return (loss + r_drop * divergence(logits, mask)) / 2, nll / 2, counted.sum() // 2
+        logits = output(features.flatten(0, 1))
+        loss, nll = smoothed_cross_entropy(logits, target.flatten(), smoothing, counted.flatten())
+    return loss, nll, counted.sum()

@@ -43,9 +43,6 @@ class Translation(Task):
         target_language: of the translations, for the tokeniser of `bleu_tok_lc`.
         lower: texts are in lower case, so scores are too.
         label_smoothing: share of the target that is spread evenly over the vocabulary, in training.
-        r_drop: each step sees its batch twice, through other dropout, and this times the divergence between what is
-            said of each token is added to the loss (alpha in Liang et al., 2021, "R-Drop", NeurIPS; 5 there); 0 = off.
-            A step takes about twice the time.
         beam: hypotheses that are followed.
         length_penalty: see `beam_search`.
         gnmt: see `beam_search`.
@@ -78,7 +75,6 @@ class Translation(Task):
         target_language: str = "en",
         lower: bool = False,
         label_smoothing: float = 0.1,
-        r_drop: float = 0.0,
         beam: int = 5,
         length_penalty: float = 1.0,
         gnmt: bool = False,
@@ -96,8 +92,6 @@ class Translation(Task):
         super().__init__(model)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"task.label_smoothing must be at least 0 and below 1, got {label_smoothing}")
-        if r_drop < 0:
-            raise ValueError(f"task.r_drop must be at least 0, got {r_drop}")
         check_search(beam, coverage_penalty, max_ratio, max_extra)
         if temperature:
             check_sampling(temperature, top_k, top_p)
@@ -114,7 +108,7 @@ class Translation(Task):
         )
         if tokenize is not None:
             Bleu(tokenize=tokenize)  # refuses an unknown one before anything is trained
-        self.label_smoothing, self.r_drop, self.nbest, self.attention = label_smoothing, r_drop, nbest, attention
+        self.label_smoothing, self.nbest, self.attention = label_smoothing, nbest, attention
         self.int8 = int8
         self.drawn = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         self._small: tuple[nn.Module, list[int]] | None = None  # the model in int8, and the weights it was made of
@@ -131,18 +125,14 @@ class Translation(Task):
             "max_extra": max_extra,
         }
 
-    def _loss(
-        self, batch: Batch, smoothing: float, r_drop: float = 0.0
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _loss(self, batch: Batch, smoothing: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Sums over the target tokens: the loss and -log P; and how many there are."""
-        source, target = batch["source"], batch["target"]
-        if r_drop:
-            source, target = source.repeat(2, 1), target.repeat(2, 1)
-        features = self.model.features(source, target[:, :-1])  # type: ignore[operator]
-        return token_losses(self.model.output, features, target[:, 1:], self.pad_id, smoothing, r_drop)  # type: ignore[arg-type]
+        given, wanted = batch["target"][:, :-1], batch["target"][:, 1:]
+        features = self.model.features(batch["source"], given)  # type: ignore[operator]
+        return token_losses(self.model.output, features, wanted, self.pad_id, smoothing)  # type: ignore[arg-type]
 
     def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
-        loss, nll, tokens = self._loss(batch, self.label_smoothing, self.r_drop)
+        loss, nll, tokens = self._loss(batch, self.label_smoothing)
         return StepOutput(loss, tokens, {"nll": nll})
 
     def predict(self, batch: Batch) -> Prediction:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from paddlecore import cli, testing
 from paddlecore.errors import ConfigError, DataError
-from paddlenlp.layers.smoothing import divergence, smoothed_cross_entropy
+from paddlenlp.layers.smoothing import smoothed_cross_entropy
 from paddlenlp.metrics import Bleu, ChrF, Perplexity
 from paddlenlp.metrics.bleu import moses_tokenize
 from paddlenlp.models import Transformer
@@ -74,40 +74,6 @@ def test_what_does_not_count_is_as_if_it_were_not_there(smoothing: float) -> Non
     )
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.parametrize("rows", [3, 4000])
-def test_the_divergence_of_two_passes_is_that_of_torch_both_ways(rows: int) -> None:
-    torch.manual_seed(0)
-    logits = torch.randn(2 * rows, 200).requires_grad_()
-    counted = (torch.rand(rows) < 0.7).repeat(2)
-    log_p, log_q = logits[counted].log_softmax(1).chunk(2)
-    kl = torch.nn.functional.kl_div
-    wanted = sum(kl(a, b, reduction="sum", log_target=True) for a, b in ((log_p, log_q), (log_q, log_p))) / 2
-    found = divergence(logits, counted)
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
-    gradients = (torch.autograd.grad(3 * value, logits)[0] for value in (found, wanted))
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(divergence(logits[counted]), wanted, rtol=1e-5, atol=1e-5)
-
-
-def test_r_drop_sees_a_batch_twice_and_counts_it_once() -> None:
-    """Without dropout both passes say the same; with it they differ, and the loss grows by half of what they do."""
-    torch.testing.assert_close(task(r_drop=5.0)(BATCH), task()(BATCH))
-    losses = []
-    for weight in (1e-9, 1.0, 5.0):
-        subject = task(r_drop=weight)
-        for part in subject.modules():
-            if isinstance(part, torch.nn.Dropout):
-                part.p = 0.5
-        torch.manual_seed(1)
-        out = subject(BATCH)
-        assert out.weight == 5
-        losses.append(float(out.loss_sum))
-    assert losses[1] > losses[0]
-    assert losses[2] - losses[0] == pytest.approx(5 * (losses[1] - losses[0]), rel=1e-4)
-    with pytest.raises(ValueError, match="r_drop"):
-        task(r_drop=-1.0)
 
 
 def test_the_gradient_of_a_scaled_loss_keeps_its_small_parts_in_half_precision() -> None:
