@@ -662,7 +662,8 @@ def _finished(folders: Sequence[Path], over: str) -> tuple[list[dict[str, Any]],
     for folder, result, identity in zip(folders, results, identities, strict=True):
         differing = [name for name in _differing(identity, identities[0]) if name != over]
         if result["recipe"] != results[0]["recipe"] or differing:
-            hint = f"; if runs differ in that alone, give over={differing[0]}" if len(differing) == 1 else ""
+            alone = len(differing) == 1 and identity.get(over) == identities[0].get(over)
+            hint = f"; if that is meant, give over={differing[0]}" if alone else ""
             raise ConfigError(
                 f"{folder} is not a run of the same recipe and options as {folders[0]}; they differ in "
                 f"{', '.join(differing) or 'the recipe'}{hint}"

@@ -56,10 +56,12 @@ class DeepCTR(nn.Module):
     def forward(
         self, ids: Tensor, dense: Tensor | None = None, histories: Mapping[str, Tensor] | None = None
     ) -> Tensor:
+        given = histories or {}
+        if self.history_fields.keys() - given.keys():
+            raise ValueError(f"histories must have {', '.join(self.history_fields)}: the model was built with them")
         x = self.fields(ids).flatten(1)  # [B, F * dim]
         for name, field in self.history_fields.items():
-            history = (histories or {})[name]
-            rows = torch.where(history > 0, history + self.fields.offsets[field], 0)
+            rows = torch.where(given[name] > 0, given[name] + self.fields.offsets[field], 0)
             x = torch.cat([x, mean_of_history(self.fields.table, rows)], 1)
         x = with_dense(x, dense, self.num_dense)  # [B, (F + histories) * dim + D]
         return self.deep(x).squeeze(1)

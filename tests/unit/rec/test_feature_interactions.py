@@ -129,6 +129,8 @@ def test_a_history_of_deepctr_is_the_mean_of_the_vectors_of_its_field() -> None:
             parts.append(table[known].mean(0) if known else np.zeros(4))
         expected = deep(model.deep, np.concatenate([*parts, array(dense[row])]))[0]
         assert float(out[row].detach()) == pytest.approx(float(expected), rel=1e-4, abs=1e-5)
+    with pytest.raises(ValueError, match="histories must have seen, liked"):
+        model(ids, dense, {"seen": given["seen"]})
 
 
 def test_large_cross_products_are_hashed_evenly() -> None:
