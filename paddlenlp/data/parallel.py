@@ -30,7 +30,7 @@ from paddlenlp.data.text_files import (
     string_of,
     text_of,
 )
-from paddlenlp.data.token_buckets import TokenBuckets
+from paddlenlp.data.token_buckets import DrawnBuckets, TokenBuckets
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -97,24 +97,29 @@ class DrawnPairRows(PairRows):
         super().__init__(source, target, None)
         self.splits, self.seed = splits, seed
 
-    def lengths(self) -> np.ndarray:
-        """[n, 2] tokens of source and target in the mean over the splits, rounded up."""
-        sums = [np.concatenate([[0.0], np.cumsum(self.splits.lengths[flat])]) for _, flat, _ in self.sides]
-        means = [s[offsets[1:]] - s[offsets[:-1]] for s, (_, _, offsets) in zip(sums, self.sides, strict=True)]
-        return np.ceil(np.stack(means, 1) - 1e-6).astype(np.int64)
+    def lengths(self, epoch: int = 0) -> np.ndarray:
+        """[n, 2] tokens of source and target in an epoch."""
+        lengths = []
+        for side, (_, flat, offsets) in enumerate(self.sides):
+            counts = self.splits.count(flat, self._draws(side, np.arange(len(flat)), epoch))
+            lengths.append(np.diff(np.concatenate([[0], np.cumsum(counts)])[offsets]))
+        return np.stack(lengths, 1)
 
     def tokens(self) -> np.ndarray:
-        return self.splits.pick(words := super().tokens(), np.zeros(len(words)))[0]
+        words = super().tokens()
+        return self.splits.pick(words, np.zeros(len(words)))[0]
 
     def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
         batch: Batch = {}
         for side, (name, flat, offsets) in enumerate(self.sides):
             of, places = ranges(offsets[rows], offsets[rows + 1])  # of each word: its row in the batch, its place
-            draws = uniform(mix(self.seed, side), epoch, places, 1)[:, 0]
-            pieces, counts = self.splits.pick(flat[places], draws)
+            pieces, counts = self.splits.pick(flat[places], self._draws(side, places, epoch))
             ends = np.cumsum(np.bincount(of, counts, len(rows)).astype(np.int64))
             batch[name] = torch.from_numpy(padded(pieces, np.concatenate([[0], ends[:-1]]), ends))
         return batch
+
+    def _draws(self, side: int, places: np.ndarray, epoch: int) -> np.ndarray:
+        return uniform(mix(self.seed, side), epoch, places, 1)[:, 0]
 
 
 class ParallelData(DataModule):
@@ -237,7 +242,10 @@ class ParallelData(DataModule):
 
     def plan(self, rows: Rows) -> Plan:
         assert isinstance(rows, PairRows)
-        return TokenBuckets(rows.lengths().max(1), self.batch_size, self.batch_tokens, seed=self.seed)
+        size = (self.batch_size, self.batch_tokens)
+        if isinstance(rows, DrawnPairRows):
+            return DrawnBuckets(len(rows), lambda epoch: rows.lengths(epoch).max(1), *size, seed=self.seed)
+        return TokenBuckets(rows.lengths().max(1), *size, seed=self.seed)
 
     def state(self) -> dict[str, Any]:
         return {"sentencepiece": base64.b64encode(self._model).decode("ascii"), "examples": self._examples}

@@ -45,7 +45,6 @@ class WordSplits:
         drawn += [[mark] for mark in marks for _ in range(VARIANTS)]
         self._offsets = np.cumsum([0, *map(len, drawn)])
         self._pieces = np.fromiter((piece for split in drawn for piece in split), np.int32, int(self._offsets[-1]))
-        self.lengths = np.diff(self._offsets).reshape(-1, VARIANTS).mean(1)  # [words + marks] mean number of pieces
 
     def pick(self, words: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The pieces of words one after the other [t] int32, and how many each has [n] int64.
@@ -54,6 +53,13 @@ class WordSplits:
             words: [n] int, their numbers.
             draws: [n] float in [0, 1), which of its splits each gets.
         """
+        starts, counts = self._chosen(words, draws)
+        return self._pieces[ranges(starts, starts + counts)[1]], counts
+
+    def count(self, words: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """[n] int64, how many pieces `pick` would give each word."""
+        return self._chosen(words, draws)[1]
+
+    def _chosen(self, words: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         split = words.astype(np.int64) * VARIANTS + (draws * VARIANTS).astype(np.int64)
-        starts, ends = self._offsets[split], self._offsets[split + 1]
-        return self._pieces[ranges(starts, ends)[1]], ends - starts
+        return self._offsets[split], self._offsets[split + 1] - self._offsets[split]

@@ -214,6 +214,13 @@ def test_dropped_merges_change_the_pieces_and_not_the_text(tmp_path: Path) -> No
     alone = rows.fetch(np.array([7]), 3)["source"]
     assert torch.equal(rows.fetch(np.array([2, 7]), 3)["source"][1, : alone.shape[1]], alone[0])
     assert rows.lengths().sum() > plain.lengths().sum()
+    assert np.array_equal(rows.lengths(4)[:, 0], (rows.fetch(all_rows, 4)["source"] != PAD).sum(1).numpy())
+    plan = data.plan(rows)
+    for epoch in (0, 1):
+        batches = [plan.rows(epoch, step) for step in range(plan.steps(epoch))]
+        assert np.array_equal(np.sort(np.concatenate(batches)), all_rows)
+        assert [len(batch) for batch in batches] == [plan.count(epoch, step) for step in range(plan.steps(epoch))]
+        assert max(rows.fetch(batch, epoch)["target"].numel() for batch in batches) <= 400
     again = prepared(tmp_path, piece_dropout=0.3).rows("train").fetch(all_rows, 0)
     assert torch.equal(again["source"], batch["source"])
     other = prepared(tmp_path, piece_dropout=0.3, seed=2).rows("train").fetch(all_rows, 0)["source"]
@@ -242,7 +249,8 @@ def test_dropped_merges_are_as_likely_as_said() -> None:
     assert len(processor.encode("ab")) == 1
     count = 500
     splits = WordSplits(processor, ["ab"] * count, (1,), 0.2, seed=3)
-    dropped = float((splits.lengths[:count] - 1).mean())
+    draws = [splits.count(np.arange(count), np.full(count, v / VARIANTS)) for v in range(VARIANTS)]
+    dropped = float(np.mean(draws)) - 1
     assert abs(dropped - 0.2) < 4 * (0.2 * 0.8 / (count * VARIANTS)) ** 0.5
     pieces, counts = splits.pick(np.array([count, 0]), np.array([0.99, 0.0]))
     assert counts[0] == 1
