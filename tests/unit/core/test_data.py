@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from paddlecore import data as D
 from paddlecore.errors import DataError
+from paddlecore.task import Batch
 
 
 @given(size=st.integers(1, 500), batch=st.integers(1, 120), epoch=st.integers(0, 3), seed=st.integers(0, 9))
@@ -159,6 +160,36 @@ def test_first_batches_repeat_the_plan_s_own() -> None:
     few = D.FirstBatches(plan, 2)
     assert few.rows(5, 0).tolist() == plan.rows(0, 0).tolist() and few.rows(9, 1).tolist() == plan.rows(0, 1).tolist()
     assert few.steps(3) == 2
+
+
+class Kinds:
+    """Batches of every kind of value, of a size."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+
+    def __len__(self) -> int:
+        return 6
+
+    def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
+        wide = torch.from_numpy(rows)[:, None].expand(-1, self.width)
+        made = {"float": wide.float(), "bool": wide > 2, "byte": wide.to(torch.uint8).contiguous()}
+        made["half"] = wide.bfloat16() if self.width == 3 else wide.half()
+        return {**made, "empty": torch.zeros(0, 3), "texts": [str(row) for row in rows]}
+
+
+@pytest.mark.parametrize("width", [2, 3, 100_000])  # through the pipe; with bfloat16, which numpy lacks; through memory
+def test_workers_hand_over_what_was_fetched(width: int) -> None:
+    rows = Kinds(width)
+    for got, want in zip(D.eval_batches(rows, 4, workers=1), D.eval_batches(rows, 4), strict=True):
+        assert got.keys() == want.keys()
+        for name, value in want.items():
+            if isinstance(value, torch.Tensor):
+                assert got[name].dtype == value.dtype
+                assert torch.equal(got[name], value)
+                got[name].zero_()  # ours alone, to be written to
+            else:
+                assert got[name] == value
 
 
 @pytest.mark.parametrize("bad", [{"batch_size": 0}, {"workers": -1}, {"on_bad_row": "drop"}, {"eval_batch_size": -1}])
