@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import lzma
 import tarfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -248,7 +249,7 @@ def _archived(path: Path) -> Split:
         try:
             with np.load(place, allow_pickle=False) as file:
                 return file["images"], file["labels"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             pass  # damaged: it is made again
     images, labels = read_archive(path)
     if place:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from paddlecore.errors import DataError
 from paddlecv.data import CIFAR10Data
-from paddlecv.data.cifar10 import NAMES, _held_out, cropped, read_archive, read_binary
+from paddlecv.data.cifar10 import NAMES, _archived, _held_out, cropped, read_archive, read_binary
 from paddlecv.data.images import DEVIATION, MEAN
 
 
@@ -124,6 +124,19 @@ def test_a_cut_off_archive_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DataError, match="damaged"):
         read_archive(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04" + bytes(40)])
+def test_decoded_images_are_kept_and_damaged_ones_made_again(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = packed(tmp_path / "test.tar.xz", {"t/cat/1.png": png(1)})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    _archived(path)
+    (kept,) = (tmp_path / "cache").rglob("*.npz")
+    whole = kept.read_bytes()
+    kept.write_bytes(content)
+    assert _archived(path)[1].tolist() == [3] and kept.read_bytes() == whole
 
 
 def test_own_folders_are_scaled_and_cut_to_a_square(tmp_path: Path) -> None:
