@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ import numpy as np
 from paddlecore.errors import DataError
 from paddlecore.sources import SPLITS, only
 from paddlecv.data.detection import DetectionData, Record, disagreement
+
+_WRONG = (TypeError, KeyError, ValueError, OverflowError)  # what comes of an entry that is not as it should be
 
 
 class CocoData(DetectionData):
@@ -48,7 +49,7 @@ class CocoData(DetectionData):
             if theirs != classes["train"]:
                 tables = [[f"{name} (id {i})" for i, name in sorted(c.items())] for c in (classes["train"], theirs)]
                 raise DataError(disagreement(str(files["train"]), tables[0], str(files[split]), tables[1]))
-        names = {number: name for number, name in sorted(classes["train"].items())}
+        names = dict(sorted(classes["train"].items()))
         records = {split: self._read_split(folder, split, files[split], contents[split], names) for split in files}
         return records, list(names.values())
 
@@ -65,7 +66,7 @@ class CocoData(DetectionData):
                     raise TypeError(f"file_name is {name!r}")
                 if min(int(height), int(width)) < 1:
                     raise ValueError(f"its size is {width} x {height}")
-            except (TypeError, KeyError, ValueError) as error:
+            except _WRONG as error:
                 raise DataError(f"{path}: images[{number}] needs id, file_name, height and width ({error})") from None
             if ident in pictures:
                 raise DataError(f"{path}: two images have the id {ident}")
@@ -84,7 +85,7 @@ class CocoData(DetectionData):
                 picture, label = pictures.get(image_id), classes.get(int(item["category_id"]))
                 x, y, width, height = (float(v) for v in item["bbox"])
                 crowd = bool(int(item.get("iscrowd") or 0))
-            except (TypeError, KeyError, ValueError) as error:
+            except _WRONG as error:
                 message = f"needs image_id, category_id and bbox [x, y, width, height] ({error})"
                 self.bad_rows.add(where, ident, message)
                 continue
@@ -116,8 +117,8 @@ class CocoData(DetectionData):
                 if not given or any(len(polygon) < 6 or len(polygon) % 2 for polygon in given):
                     raise ValueError("a polygon needs three points or more, each two numbers")
                 polygons = [[float(v) for v in polygon] for polygon in given]
-                if not all(math.isfinite(v) for polygon in polygons for v in polygon):
-                    raise ValueError("a point is not finite")
+                if not all(abs(v) <= 10 * max(size) for polygon in polygons for v in polygon):
+                    raise ValueError("a point is not finite, or far outside")  # on the way there memory would end
                 return coco.merge(coco.frPyObjects(polygons, *size))
             if tuple(given["size"]) != size:
                 raise ValueError(f"its size {given['size']} is not that of the picture, {list(size)}")
@@ -167,7 +168,7 @@ def _parsed(path: Path) -> dict[str, Any]:
 def _classes(path: Path, content: dict[str, Any]) -> dict[int, str]:
     try:
         found = [(int(c["id"]), str(c["name"])) for c in content["categories"]]
-    except (TypeError, KeyError, ValueError) as error:
+    except _WRONG as error:
         raise DataError(f"{path}: each of categories needs an id and a name ({error})") from None
     for kind, values in (("ids", [i for i, _ in found]), ("names", [name for _, name in found])):
         if len(set(values)) != len(values):

@@ -188,6 +188,8 @@ class DetectionData(LabelledData):
         if declared and self.classes and declared != self.classes:
             raise DataError(disagreement("data.classes", self.classes, "the data", declared))
         declared = self.classes or declared
+        if declared and len(set(declared)) != len(declared):
+            raise DataError(f"data.source={self.source}: two classes have the same name among {', '.join(declared)}")
         if declared and known and declared != known:
             raise DataError(disagreement("the weights", known, "the data", declared))
         if empty := [split for split, records in self._records.items() if not records]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -58,7 +59,8 @@ class VOCData(DetectionData):
         if not folder.is_dir():
             raise DataError(f"data.source={folder}: there is no such folder")
         annotations = _first(folder, "Annotations", "annotations")
-        images = images_by_name(_first(folder, "JPEGImages", "images"), self.bad_rows)
+        place = _first(folder, "JPEGImages", "images")
+        images = images_by_name(place, self.bad_rows)
         lists = folder / "ImageSets" / "Main"
         lists = lists if lists.is_dir() else folder
         named = splits or split_lists(lists)
@@ -67,9 +69,7 @@ class VOCData(DetectionData):
         self._paths = [folder]
         records = {
             split: [
-                self._record(
-                    annotations / f"{name}.xml", images.get(name, folder / "JPEGImages" / f"{name}.jpg"), merge
-                )
+                self._record(annotations / f"{name}.xml", images.get(name, place / f"{name}.jpg"), merge)
                 for name in names
             ]
             for split, names in named.items()
@@ -82,7 +82,7 @@ class VOCData(DetectionData):
     def _record(self, path: Path, image: Path, merge: str | None) -> Record:
         root, lines = _parsed(path)
         height, width = (_number(path, 1, root, f"size/{side}") for side in ("height", "width"))
-        if height < 1 or width < 1:
+        if not all(1 <= side < math.inf for side in (height, width)):
             raise DataError(f"{path}: the picture's size is {width:g} x {height:g}")
         boxes, names, difficult = [], [], []
         for line, item in zip(lines, root.iter("object"), strict=False):

@@ -119,6 +119,8 @@ def test_bad_boxes_are_named_by_line_or_skipped_and_counted(tmp_path: Path, obje
         (xml("<object><name>x</name></object>"), r"a.xml:6: bndbox/xmin must be a number"),
         ("<annotation></annotation>", r"a.xml:1: size/height must be a number"),
         (xml(GOOD, width=0), "size is 0 x 30"),
+        (xml(GOOD, width="nan"), "size is nan x 30"),
+        (xml(GOOD, width="inf"), "size is inf x 30"),
         ('<!DOCTYPE x [<!ENTITY y "z">]><x/>', "entities"),
     ],
 )
@@ -210,6 +212,9 @@ def test_classes_that_do_not_agree_are_refused_with_a_table(tmp_path: Path) -> N
     assert prepared(VOCData, source=source, classes=["dog", "cat"]).spec["labels"] == ["dog", "cat"]
     (tmp_path / "classes.txt").write_text("bird\ndog\n")
     with pytest.raises(DataError, match="the data's list and of train do not agree"):
+        prepared(VOCData, source=source)
+    (tmp_path / "classes.txt").write_text("cat\ndog\ncat\n")
+    with pytest.raises(DataError, match="two classes have the same name among cat, dog, cat"):
         prepared(VOCData, source=source)
     (tmp_path / "classes.txt").unlink()
     data = VOCData(source=source, classes=["dog", "cat"])
@@ -323,6 +328,8 @@ def test_coco_masks_are_polygons_or_run_lengths(tmp_path: Path) -> None:
         (item(segmentation={"size": [30, 40], "counts": 5}), r"annotation:5: its segmentation"),
         (item(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), r"annotation:5: its segmentation .*each two numbers"),
         (item(segmentation=[[float("nan")] * 6]), r"annotation:5: its segmentation .*not finite"),
+        (item(segmentation=[[1e30, 1, 5, 5, 7, 7]]), r"annotation:5: its segmentation .*far outside"),
+        (item(category_id=float("inf")), r"annotation:5: needs image_id"),
         (item(iscrowd="yes"), r"annotation:5: needs image_id"),
         (item(), r"annotation:5: its segmentation cannot be used \(there is none\)"),
     ],
@@ -342,6 +349,7 @@ def test_bad_annotations_are_named_by_id(tmp_path: Path, annotation: Any, messag
         ({"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}, "same id"),
         ({"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}, "same name"),
         ({"images": [{"id": 1}]}, r"images\[0\] needs id, file_name"),
+        ({"categories": [{"id": float("inf"), "name": "a"}]}, "each of categories needs an id and a name"),
         ({"images": [{"id": 1, "file_name": "a.jpg", "width": 40, "height": 30}] * 2}, "two images have the id 1"),
         (
             {"images": [{"id": i, "file_name": "a.jpg", "width": 40, "height": 30} for i in (1, 2)]},
