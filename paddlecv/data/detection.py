@@ -21,7 +21,17 @@ from paddlecore.data import Rows, SampleRows, mix
 from paddlecore.errors import DataError
 from paddlecore.task import Batch
 from paddlecv.data.augment import GROUND, Colours, Scene, crop, kept, mosaic, quarter_turns, resized_masks, scene
-from paddlecv.data.images import as_text, font_file, normalise, picture_of, pixels_of, read_image, statistics_of
+from paddlecv.data.images import (
+    DEVIATION,
+    MEAN,
+    as_text,
+    font_file,
+    normalise,
+    picture_of,
+    pixels_of,
+    read_image,
+    statistics_of,
+)
 from paddlecv.data.labelled import LabelledData, text_table
 from paddlecv.data.shapes import Shape, draw
 
@@ -127,8 +137,8 @@ class DetectionData(LabelledData):
         photometric: float = 0.0,
         mosaic: float = 0.0,
         cache: float = 1.0,
-        mean: list[float] | tuple[float, ...] = (0.485, 0.456, 0.406),
-        deviation: list[float] | tuple[float, ...] = (0.229, 0.224, 0.225),
+        mean: Sequence[float] = MEAN,
+        deviation: Sequence[float] = DEVIATION,
         **common: Any,
     ) -> None:
         super().__init__(**common)

@@ -18,7 +18,7 @@ from paddlecore.data import BadRows, SampleRows, mix, uniform
 from paddlecore.errors import DataError
 from paddlecore.sources import SPLITS, only
 from paddlecore.task import Batch
-from paddlecv.data.augment import resized_masks
+from paddlecv.data.augment import GROUND, resized_masks
 from paddlecv.data.images import (
     DEVIATION,
     MEAN,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 VOID = 255  # of a mask's pixels: no class; they count neither in the loss nor in a metric
 MASK_FORMATS = ("PNG", "BMP", "TIFF")  # without loss: JPEG would change ids
 _UNKNOWN = 254  # in a table of ids: no class has this id
-_FILL = {tv_tensors.Image: (124, 116, 104), tv_tensors.Mask: VOID}  # outside of the image: ImageNet's mean, and void
+_FILL = {tv_tensors.Image: GROUND, tv_tensors.Mask: VOID}  # outside of the image
 
 Pair = tuple[Path, Path]  # an image and its mask
 
