@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +24,10 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's training images, RGB in 0..1
 
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
+_TURNS = {  # EXIF's orientation: how Pillow calls the change that sets an image upright
+    2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
+    8: "ROTATE_90",
+}  # fmt: skip
 
 
 @contextmanager
@@ -55,10 +58,13 @@ def open_image(path: str | Path | BinaryIO) -> Image.Image:
     Raises:
         DataError: no such file, or not an image that can be read to its end; names the file.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     with opened(path) as file:
-        image = ImageOps.exif_transpose(file)
+        file.load()  # which turns a TIFF, and takes its orientation away
+        # not by ImageOps, which writes all of EXIF anew and fails where something else in it is wrong
+        turn = _TURNS.get(_orientation(file))
+        image = file.transpose(Image.Transpose[turn]) if turn else file
         if image.mode == "F":  # convert would take fractions for black
             raise ValueError("its pixels are floating-point numbers, not of 8 or 16 bits")
         if image.mode.startswith("I"):  # 16 bits, which convert would cut off rather than scale
@@ -71,13 +77,19 @@ def open_image(path: str | Path | BinaryIO) -> Image.Image:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Width and height of an image file as they are stored, from its header alone.
+    """Width and height of the upright picture in an image file, from its header alone.
 
     Raises:
         DataError: no such file, or its header is not that of an image.
     """
     with opened(path) as file:
-        return file.size
+        # Pillow says the upright size of a TIFF
+        return file.size[::-1] if _orientation(file) > 4 and file.format != "TIFF" else file.size
+
+
+def _orientation(file: Image.Image) -> int:
+    found = file.getexif().get(0x0112)
+    return found if found in _TURNS else 1
 
 
 def pixels_of(image: Image.Image) -> Tensor:
@@ -121,7 +133,7 @@ def picture_of(raw: Any) -> Image.Image:
     if isinstance(raw, str) and raw.startswith("data:image/"):
         try:
             return open_image(io.BytesIO(base64.b64decode(raw.partition("base64,")[2], validate=True)))
-        except (binascii.Error, DataError):
+        except (ValueError, DataError):
             raise DataError(f"the input is no image as base64 text: {raw[:60]}...") from None
     if isinstance(raw, (str, Path)):
         return open_image(raw)

@@ -22,6 +22,7 @@ from paddlecv.data.augment import GROUND, resized_masks
 from paddlecv.data.images import (
     DEVIATION,
     MEAN,
+    image_size,
     images_by_name,
     normalise,
     opened,
@@ -412,8 +413,7 @@ def read_mask(path: Path, image: Path | None = None) -> np.ndarray:
             raise DataError(f"{path}: a mask has class ids of 8 bits in one channel, this has {kind}")
         mask = np.array(file).astype(np.uint8)
     if image is not None:
-        with opened(image) as file:
-            size = file.size if file.getexif().get(0x0112, 1) > 4 else file.size[::-1]  # these turn it on its side
+        size = image_size(image)[::-1]
         if size != mask.shape:
             raise DataError(_sizes_differ(image, path, size, mask.shape))
     return mask

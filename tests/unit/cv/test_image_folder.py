@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from paddlecore.data import Loader, Plan
 from paddlecore.errors import DataError
 from paddlecv.data import ImageFolderData
 from paddlecv.data.image_folder import class_images, toy_images
-from paddlecv.data.images import DEVIATION, MEAN, open_image
+from paddlecv.data.images import DEVIATION, MEAN, image_size, open_image
 
 SMALL = {"size": 24, "resize": 32}
 
@@ -196,11 +197,35 @@ def test_an_image_of_any_mode_is_read_as_rgb_of_8_bits(tmp_path: Path) -> None:
     index = indexed.getpixel((0, 0))
     indexed.save(tmp_path / "clear.png", transparency=index)
     assert open_image(tmp_path / "clear.png").getpixel((1, 1)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tif"])
+def test_an_image_is_set_upright_as_its_exif_says(ending: str, tmp_path: Path) -> None:
+    upright = np.zeros((16, 24), np.uint8)
+    upright[:8, :8] = 255  # one corner, so that no two of the eight look alike
+    upright[:8, 8:16] = 120
+    stored = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.T,
+        6: np.rot90(upright), 7: upright[::-1, ::-1].T, 8: np.rot90(upright, -1),
+    }  # fmt: skip
+    path = tmp_path / f"a.{ending}"
+    for orientation, pixels in stored.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB").save(path, exif=exif, quality=100)
+        found = np.asarray(open_image(path))[..., 0].astype(int)
+        assert abs(found - upright).max() < 40 and image_size(path) == (24, 16)
+
+
+def test_other_faults_of_exif_keep_no_image_from_being_read(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned by a quarter, clockwise
-    colour.save(tmp_path / "turned.png", exif=exif)
-    turned = open_image(tmp_path / "turned.png")
-    assert turned.size == (8, 12) and turned.getpixel((1, 1)) == left and turned.getpixel((1, 10)) == right
+    exif[0x0112], exif[0x0100] = 6, 40  # turned; a width
+    content = io.BytesIO()
+    Image.new("RGB", (12, 8)).save(content, "JPEG", exif=exif)
+    width = b"\x01\x00\x00\x04\x00\x00\x00\x01"  # tag 0x0100, a whole number, one of them
+    assert content.getvalue().count(width) == 1
+    (tmp_path / "a.jpg").write_bytes(content.getvalue().replace(width, b"\x01\x00\x00\x02" + width[4:]))  # now text
+    assert open_image(tmp_path / "a.jpg").size == (8, 12)
 
 
 def test_an_image_of_fractions_is_refused_rather_than_black(tmp_path: Path) -> None:
@@ -297,7 +322,8 @@ def test_raw_inputs_of_every_kind_and_pictures(tmp_path: Path) -> None:
     inputs = [path, str(path), rows, json.dumps(rows), {"image": str(path)}, json.dumps({"image": rows})]
     for raw in inputs:
         assert torch.equal(data.encode(raw)["image"], data.encode(path)["image"])
-    for raw in [None, 7, [], [[1, 2, 3]], [[[1, 2]]], [[[1, 2, 300]]], {"picture": 1}, "{", "missing.png"]:
+    wrong = [None, 7, [], [[1, 2, 3]], [[[1, 2]]], [[[1, 2, 300]]], {"picture": 1}, "{", "missing.png"]
+    for raw in [*wrong, "data:image/png;base64,é"]:
         with pytest.raises(DataError):
             data.encode(raw)
     for raw in data.examples():

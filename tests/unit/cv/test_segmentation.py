@@ -114,6 +114,9 @@ def test_masks_are_stored_without_loss_and_may_not_lie_on_their_side(tmp_path: P
         own(folder)
     Image.open(mask).rotate(-90, expand=True).save(mask)
     assert own(folder).rows("train").fetch(np.arange(1), 0)["image"].shape == (1, 3, 16, 16)
+    Image.open(image).save(image.with_suffix(".tif"), exif=exif)
+    image.unlink()
+    assert own(folder).rows("train").fetch(np.arange(1), 0)["image"].shape == (1, 3, 16, 16)
 
 
 def test_an_unknown_id_is_refused_with_a_table(tmp_path: Path) -> None:
