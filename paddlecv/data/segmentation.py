@@ -254,6 +254,8 @@ class SegmentationData(LabelledData):
         for split, n in counts.items():
             self._pixels[split] = np.bincount(self._ids, n, 256)[: len(self._labels)]
         total = self._pixels["train"].sum()
+        if usable["train"] and not total:
+            raise DataError(f"data.source={self.source}: the training masks are all void, so there is nothing to learn")
         self._frequency = [float(n / max(1, total)) for n in self._pixels["train"]]
         return usable
 

@@ -119,6 +119,13 @@ def test_masks_are_stored_without_loss_and_may_not_lie_on_their_side(tmp_path: P
     assert own(folder).rows("train").fetch(np.arange(1), 0)["image"].shape == (1, 3, 16, 16)
 
 
+def test_training_masks_without_any_class_are_refused(tmp_path: Path) -> None:
+    folder = own_folder(tmp_path, 1)
+    write(folder / "train/masks/0.png", np.full((20, 24), 255, np.uint8))
+    with pytest.raises(DataError, match="the training masks are all void"):
+        own(folder)
+
+
 def test_an_unknown_id_is_refused_with_a_table(tmp_path: Path) -> None:
     folder = own_folder(tmp_path)
     write(folder / "valid/masks/0.png", np.full((20, 24), 7, np.uint8))
