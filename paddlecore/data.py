@@ -431,8 +431,9 @@ class DataModule:
     splits: tuple[str, ...] = ("train", "valid", "test")
     input_endings: ClassVar[tuple[str, ...]] = ()
     """Endings of the files that `predict input=<folder>` takes from a folder; none: inputs are no files."""
-    vocabulary_options: ClassVar[tuple[str, ...]] = ()
-    """Options that decide what the vocabularies in `state` are of: with other values weights would see other ids."""
+    input_options: ClassVar[tuple[str, ...]] = ()
+    """Options that decide what the model is given of an input: with other values weights would see other ids, or pixels
+    of another brightness. Weights remember them, and are refused with others."""
     vocabulary_state: ClassVar[str] = ""
     """The key of `state` that holds the vocabulary; empty: there is none, or it cannot be learned anew."""
     vocabulary_of: ClassVar[str] = "tokens of these texts"

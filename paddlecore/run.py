@@ -270,14 +270,14 @@ def _restore(data: DataModule, artefact: hub.Artefact, without: Sequence[str] = 
     """Take over what the data of these weights have learned, but for the keys `without`.
 
     Raises:
-        ConfigError: a vocabulary was made with other options than those of `data`.
+        ConfigError: the weights were made with other options than those of `data`.
     """
     made = artefact.recipe.get("data") or {}
-    for name in () if data.vocabulary_state in without else data.vocabulary_options:
+    for name in () if data.vocabulary_state in without else data.input_options:
         here = getattr(data, name)
         if (there := made.get(name, here)) != here:
             shown, wanted = (f"data.{name}={str(value).lower()}" for value in (here, there))
-            raise ConfigError(f"{shown}, but the vocabulary of {artefact.path} was made with {wanted}; give that")
+            raise ConfigError(f"{shown}, but the weights in {artefact.path} were made with {wanted}; give that")
     data.restore({k: v for k, v in artefact.data_state.items() if k not in without})
 
 
@@ -380,7 +380,7 @@ def _records(cfg: RunConfig, data: DataModule) -> dict[str, Any]:
             "model": config.resolved(cfg.model, "model", **data.spec),
             "task": config.resolved(cfg.task, "task", **data.spec),
             # those options by which weights are refused stand there even where they were left at their defaults
-            "data": {**cfg.data, **{name: getattr(data, name) for name in data.vocabulary_options}},
+            "data": {**cfg.data, **{name: getattr(data, name) for name in data.input_options}},
             "identity": config.identity(cfg),
         },
     }

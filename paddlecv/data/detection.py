@@ -113,6 +113,7 @@ class DetectionData(LabelledData):
         **common: see `DataModule`.
     """
 
+    input_options = ("mean", "deviation")
     toy: ClassVar[dict[str, Shape]] = {  # how the objects of source=toy look
         "disc": Shape("disc", (214, 60, 60), 0.2, 0.5),
         "square": Shape("square", (60, 140, 70), 0.2, 0.5),

@@ -214,6 +214,8 @@ class ImageFolderData(ClassifiedData):
         **common: see `DataModule`.
     """
 
+    input_options = ("mean", "deviation")
+
     def __init__(
         self,
         *,

@@ -205,7 +205,7 @@ def images_by_name(folder: Path, bad_rows: BadRows | None = None) -> dict[str, P
     return found
 
 
-def statistics_of(mean: Sequence[float], deviation: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def statistics_of(mean: Sequence[float], deviation: Sequence[float]) -> tuple[list[float], list[float]]:
     """The options `data.mean` and `data.deviation`, for `normalise`.
 
     Raises:
@@ -213,7 +213,7 @@ def statistics_of(mean: Sequence[float], deviation: Sequence[float]) -> tuple[tu
     """
     if len(mean) != 3 or len(deviation) != 3 or min(deviation) <= 0:
         raise ValueError("data.mean and data.deviation must be three numbers each, deviations above 0")
-    return tuple(mean), tuple(deviation)
+    return list(mean), list(deviation)
 
 
 def normalise(

@@ -79,6 +79,7 @@ class SegmentationData(LabelledData):
         **common: see `DataModule`.
     """
 
+    input_options = ("mean", "deviation")
     toy_classes: tuple[str, ...] = ("ground", "disc", "square", "stripe")
     toy_size = (64, 64)
 

@@ -166,7 +166,7 @@ class ParallelData(DataModule):
         **common: see `DataModule`.
     """
 
-    vocabulary_options = ("lower",)
+    input_options = ("lower",)
     vocabulary_state = "sentencepiece"
 
     def __init__(

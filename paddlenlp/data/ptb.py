@@ -110,7 +110,7 @@ class RunningTextData(DataModule):
         **common: see `DataModule`.
     """
 
-    vocabulary_options = ("tokenizer",)
+    input_options = ("tokenizer",)
     vocabulary_state = "vocabulary"
 
     def __init__(

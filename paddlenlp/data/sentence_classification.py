@@ -125,7 +125,7 @@ class TextTableData(DataModule):
         **common: see `DataModule`.
     """
 
-    vocabulary_options = ("tokenizer", "lower")
+    input_options = ("tokenizer", "lower")
     vocabulary_state = "vocabulary"
     made_up: ClassVar[tuple[str, ...]] = ()
     """Inputs to show for published data, whose licences do not let rows travel with the weights."""

@@ -190,7 +190,7 @@ class TextPairData(DataModule):
         **common: see `DataModule`; `batch_size` counts queries.
     """
 
-    vocabulary_options = ("tokenizer", "trigrams", "lower")
+    input_options = ("tokenizer", "trigrams", "lower")
     vocabulary_state = "vocabulary"
 
     def __init__(

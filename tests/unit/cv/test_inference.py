@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from paddlecore import config, run
-from paddlecore.errors import DataError
+from paddlecore import config, hub, run
+from paddlecore.data import DataModule
+from paddlecore.errors import ConfigError, DataError
 from paddlecore.precision import autocast
 from paddlecore.task import Batch, Task
 from paddlecore.testing import tiny
+from paddlecv.data import CamVidData, ImageFolderData, VOCData
 from paddlecv.layers.fold import fold_batch_norm
 from paddlecv.models import Backbone
 from paddlecv.tasks import ImageClassification
@@ -129,3 +132,13 @@ def test_a_folder_of_inputs_has_hidden_files_and_damaged_ones(tmp_path: Path) ->
         ("c.png", False),
     ]
     assert sorted(f.name for f in (tmp_path / "seen").glob("*.png")) == ["00000_a.png", "00002_c.png"]
+
+
+@pytest.mark.parametrize("kind", [CamVidData, ImageFolderData, VOCData])
+def test_weights_are_refused_where_pixels_are_scaled_otherwise(kind: type[DataModule]) -> None:
+    """Else scores and predictions would be worse without a word."""
+    made = json.loads(json.dumps({"mean": kind(mean=(0.4, 0.5, 0.5)).mean}))  # type: ignore[call-arg,attr-defined]
+    weights = hub.Artefact(Path("w"), {}, {"data": made}, {}, {})
+    run._restore(kind(mean=[0.4, 0.5, 0.5]), weights)  # type: ignore[call-arg]
+    with pytest.raises(ConfigError, match=r"data.mean=\[0.485, .* in w were made with data.mean=\[0.4, .*; give that"):
+        run._restore(kind(), weights)

@@ -397,9 +397,9 @@ def test_weights_are_refused_where_text_is_read_otherwise(tmp_path: Path, capsys
     for verb, more in (("predict", "input=good"), ("eval", "split=test"), ("train", f"output_dir={tmp_path / 'more'}")):
         assert cli.main([verb, *words, wrong, more]) == ConfigError.exit_code
         said = capsys.readouterr().err
-        assert "data.tokenizer=words, but the vocabulary of" in said and f"made with {made}; give that" in said
+        assert "data.tokenizer=words, but the weights in" in said and f"made with {made}; give that" in said
     assert cli.main(["predict", *words, wrong, made, "data.lower=false", "input=good"]) == ConfigError.exit_code
-    assert "was made with data.lower=true" in capsys.readouterr().err
+    assert "were made with data.lower=true" in capsys.readouterr().err
     assert cli.main(["predict", *words, wrong, made, "input=good"]) == 0
 
 
