@@ -90,7 +90,7 @@ def beam_search(
     Args:
         model: in evaluation mode.
         source: [B, S] int64, padded on the right.
-        bos_id: start token; never produced.
+        bos_id: start token; never produced, unless it is the end token as well.
         eos_id: end token.
         pad_id: padding; never produced.
         beam: hypotheses that are followed, and given back; 1 = greedy.
@@ -118,7 +118,7 @@ def beam_search(
         torch.full((count, beam), -torch.inf, device=device),
         torch.full((count, beam), -torch.inf, device=device),
     )
-    never = torch.tensor(sorted({pad_id, bos_id, *banned}), device=device)
+    never = torch.tensor(sorted({pad_id, bos_id, *banned} - {eos_id}), device=device)
 
     # of the sentences that are still searched, B of them with K hypotheses each
     where = torch.arange(count, device=device)  # [B] their places in `found`
@@ -278,7 +278,7 @@ def sample(
         most = most.maximum((prefix != pad_id).sum(1) + 1)
     tokens = torch.full((count, int(most.max())), pad_id, device=device)
     log_probs = torch.zeros(count, device=device)
-    never = torch.tensor(sorted({pad_id, bos_id, *banned}), device=device)
+    never = torch.tensor(sorted({pad_id, bos_id, *banned} - {eos_id}), device=device)
     where = torch.arange(count, device=device)
     state, last = model.start(source), torch.full((count,), bos_id, device=device)
     for length in range(1, tokens.shape[1] + 1):

@@ -107,16 +107,17 @@ def test_perplexity_with_enough_context_is_that_of_the_whole_text() -> None:
 def test_it_writes_on_from_what_is_given_the_same_each_time() -> None:
     subject = task(length=5, top_k=1).eval()
     given = torch.tensor([[7, 8]])
+    subject.model.output.bias.data[1] = -9.0  # no end of line
     (row,) = subject.render(subject.predict({"tokens": given}))
     tokens = [1, 7, 8]
-    words: list[str] = []
-    while len(words) < 5:
+    while len(tokens) < 8:
         with torch.no_grad():
             logits = subject.model.output(subject.model(torch.tensor([tokens]), torch.zeros(1, 24))[0])[0, -1]
-        logits[[0, 1, 2]] = -torch.inf
+        logits[[0, 2]] = -torch.inf
         tokens.append(int(logits.argmax()))
-        words.append(VOCABULARY[tokens[-1]])
-    assert row["text"].split() == words  # all five
+    assert row["text"].split() == [VOCABULARY[token] for token in tokens[3:]]  # all five
+    subject.model.output.bias.data[1] = 9.0
+    assert subject.render(subject.predict({"tokens": given})) == [{"text": ""}]  # the line ends there
     drawn = task(length=9).eval()
     assert torch.equal(drawn.predict({"tokens": given})["tokens"], drawn.predict({"tokens": given})["tokens"])
     assert "text" in drawn.render(drawn.predict({"tokens": torch.zeros(1, 0, dtype=torch.int64)}))[0]
@@ -124,6 +125,7 @@ def test_it_writes_on_from_what_is_given_the_same_each_time() -> None:
 
 def test_writing_goes_on_behind_an_end_of_line_that_was_given() -> None:
     subject = task(length=5, top_k=1).eval()
+    subject.model.output.bias.data[1] = -9.0
     (row,) = subject.render(subject.predict({"tokens": torch.tensor([[7, 1, 8]])}))
     assert len(row["text"].split()) == 5
     for options in ({"temperature": 0.0}, {"top_k": 0}, {"top_p": 1.5}):
