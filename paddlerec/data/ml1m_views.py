@@ -19,7 +19,7 @@ from paddlecore.task import Batch
 from paddlerec.data.ml1m_ncf import SOURCE as PAIRS
 from paddlerec.data.ml1m_ncf import ML1MNCFData, Pairs
 from paddlerec.data.negatives import Negatives
-from paddlerec.data.reader import find_file, lines, row
+from paddlerec.data.reader import find_file, is_whole, lines, row
 
 SOURCE = Source(
     name=f"{PAIRS.name}, with side features",
@@ -234,9 +234,12 @@ class ML1MViewsData(ML1MNCFData):
         given = row(raw, ["gender", "age", "occupation", "history", "items"])
         try:
             profile = [profile_ids(*(str(given[name]) for name in ("gender", "age", "occupation")))]
-            history = [i for i in given["history"] if 0 < i < self.num_items][-self.max_length :]
             items = [row(item, ["item", "genres", "title"]) for item in given["items"]]
-            numbers = [i["item"] if 0 < i["item"] < self.num_items else 0 for i in items]
+            had, asked = list(given["history"]), [item["item"] for item in items]
+            if not all(map(is_whole, had + asked)):
+                raise ValueError("items must be whole numbers")
+            history = [i for i in had if 0 < i < self.num_items][-self.max_length :]
+            numbers = [i if 0 < i < self.num_items else 0 for i in asked]
             genres = [genre_ids(item["genres"]) for item in items]
             titles = [title_ids(item["title"], self.title_size) for item in items]
         except (TypeError, ValueError, AttributeError) as error:

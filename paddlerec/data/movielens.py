@@ -14,7 +14,7 @@ from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, locate
 from paddlerec.data.ctr_toy import World
 from paddlerec.data.preparation import Columns, Preparation
-from paddlerec.data.reader import check_gaps, lines, numbers, sequences
+from paddlerec.data.reader import check_gaps, lines, numbers, sequences, strings
 from paddlerec.data.table import TableData
 from paddlerec.metrics import auc
 
@@ -161,13 +161,13 @@ class MovieLensData(TableData):
 
     def _derive(self, table: pa.Table) -> pa.Table:
         import pyarrow as pa
-        import pyarrow.compute as pc
 
         age = numbers(table["age"], "age", -10.0).clip(-10, 1000).astype(np.int64) // 10 * 10
         codes, values = sequences(table["genres"], "genres", "|", 8)
         genres = np.array([*values, ""], dtype=object)[codes[:, :3]]  # [n, 3]; code -1 is the last, ""
         changed = {"age": pa.array(age), **{f"genre{k + 1}": pa.array(genres[:, k], pa.string()) for k in range(3)}}
-        changed["zip"] = pc.utf8_slice_codeunits(table["zip"].cast(pa.string()), 0, 1)
+        codes, values = strings(table["zip"], "zip")
+        changed["zip"] = pa.array(np.array([value[:1] for value in values], dtype=object)[codes])
         names = [*self.map.categorical, *({self.map.label} & {*table.column_names})]
         return pa.table({name: changed[name] if name in changed else table[name] for name in names})
 

@@ -196,7 +196,8 @@ def test_raw_users_and_films() -> None:
     assert batch["item.id"].tolist() == [[[0], [0]]] and batch["candidates"].tolist() == [[1, 2]]
     assert batch["item.genres"].tolist() == [[[8, 17], [0, 0]]]
     assert batch["item.title"][0, 0].tolist() == [1 + zlib.crc32(w) % 5000 for w in (b"of", b"men", b"1994")]
-    for change in ({"age": 26}, {"items": []}, {"history": 3}, {"items": [{**item, "genres": ["Western "]}]}):
+    changes = [{"age": 26}, {"items": []}, {"history": 3}, {"items": [{**item, "genres": ["Western "]}]}]
+    for change in [*changes, {"history": [1.5]}, {"items": [{**item, "item": 2.5}]}]:
         with pytest.raises(DataError, match="example"):
             fresh.encode({**raw, **change})
     with pytest.raises(DataError, match="lacks 'items'"):

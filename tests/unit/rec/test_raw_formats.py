@@ -239,6 +239,8 @@ def test_every_form_of_movielens_gives_the_same(tmp_path: Path, form: str, packe
     for genres in ("Action|Sci-Fi", ["Action", "Sci-Fi"]):
         assert data.encode({**raw, "genres": genres})["ids"].tolist() == got["ids"][1:2].tolist()
     assert data.encode({**raw, "user": 10**6, "genres": ""})["ids"][0, [0, 7]].tolist() == [0, 0]
+    with pytest.raises(DataError, match="column 'zip'"):
+        data.encode({**raw, "genres": "", "zip": [1]})
 
 
 def test_movielens_without_features_and_with_bad_rows(tmp_path: Path) -> None:
