@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from paddlecore.errors import ConfigError
 from paddlecore.metric import Metric
 from paddlecore.task import Batch, Prediction, StepOutput
 from paddlerec.layers.softmax import softmax_loss
@@ -66,7 +67,7 @@ class NextItem(ItemRanking):
             loss = softmax_loss(query, vectors, target, bias=bias)
         else:
             if negatives is None:
-                raise ValueError("task.loss=bce needs negatives, and this data set gives none")
+                raise ConfigError("task.loss=bce needs negatives, and these data give none: see data.negatives")
             ids = torch.cat([target[:, None], negatives], 1)  # [M, 1 + K]
             score = (self.model.item_vectors(ids) @ query.unsqueeze(2)).squeeze(2).float()  # type: ignore[operator]
             if hasattr(self.model, "item_bias"):

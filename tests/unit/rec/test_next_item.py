@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from paddlecore import run, testing
+from paddlecore.errors import ConfigError
 from paddlecore.sparse import RowTable
 from paddlerec.tasks import NextItem
 
@@ -201,7 +202,7 @@ def test_vectors_are_written_for_other_indexes(recipe: str, tmp_path: Path) -> N
 
 
 def test_bce_needs_negatives() -> None:
-    with pytest.raises(ValueError, match="negatives"):
+    with pytest.raises(ConfigError, match=r"data\.negatives"):
         NextItem(Mean(), loss="bce")({"history": torch.tensor([[1]]), "target": torch.tensor([2])})
     with pytest.raises(ValueError, match="softmax or bce"):
         NextItem(Mean(), loss="hinge")

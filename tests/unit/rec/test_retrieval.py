@@ -217,6 +217,11 @@ def test_a_loss_without_what_it_needs_says_what_to_set() -> None:
         Retrieval(model, loss="softmax", hardest=True)
     with pytest.raises(ConfigError, match=r"data\.negatives"):
         Retrieval(model, loss="bpr")({"user": torch.tensor([1]), "item": torch.tensor([1])})
+    one = {name: torch.tensor([1]) for name in ("user", "item", "negative")}
+    with pytest.raises(ConfigError, match=r"TwoTower learns from histories: set data\.train_history"):
+        Retrieval(TwoTower(num_users=6, num_items=8), loss="bpr")(one)
+    with pytest.raises(ConfigError, match=r"LightGCN learns from the graph of all pairs: set data\.graph"):
+        Retrieval(LightGCN(num_users=6, num_items=8), loss="bpr")(one)
     with pytest.raises(ValueError, match=r"task\.loss must be one of"):
         Retrieval(model, loss="hinge")
     with pytest.raises(ValueError, match="penalty"):
