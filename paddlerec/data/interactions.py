@@ -106,9 +106,10 @@ class PairRows:
         self.unseen = Negatives(self.users, lists.items, len(lists.starts) - 1, num_items) if negatives else None
         counts = np.bincount(lists.items, minlength=num_items).astype(np.float64)
         self.popularity = Popularity(counts, alpha)
-        share = in_batch * counts / counts.sum() + sampled * self.popularity.share
+        taken = min(in_batch, batch_size, len(self.users))
+        share = taken * counts / counts.sum() + sampled * self.popularity.share
         with np.errstate(divide="ignore"):
-            self.log_q = np.log(share / max(in_batch + sampled, 1)).astype(np.float32)
+            self.log_q = np.log(share / max(taken + sampled, 1)).astype(np.float32)
         self.edges = np.stack([self.users, lists.items]).astype(np.int64) if graph else None
 
     def __len__(self) -> int:

@@ -90,6 +90,10 @@ def test_sampled_candidates_follow_popularity_to_the_power_alpha() -> None:
     mixed = rows_of(in_batch=16, sampled=48, alpha=0.0)
     expected = (16 * counts / counts.sum() + 48 / 30) / 64
     np.testing.assert_allclose(mixed.log_q[1:], np.log(expected), rtol=1e-5)
+    more = rows_of(in_batch=10**6, sampled=48, alpha=0.0)  # than a step has
+    taken = len(more.candidates(0, 0)) - 48
+    expected = (taken * counts / counts.sum() + 48 / 30) / (taken + 48)
+    np.testing.assert_allclose(more.log_q[1:], np.log(expected), rtol=1e-5)
 
 
 def _chi_square(found: np.ndarray, weights: np.ndarray) -> float:
