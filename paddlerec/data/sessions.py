@@ -426,7 +426,7 @@ class Numbered:
 
     def _vocabulary(self, train: Log) -> list[str]:
         try:
-            return [str(number) for number in sorted(map(int, train.names))]
+            return [str(number) for number in sorted(int(train.names[i]) for i in np.unique(train.codes))]
         except ValueError as error:
             raise DataError(f"{self._paths[0]}: item numbers must be whole numbers: {error}") from None
 

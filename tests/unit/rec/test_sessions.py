@@ -199,6 +199,15 @@ def test_toy_sessions_can_be_learned(kind: type[SessionData]) -> None:
     assert 0.6 < np.mean(right) < 0.8
 
 
+def test_numbered_items_are_those_of_the_training_sessions(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.txt"
+    path.write_text("".join(f"7 3 {100 + i}\n" for i in range(10)))  # one of them is for testing
+    data = YoochooseData(source=str(path), valid_share=0.0)
+    data.prepare()
+    assert data.spec["num_items"] == 1 + 2 + 9
+    assert data.describe()["splits"]["test"]["unknown_targets"] == 1
+
+
 @pytest.mark.parametrize(
     ("kind", "clicks", "train", "test", "items", "misses"),
     [(YoochooseData, 486_026, 369_859, 55_898, 17_376, None), (DigineticaData, 906_140, 719_470, 60_858, 43_097, 0)],
