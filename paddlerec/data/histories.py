@@ -178,8 +178,8 @@ class HistoryData(SessionData):
         **common: Any,
     ) -> None:
         super().__init__(
-            max_len=max_len, min_count=min_count, session=user, item=item, time=time, valid_share=0.0, test_share=0.0,
-            split="random", split_seed=1, **common,
+            batches="prefixes", samples=0, alpha=0.0, max_len=max_len, min_count=min_count, session=user, item=item,
+            time=time, valid_share=0.0, test_share=0.0, split="random", split_seed=1, **common,
         )  # fmt: skip
         if negatives < 0 or eval_negatives < 0:
             raise ValueError(f"negatives must not be fewer than 0, got {negatives}, {eval_negatives}")
