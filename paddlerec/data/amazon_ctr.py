@@ -18,7 +18,7 @@ from paddlerec.data.negatives import Negatives
 from paddlerec.data.reader import check_gaps, find_file, is_whole, row
 
 
-class HistoryRows:
+class PurchaseRows:
     """Two rows for each target: the item that was bought, with label 1, and one drawn from `negatives`, with label 0.
 
     Row r belongs to target r // 2. What is drawn is a function of (seed, epoch, row) alone; for evaluation, with
@@ -83,7 +83,7 @@ class AmazonCtrData(DataModule):
     with sequences.txt (`user item item ...`) and attributes.json ({item: [attribute, ...]}), each perhaps .gz, numbered
     from 1. Bad lines are named.
 
-    Batch: see `HistoryRows`; T is at most `max_length`, of longer histories the latest items. Ids count from 1; item 0
+    Batch: see `PurchaseRows`; T is at most `max_length`, of longer histories the latest items. Ids count from 1; item 0
     is an unknown one.
 
     Args:
@@ -110,7 +110,7 @@ class AmazonCtrData(DataModule):
             raise ValueError(f"data.max_length and data.min_items must be at least 1, got {max_length}, {min_items}")
         self.corpus, self.max_length, self.min_items, self.split_seed = corpus, max_length, min_items, split_seed
         self._categories = np.zeros(0, dtype=np.int64)  # [N + 1] of each item, numbered from 1
-        self._rows: dict[str, HistoryRows] = {}
+        self._rows: dict[str, PurchaseRows] = {}
         self._paths: list[Path] = []
 
     @property
@@ -161,7 +161,7 @@ class AmazonCtrData(DataModule):
             if not len(targets):
                 raise DataError("no user has three items" if number < 3 else "no user has items enough to learn from")
             starts = np.maximum(offsets[:-1][user[targets]], targets - self.max_length)
-            self._rows[split] = HistoryRows(
+            self._rows[split] = PurchaseRows(
                 items, targets, starts, user[targets] + 1, self._categories, training if number == 3 else everything,
                 seed=self.seed if number == 3 else mix(self.split_seed, number), fixed=number < 3,
             )  # fmt: skip
