@@ -45,32 +45,14 @@ class GowallaData(InteractionData):
 
     Args:
         valid_share: share of each user's training pairs that become validation; 0 = none, all are trained on.
-        split_seed: of that share; the run's seed does not change it.
-        negatives, in_batch, sampled, alpha, drop_known, train_history, graph: what a training batch brings; see
-            `PairRows`.
-        max_history: items of a user that evaluation and `encode` give to a user tower.
-        **common: see `DataModule`; `source`: auto = the files under PADDLE_DATA (rec/gowalla-lightgcn), toy =
+        **options: see `InteractionData`; `source`: auto = the files under PADDLE_DATA (rec/gowalla-lightgcn), toy =
             generated, or a folder with train and test files of the same form.
     """
 
-    def __init__(
-        self,
-        *,
-        valid_share: float = 0.0,
-        split_seed: int = 1,
-        negatives: int = 0,
-        in_batch: int = 0,
-        sampled: int = 0,
-        alpha: float = 0.75,
-        train_history: int = 0,
-        max_history: int = 200,
-        graph: bool = False,
-        **common: Any,
-    ) -> None:
+    def __init__(self, *, valid_share: float = 0.0, **options: Any) -> None:
         super().__init__(
             user="user", item="item", rating=None, time=None, columns=None, min_rating=None, split="random",
-            test_share=0.2, valid_share=valid_share, split_seed=split_seed, negatives=negatives, in_batch=in_batch,
-            sampled=sampled, alpha=alpha, train_history=train_history, max_history=max_history, graph=graph, **common,
+            test_share=0.2, valid_share=valid_share, **options,
         )  # fmt: skip
         self._sizes = {"users": 1 + _USERS, "items": 1 + _ITEMS}
 

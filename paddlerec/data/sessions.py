@@ -447,6 +447,14 @@ class _PublishedSessions(Numbered, SessionData):
 
     `source`: auto = the files under PADDLE_DATA; toy = generated sessions; or a path to files of the same form.
     Ids and input: see `Numbered`.
+
+    Args:
+        batches: prefixes = each training example on its own; parallel = a click of each of many sessions a step.
+        samples: parallel: items drawn for each step, beside the targets of the other sessions.
+        alpha: parallel: they are drawn by count^alpha.
+        max_len: clicks of a history that are kept, the latest ones.
+        valid_share: share of the training sessions that become validation, drawn once for all; 0 = none.
+        **common: see `DataModule`.
     """
 
     SOURCE: Source
@@ -491,15 +499,7 @@ class YoochooseData(_PublishedSessions):
     369,859 training examples before validation is taken out of them, 55,898 test rows, 17,376 items; the targets of
     some test rows are items that are not in train and count as misses.
 
-    Source, ids and input: see `_PublishedSessions`.
-
-    Args:
-        batches: prefixes = each training example on its own; parallel = a click of each of many sessions a step.
-        samples: parallel: items drawn for each step, beside the targets of the other sessions.
-        alpha: parallel: they are drawn by count^alpha.
-        max_len: clicks of a history that are kept, the latest ones.
-        valid_share: share of the training sessions that become validation, drawn once for all; 0 = none.
-        **common: see `DataModule`.
+    Source, options, ids and input: see `_PublishedSessions`.
     """
 
     SOURCE = Source(
@@ -520,15 +520,7 @@ class DigineticaData(_PublishedSessions):
 
     719,470 training examples before validation is taken out of them, 60,858 test rows, 43,097 items.
 
-    Source, ids and input: see `_PublishedSessions`.
-
-    Args:
-        batches: prefixes = each training example on its own; parallel = a click of each of many sessions a step.
-        samples: parallel: items drawn for each step, beside the targets of the other sessions.
-        alpha: parallel: they are drawn by count^alpha.
-        max_len: clicks of a history that are kept, the latest ones.
-        valid_share: share of the training sessions that become validation, drawn once for all; 0 = none.
-        **common: see `DataModule`.
+    Source, options, ids and input: see `_PublishedSessions`.
     """
 
     SOURCE = Source(
