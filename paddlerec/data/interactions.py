@@ -14,7 +14,7 @@ from paddlecore.errors import DataError
 from paddlecore.sources import fingerprint, split_files
 from paddlecore.task import Batch
 from paddlerec.data.negatives import Negatives, Popularity
-from paddlerec.data.reader import BadValue, Times, converted, from_json, is_name, numbers, strings, suffix
+from paddlerec.data.reader import Times, converted, from_json, is_name, named, numbered, numbers, suffix
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -478,17 +478,10 @@ class InteractionData(DataModule):
         times = Times(self.time or "")
 
         def convert(table: pa.Table) -> tuple[np.ndarray, ...]:
-            found = [strings(table[name], name) for name in (self.user, self.item)]
-            for name, (_, values) in zip((self.user, self.item), found, strict=True):
-                if "" in values:
-                    raise BadValue(f"column {name!r} is empty")
+            found = [named(table[name], name) for name in (self.user, self.item)]
             when = times.read(table[self.time]) if self.time else np.zeros(table.num_rows)
             rated = numbers(table[self.rating], self.rating) if self.rating else np.zeros(table.num_rows)
-            codes = [
-                np.array([known.setdefault(v, len(known)) for v in values], np.int64)[codes]
-                for known, (codes, values) in zip(places, found, strict=True)
-            ]
-            return codes[0], codes[1], when, rated
+            return *map(numbered, found, places), when, rated
 
         chunks = converted(path, wanted, convert, partial(self.bad_rows.add, path), columns)
         if not chunks:

@@ -428,6 +428,20 @@ def strings(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, list[str]]:
     return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
 
 
+def named(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, list[str]]:
+    """`strings` of a column that must say something in each row. Raises BadValue."""
+    codes, values = strings(column, name)
+    if "" in values:
+        raise BadValue(f"column {name!r} is empty")
+    return codes, values
+
+
+def numbered(found: tuple[np.ndarray, list[str]], places: dict[str, int]) -> np.ndarray:
+    """[n] int64: what `places` says of each row's value, where new ones get the next number."""
+    codes, values = found
+    return np.array([places.setdefault(value, len(places)) for value in values], np.int64)[codes]
+
+
 def sequences(column: pa.ChunkedArray, name: str, separator: str, max_len: int) -> tuple[np.ndarray, list[str]]:
     """A column of lists, or of text with a separator, as (codes [n, max_len] int32, distinct values).
 

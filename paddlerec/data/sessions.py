@@ -14,7 +14,7 @@ from paddlecore.data import DataModule, Plan, Rows, mix
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, fingerprint, locate, split_files
 from paddlecore.task import Batch
-from paddlerec.data.reader import BadValue, Times, converted, from_json, is_name, is_whole, lines, strings, suffix
+from paddlerec.data.reader import Times, converted, from_json, is_name, is_whole, lines, named, numbered, suffix
 from paddlerec.data.session_parallel import SessionPlan, SessionStreams
 
 if TYPE_CHECKING:
@@ -299,16 +299,9 @@ class SessionData(DataModule):
         items: dict[str, int] = {}
 
         def convert(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            found = [strings(table[name], name) for name in (session, item)]
-            for name, (_, values) in zip((session, item), found, strict=True):
-                if "" in values:
-                    raise BadValue(f"column {name!r} is empty")
+            found = [named(table[name], name) for name in (session, item)]
             when = times.read(table[time])
-            codes = [
-                np.array([places.setdefault(v, len(places)) for v in values], np.int32)[codes]
-                for places, (codes, values) in zip((sessions, items), found, strict=True)
-            ]
-            return codes[0], codes[1], when
+            return numbered(found[0], sessions), numbered(found[1], items).astype(np.int32), when
 
         chunks = converted(path, self.columns, convert, partial(self.bad_rows.add, path))
         if not chunks:
