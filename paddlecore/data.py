@@ -19,6 +19,7 @@ from torch import Tensor
 
 from paddlecore import distributed
 from paddlecore.errors import DataError
+from paddlecore.sources import fingerprint
 from paddlecore.task import Batch
 
 if TYPE_CHECKING:
@@ -463,6 +464,7 @@ class DataModule:
         self.source, self.batch_size, self.workers, self.seed = source, batch_size, workers, seed
         self.eval_batch_size = eval_batch_size or batch_size
         self.bad_rows = BadRows(on_bad_row, max_bad_rows)
+        self._paths: list[Path] = []  # files that decide the data, or the folder that holds them; none if generated
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -511,7 +513,7 @@ class DataModule:
 
     def fingerprint(self) -> str:
         """Hash of the data's content, for the card; empty where it is generated."""
-        return ""
+        return fingerprint(self._paths) if self._paths else ""
 
     def encode(self, raw: Any) -> Batch:
         """One raw input (a string, a path, or the dict of a JSON object) -> a batch of one.

@@ -11,7 +11,7 @@ import numpy as np
 
 from paddlecore.data import BadRows, DataModule, Rows
 from paddlecore.errors import DataError
-from paddlecore.sources import SPLITS, fingerprint, only
+from paddlecore.sources import SPLITS, only
 from paddlecv.data.images import ENDINGS
 
 
@@ -28,7 +28,6 @@ class LabelledData(DataModule):
         super().__init__(**common)
         self._labels: list[str] = []
         self._rows: dict[str, Any] = {}  # each a `Rows`
-        self._paths: list[Path] = []  # files that decide the data, or the folder that holds them; none if generated
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -45,9 +44,6 @@ class LabelledData(DataModule):
 
     def restore(self, state: dict[str, Any]) -> None:
         self._labels = [str(label) for label in state.get("labels", [])]
-
-    def fingerprint(self) -> str:
-        return fingerprint(self._paths) if self._paths else ""
 
 
 class ClassifiedData(LabelledData):

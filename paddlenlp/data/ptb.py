@@ -13,7 +13,7 @@ import torch
 from paddlecore import sources
 from paddlecore.data import DataModule, Plan, Rows, mix
 from paddlecore.errors import DataError
-from paddlecore.sources import File, Source, fingerprint
+from paddlecore.sources import File, Source
 from paddlecore.task import Batch
 from paddlenlp.data.text_files import (
     SPACED,
@@ -140,7 +140,6 @@ class RunningTextData(DataModule):
         self._ids: dict[str, int] = {}
         self._examples: list[str] = []
         self._texts: dict[str, np.ndarray] = {}
-        self._paths: list[Path] = []
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -178,9 +177,6 @@ class RunningTextData(DataModule):
 
     def unknown_share(self) -> float:
         return float((self._texts["train"] == UNKNOWN).mean())
-
-    def fingerprint(self) -> str:
-        return fingerprint(self._paths) if self._paths else ""
 
     def examples(self) -> list[str]:
         return self._examples or ["the company said", "a share of the"]

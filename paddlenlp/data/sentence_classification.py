@@ -14,7 +14,7 @@ import torch
 
 from paddlecore.data import DataModule, Plan, Rows, mix, padded
 from paddlecore.errors import DataError, nearest
-from paddlecore.sources import File, Source, fingerprint
+from paddlecore.sources import File, Source
 from paddlecore.task import Batch
 from paddlenlp.data.buckets import LengthBuckets, padding_share
 from paddlenlp.data.text_files import (
@@ -167,7 +167,6 @@ class TextTableData(DataModule):
         self._ids: dict[str, int] = {}
         self._examples: list[str] = []
         self._rows: dict[str, TextRows] = {}
-        self._paths: list[Path] = []
         self._cut: dict[str, int] = {}  # by split: texts longer than max_length
 
     # ------------------------------------------------------------------------------------------------ what it offers
@@ -205,9 +204,6 @@ class TextTableData(DataModule):
 
     def unknown_share(self) -> float:
         return float((self._rows["train"].tokens == UNKNOWN).mean())
-
-    def fingerprint(self) -> str:
-        return fingerprint(self._paths) if self._paths else ""
 
     def examples(self) -> list[str]:
         published = self.source == "auto" and self.made_up

@@ -15,7 +15,7 @@ import torch
 
 from paddlecore.data import DataModule, Rows, mix, padded, ranges, uniform
 from paddlecore.errors import DataError
-from paddlecore.sources import File, Source, fingerprint
+from paddlecore.sources import File, Source
 from paddlecore.task import Batch
 from paddlenlp.data.sentence_classification import PAD, UNKNOWN
 from paddlenlp.data.text_files import (
@@ -231,7 +231,6 @@ class TextPairData(DataModule):
         self._vocabulary: list[str] = []
         self._ids: dict[str, int] = {}
         self._rows: dict[str, PairRows] = {}
-        self._paths: list[Path] = []
         self._facts: dict[str, dict[str, Any]] = {}
 
     # ------------------------------------------------------------------------------------------------ what it offers
@@ -263,9 +262,6 @@ class TextPairData(DataModule):
     def unknown_share(self) -> float:
         """With `buckets`, those without an id of their own."""
         return float(self._facts["train"]["without_own_id"])
-
-    def fingerprint(self) -> str:
-        return fingerprint(self._paths) if self._paths else ""
 
     def examples(self) -> list[dict[str, Any]]:
         return [

@@ -11,7 +11,7 @@ import torch
 
 from paddlecore.data import DataModule, Rows, mix, padded
 from paddlecore.errors import DataError
-from paddlecore.sources import fingerprint, locate
+from paddlecore.sources import locate
 from paddlecore.task import Batch
 from paddlerec.data.amazon_files import SOURCE, attributes, sequences
 from paddlerec.data.negatives import Negatives
@@ -111,7 +111,6 @@ class AmazonCtrData(DataModule):
         self.corpus, self.max_length, self.min_items, self.split_seed = corpus, max_length, min_items, split_seed
         self._categories = np.zeros(0, dtype=np.int64)  # [N + 1] of each item, numbered from 1
         self._rows: dict[str, PurchaseRows] = {}
-        self._paths: list[Path] = []
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -127,9 +126,6 @@ class AmazonCtrData(DataModule):
 
     def restore(self, state: dict[str, Any]) -> None:
         self._categories = np.array(state.get("categories", []), dtype=np.int64)
-
-    def fingerprint(self) -> str:
-        return fingerprint(self._paths) if self._paths else ""
 
     def prepare(self) -> None:
         """

@@ -11,7 +11,7 @@ import torch
 
 from paddlecore.data import DataModule, Plan, Rows, mix, ranges, uniform
 from paddlecore.errors import DataError
-from paddlecore.sources import fingerprint, split_files
+from paddlecore.sources import split_files
 from paddlecore.task import Batch
 from paddlerec.data.negatives import Negatives, Popularity
 from paddlerec.data.reader import Times, converted, from_json, is_name, named, numbered, numbers, suffix
@@ -273,7 +273,6 @@ class InteractionData(DataModule):
         self._ids: dict[str, dict[str, int]] = {}  # once `encode` needs them
         self._rows: dict[str, Rows] = {}
         self._seen: Lists | None = None  # all pairs but those of test
-        self._paths: list[Path] = []
         self._counts: dict[str, dict[str, int]] = {}
 
     # ------------------------------------------------------------------------------------------------ what it offers
@@ -303,9 +302,6 @@ class InteractionData(DataModule):
     def restore(self, state: dict[str, Any]) -> None:
         self._names = {kind: list(state[kind]) for kind in ("users", "items") if kind in state}
         self._ids = {}
-
-    def fingerprint(self) -> str:
-        return fingerprint(self._paths) if self._paths else ""
 
     def describe(self) -> dict[str, Any]:
         return {

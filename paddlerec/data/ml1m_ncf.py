@@ -13,7 +13,7 @@ import torch
 
 from paddlecore.data import ArrayRows, DataModule, Rows, mix
 from paddlecore.errors import DataError
-from paddlecore.sources import File, Source, fingerprint, locate
+from paddlecore.sources import File, Source, locate
 from paddlecore.task import Batch
 from paddlerec.data.negatives import Negatives
 from paddlerec.data.reader import (
@@ -118,7 +118,6 @@ class ML1MNCFData(DataModule):
         self.negatives, self.valid_negatives, self.split_seed = negatives, valid_negatives, split_seed
         self.num_users = self.num_items = 0  # ids, 0 included
         self._rows: dict[str, Rows] = {}
-        self._paths: list[Path] = []
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -134,9 +133,6 @@ class ML1MNCFData(DataModule):
 
     def restore(self, state: dict[str, Any]) -> None:
         self.num_users, self.num_items = state.get("num_users", 0), state.get("num_items", 0)
-
-    def fingerprint(self) -> str:
-        return fingerprint(self._paths) if self._paths else ""
 
     def prepare(self) -> None:
         """

@@ -12,7 +12,7 @@ import torch
 
 from paddlecore.data import DataModule, Plan, Rows, mix
 from paddlecore.errors import DataError
-from paddlecore.sources import File, Source, fingerprint, locate, split_files
+from paddlecore.sources import File, Source, locate, split_files
 from paddlecore.task import Batch
 from paddlerec.data.reader import Times, converted, from_json, is_name, is_whole, lines, named, numbered, suffix
 from paddlerec.data.session_parallel import SessionPlan, SessionStreams
@@ -159,7 +159,6 @@ class SessionData(DataModule):
         self._items: list[str] = []  # names; id = 1 + place
         self._ids: dict[str, int] = {}  # once `encode` needs them
         self._rows: dict[str, Rows] = {}
-        self._paths: list[Path] = []
         self._counts: dict[str, dict[str, int]] = {}  # by split, for describe
 
     # ------------------------------------------------------------------------------------------------ what it offers
@@ -189,9 +188,6 @@ class SessionData(DataModule):
 
     def restore(self, state: dict[str, Any]) -> None:
         self._items, self._ids = list(state.get("items", [])), {}
-
-    def fingerprint(self) -> str:
-        return fingerprint(self._paths) if self._paths else ""
 
     def examples(self) -> list[list[str]]:
         """Made up of the vocabulary: sessions of somebody's data do not belong into a file of weights."""

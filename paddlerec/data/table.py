@@ -121,7 +121,6 @@ class TableData(DataModule):
         self._scales: dict[str, tuple[float, float]] = {}  # normalised = (x - first) / second
         self._known: dict[str, dict[str, int]] = {}  # by root, once `encode` needs it: value -> id
         self._rows: dict[str, TableRows] = {}
-        self._paths: list[Path] = []
         self.unseen: dict[str, dict[str, int]] = {}
         """By split and column: values with id 0 (never in hashed columns)."""
 
@@ -187,9 +186,6 @@ class TableData(DataModule):
         self._trained_with = list(state.get("vocabularies", {}))
         self._vocabularies = {k: list(v) for k, v in state.get("vocabularies", {}).items() if k in roots}
         self._scales = {k: (v[0], v[1]) for k, v in state.get("scales", {}).items() if k in self.map.dense}
-
-    def fingerprint(self) -> str:
-        return fingerprint(self._paths) if self._paths else ""
 
     def examples(self) -> list[Any]:
         """Made up of the vocabularies: rows of somebody's data do not belong into a file of weights."""

@@ -13,7 +13,7 @@ import torch
 
 from paddlecore.data import DataModule, Rows, mix, padded, uniform
 from paddlecore.errors import DataError
-from paddlecore.sources import File, Source, fingerprint, locate, split_files
+from paddlecore.sources import File, Source, locate, split_files
 from paddlecore.task import Batch
 from paddlerec.data.reader import BadValue, converted, suffix
 
@@ -123,7 +123,6 @@ class TagSpaceData(DataModule):
         self._tags: dict[str, int] = {}
         self._words: dict[str, int] = {}
         self._rows: dict[str, TagRows] = {}
-        self._paths: list[Path] = []
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -145,9 +144,6 @@ class TagSpaceData(DataModule):
     def restore(self, state: dict[str, Any]) -> None:
         self._tags = {tag: i for i, tag in enumerate(state.get("labels", []))}
         self._words = {word: i for i, word in enumerate(state.get("vocabulary", []), start=2)}
-
-    def fingerprint(self) -> str:
-        return fingerprint(self._paths) if self._paths else ""
 
     def describe(self) -> dict[str, Any]:
         unknown = {split: round(float((rows.tokens == UNKNOWN).mean()), 4) for split, rows in self._rows.items()}
