@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def load(place: Path, *, check: bool = True) -> tuple[dict[str, Any], Splits] | 
             return None
         splits: Splits = {}
         for path in files:
-            split, column, _ = path.name.split(".")
+            split, column = unquote(path.stem).split(".", 1)
             # an array that is a view of the map: slices of it are plain arrays
             splits.setdefault(split, {})[column] = np.asarray(np.load(path, mmap_mode="r"))
         return meta["facts"], splits
@@ -49,7 +50,8 @@ def load(place: Path, *, check: bool = True) -> tuple[dict[str, Any], Splits] | 
 
 
 def made_once(place: Path, fill: Callable[[Path], dict[str, Any]]) -> tuple[dict[str, Any], Splits]:
-    """The columns in `place`, where `fill(folder)` writes them first if need be, as `<split>.<column>.npy`.
+    """The columns in `place`, where `fill(folder)` writes them first if need be, as `<split>.<column>.npy`, names
+    quoted as in URLs.
 
     They are written beside the place and renamed, so a run that is stopped leaves nothing that looks whole. Of several
     processes one fills and the others wait.

@@ -107,6 +107,8 @@ class ColumnMap:
             raise ValueError(f"columns with two roles: {', '.join(twice)}")
         if not categorical:
             raise ValueError("data.categorical names no column")
+        if len(sequences) > 1 and (taken := sorted({"ids", "label", "dense"} & {*sequences})):
+            raise ValueError(f"data.sequences.{taken[0]}: a batch has something else by that name; rename the column")
         for where, section in (("categorical", categorical), ("sequences", sequences)):
             for name, settings in section.items():
                 others = {n for n, o in self.fields.items() if n != name and o.shared is None}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn
+from urllib.parse import quote
 
 import numpy as np
 from numpy.lib import format as npy
@@ -46,7 +47,7 @@ class Spool:
 
     def path(self, column: str) -> Path:
         assert self.folder is not None
-        return self.folder / f"{self.stem}.{column}.npy"
+        return self.folder / f"{self.stem}.{quote(column, safe='')}.npy"
 
     def append(self, columns: Columns) -> None:
         """Rows of the same columns each time, [n, ...] each."""

@@ -406,6 +406,7 @@ def test_a_raw_row_that_cannot_be_used(tmp_path: Path, raw: Any, message: str) -
         ({"categorical": {"user": {"shared": "user"}}}, "another categorical column"),
         ({"categorical": []}, "no column"),
         ({"categorical": ["user", "price"]}, "two roles: price"),
+        ({"sequences": ["ids", "seen"]}, r"data\.sequences\.ids: a batch has something else"),
         ({"dense": {"price": {"normalise": "zscore"}}}, "none, standard or minmax"),
         ({"columns": ["clicked", "user", "itm", "price"]}, "data.columns lacks 'item'; did you mean 'itm'"),
         ({"split": [0.5, 0.5]}, "three fractions"),

@@ -301,6 +301,17 @@ def test_batches_come_from_the_maps_and_sequences_are_cut_to_the_longest(tmp_pat
     assert (data.rows("train").columns["ids"][3] > 0).any()
 
 
+def test_columns_may_have_any_name(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("y,user.id,user.tags,n/a\n" + "1,a,x y,z\n0,b,y,z w\n" * 20)
+    options = {"source": str(path), "label": "y", "categorical": ["user.id"], "sequences": ["user.tags", "n/a"]}
+    kept, mapped = TableData(**options), TableData(**options, cache=str(tmp_path / "cache"))  # type: ignore[arg-type]
+    for data in (kept, mapped):
+        data.prepare()
+    for name, column in kept.rows("train").columns.items():
+        np.testing.assert_array_equal(mapped.rows("train").columns[name], column)
+
+
 def test_a_gigabyte_is_not_hashed_at_every_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The content's hash is remembered by path, size and time."""
     from paddlecore import sources
