@@ -113,7 +113,9 @@ class GowallaData(InteractionData):
             users.append(np.full(len(items[-1]), row[0]))
         if not items or not sum(map(len, items)):
             raise DataError(f"{path}: it has no rows{' that can be used' if self.bad_rows.count else ''}")
-        return np.concatenate(users), np.concatenate(items)
+        user, item = np.concatenate(users), np.concatenate(items)
+        once = np.sort(np.unique(user * (1 + item.max()) + item, return_index=True)[1])  # a user may have several lines
+        return user[once], item[once]
 
     def _toy(self) -> Splits:
         self._sizes = {"users": 121, "items": 81}

@@ -293,7 +293,9 @@ def _blocks(file: IO[bytes], rest: bytes) -> Iterator[bytes]:
 def _check_names(where: str, names: Sequence[str], wanted: Sequence[str], said_by: str = "") -> None:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{where}: columns that are there twice: {', '.join(map(repr, twice))}{said_by}")
-    for name in wanted:
+    for place, name in enumerate(wanted):
+        if name in wanted[:place]:
+            raise DataError(f"{where}: column {name!r} is asked for twice")
         if name not in names:
             known = f"the file has: {some(names, 20)}{said_by}{nearest(name, names)}"
             raise DataError(f"{where}: no column {name!r}; {known}")

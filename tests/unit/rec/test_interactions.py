@@ -254,6 +254,8 @@ def test_bad_rows_are_named_by_file_and_line(tmp_path: Path) -> None:
     assert data.bad_rows.count == 3 and len(data.rows("train")) == 1
     with pytest.raises(DataError, match=r"a\.csv: no rating is data\.min_rating=9 or more"):
         InteractionData(source=str(path), rating="rating", min_rating=9, on_bad_row="skip").prepare()
+    with pytest.raises(DataError, match="column 'item' is asked for twice"):
+        InteractionData(source=str(path), user="item").prepare()
     with pytest.raises(DataError, match="no column 'place'; the file has: user, item, rating; the first line names"):
         InteractionData(source=str(path), item="place").prepare()
     for wrong in ({"split": "time"}, {"valid_share": 1.0}, {"negatives": -1}, {"min_rating": 3}):
@@ -282,13 +284,13 @@ def test_state_is_enough_to_encode() -> None:
 
 
 def test_gowalla_lines(tmp_path: Path) -> None:
-    (tmp_path / "train.txt").write_text("0 5 2\n1 0\n2\n")
-    (tmp_path / "test.txt").write_text("0 1\n1 5 4\n")
+    (tmp_path / "train.txt").write_text("0 5 2\n1 0\n2\n0 2\n")  # a user may have several lines
+    (tmp_path / "test.txt").write_text("0 1\n1 5 4\n1 4\n")
     data: DataModule = GowallaData(source=str(tmp_path))
     data.prepare()
     assert data.splits == ("train", "test") and data.spec == {"num_users": 3, "num_items": 7}
     batch = data.rows("test").fetch(np.arange(2), 0)
-    assert batch["relevant"].tolist() == [[2, 0], [5, 6]]
+    assert batch["relevant"].tolist() == [[2, 0], [5, 6]] and batch["num_relevant"].tolist() == [1, 2]
     assert batch["seen"].sort(1).values.tolist() == [[3, 6], [0, 1]]
     assert data.encode(2)["seen"].tolist() == [[1]]
     assert data.encode([6, "7", 3])["history"].tolist() == [[6, 3]]
