@@ -596,6 +596,7 @@ def _in_place_of(out: Path) -> Iterator[Path]:
 
     No folder can be renamed over a full one, so that takes two steps.
     """
+    out = out.resolve()  # `.` has no name
     part, old = (out.with_name(f".{out.name}.{ending}") for ending in ("part", "old"))
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -631,11 +632,14 @@ def _write_weights(folder: Path, weights: Artefact, fp16: bool) -> dict[str, str
 
 
 def _cut(file: Path) -> None:
-    """Store a file that is larger than `PIECE` as <name>.00, <name>.01, ...: many hosts refuse large files."""
+    """Store a file that is larger than `PIECE` as <name>.00, <name>.01, ...: many hosts refuse large files. The numbers
+    are of one length, for pieces are put together in the order of their names."""
     content = file.read_bytes()
     if len(content) > PIECE:
-        for number, start in enumerate(range(0, len(content), PIECE)):
-            file.with_name(f"{file.name}.{number:02d}").write_bytes(content[start : start + PIECE])
+        starts = range(0, len(content), PIECE)
+        for number, start in enumerate(starts):
+            name = f"{file.name}.{number:0{max(len(str(len(starts) - 1)), 2)}d}"
+            file.with_name(name).write_bytes(content[start : start + PIECE])
         file.unlink()
 
 
@@ -668,6 +672,8 @@ def _finished(folders: Sequence[Path], over: str) -> tuple[list[dict[str, Any]],
                 f"{folder} is not a run of the same recipe and options as {folders[0]}; they differ in "
                 f"{', '.join(differing) or 'the recipe'}{hint}"
             )
+    if not any(over in identity for identity in identities):
+        raise ConfigError(f"over={over}: the runs have no such option{nearest(over, identities[0])}")
     values = [identity.get(over) for identity in identities]
     if len(set(map(str, values))) != len(values):
         raise ConfigError(f"two of the runs have the same {over}: {values}")

@@ -298,6 +298,8 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path: Path, zoo: Path)
         hub.write_artefact([first, again], tmp_path / "out")
     with pytest.raises(ConfigError, match=r"differ in data\.rows$"):  # and in their seeds
         hub.write_artefact([first, other], tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"over=data\.row: .*did you mean 'data\.rows'"):
+        hub.write_artefact([other], tmp_path / "out", over="data.row")
     (other / "result.json").unlink()
     with pytest.raises(ConfigError, match="not a finished run"):
         hub.write_artefact([other], tmp_path / "out")
@@ -315,11 +317,12 @@ def test_an_artefact_is_not_replaced_by_runs_of_another_recipe(tmp_path: Path, z
     hub.write_artefact([tmp_path / "a"], zoo, recipe="rec/one")
 
 
-def test_only_an_artefact_is_replaced(tmp_path: Path, zoo: Path) -> None:
+def test_only_an_artefact_is_replaced(tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, out = make_run(tmp_path / "a"), tmp_path / "precious"
     out.mkdir()
     hub.write_artefact([run], out)
-    hub.write_artefact([run], out)
+    monkeypatch.chdir(out)
+    hub.write_artefact([run], ".")
     (out / "card.json").rename(out / "thesis.txt")
     with pytest.raises(ConfigError, match="not an artefact"):
         hub.write_artefact([run], out)
@@ -524,3 +527,11 @@ def test_large_weights_are_stored_in_pieces(zoo: Path, tmp_path: Path, monkeypat
     pieces[1].unlink()
     with pytest.raises(CheckpointError, match=r"model.safetensors.01 is missing"):
         hub.read_artefact(zoo)
+
+
+def test_more_than_a_hundred_pieces_are_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = bytes(range(101))
+    (tmp_path / "model.safetensors").write_bytes(content)
+    monkeypatch.setattr(hub, "PIECE", 1)
+    hub._cut(tmp_path / "model.safetensors")
+    assert b"".join(piece.read_bytes() for piece in sorted(tmp_path.iterdir())) == content
