@@ -375,7 +375,8 @@ def _of_run(run: Path) -> Path:
 def read_artefact(path: str | Path) -> Artefact:
     """Read an artefact or a checkpoint folder, everything checked. An EMA's weights are preferred to the raw ones.
 
-    Of a bare file of tensors (`BARE`) only `state_dict` is known: its tensors are taken for those of a model.
+    Of a bare file of tensors (`BARE`) only `state_dict` is known: its tensors are taken for those of a model, unless
+    they have the names of a task's, as those of a model.safetensors taken out of its folder.
 
     Raises:
         CheckpointError: a file is missing, damaged or altered; names it and says what to do.
@@ -386,7 +387,9 @@ def read_artefact(path: str | Path) -> Artefact:
     path = Path(path)
     if path.is_file():
         tensors = checkpoint.load_foreign(path)
-        return Artefact(path, {}, {}, {}, {f"model.{name}": tensor for name, tensor in tensors.items()})
+        if not any(name.startswith("model.") for name in tensors):
+            tensors = {f"model.{name}": tensor for name, tensor in tensors.items()}
+        return Artefact(path, {}, {}, {}, tensors)
     where = path / "card.json"
     if where.is_file():
         card = read_object(where)

@@ -348,8 +348,9 @@ def test_bare_files_of_tensors(capfd: pytest.CaptureFixture[str]) -> None:
     }
     save_file(weights, "whole.safetensors")
     torch.save(weights, "whole.pth")
-    scores = [run.evaluate(compose(f"init.weights={name}")) for name in ("whole.safetensors", "whole.pth")]
-    assert scores[0]["auc"] == scores[1]["auc"]
+    save_file({f"model.{k}": v for k, v in weights.items()}, "task.safetensors")  # as in a checkpoint
+    names = ("whole.safetensors", "whole.pth", "task.safetensors")
+    assert len({run.evaluate(compose(f"init.weights={name}"))["auc"] for name in names}) == 1
     torch.save({k.removeprefix("deep."): v for k, v in weights.items() if k.startswith("deep.")}, "part.pt")
     part = compose("init.weights=part.pt", "init.into=model.deep")
     state = run.build_trainer(part, torch.device("cpu"))[0].task.state_dict()
