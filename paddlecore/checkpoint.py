@@ -28,7 +28,10 @@ from paddlecore.files import flush, read_json, sha256_of, write_json
 def save_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
     """Write a state dict as safetensors, readable for all who may read the folder.
 
-    The format wants contiguous tensors that share no memory, so tied weights are stored once each.
+    The format wants contiguous tensors that share no memory, so tied weights are stored under each of their names.
+
+    Raises:
+        CheckpointError: the disk is full or cannot be written.
     """
     seen: set[int] = set()
     result = {}
@@ -38,7 +41,10 @@ def save_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
             tensor = tensor.clone()
         seen.add(tensor.data_ptr())
         result[name] = tensor
-    save_file(result, path)
+    try:
+        save_file(result, path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} cannot be written: {error}") from None
     path.chmod(0o644)  # safetensors makes it private to its owner, so no colleague could evaluate it
 
 
@@ -75,7 +81,7 @@ def save(
             shutil.rmtree(folder)
         os.rename(part, folder)
         flush(root)
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+    except (OSError, CheckpointError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         shutil.rmtree(part, ignore_errors=True)
         kept = [c.name for c in steps(root)]
         raise CheckpointError(

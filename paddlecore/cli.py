@@ -333,8 +333,8 @@ def _convert(words: list[str]) -> int:
     for name in ("model", "weights", "out"):
         if not own[name]:
             raise ConfigError(f"convert: {name}=... is missing; {_VERBS['convert'].usage}")
-    if wrong := [word for word in rest if "=" not in word]:
-        raise ConfigError(f"convert: {wrong[0]!r} is not key=value")
+    if wrong := [word for word in rest if "=" not in word or word.startswith("name=")]:
+        raise ConfigError(f"convert: {wrong[0]!r} is not key=value of an argument of the model")
     partial, size = _flag(own["partial"], "partial"), _count(own["size"], "size", 224)
     sizes = {name: _as_plain(value) for name, _, value in (word.partition("=") for word in rest)}
     from paddlecore import convert

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from paddlecore import checkpoint, hub
-from paddlecore.errors import CheckpointError, ConfigError
+from paddlecore.errors import CheckpointError, ConfigError, some
 
 if TYPE_CHECKING:
     Rules = Iterable[tuple[str, str, Sequence[int] | None]]
@@ -70,12 +70,13 @@ def convert(
     found = match(model.state_dict(), theirs, getattr(model, "foreign_names", ()), ordered=ordered)
     if found.missing and not partial:
         raise CheckpointError(
-            f"{weights} has nothing for {len(found.missing)} tensors of {name}: {_some(found.missing)}"
-            + (f"\n  not used: {_some(found.unused)}" if found.unused else "")
+            f"{weights} has nothing for {len(found.missing)} tensors of {name}: {some(found.missing, _SHOWN)}"
+            + (f"\n  not used: {some(found.unused, _SHOWN)}" if found.unused else "")
             + "\n  partial=true converts the others"
         )
     parity = check_parity(model, found, theirs, size)
     part = Path(out).with_name(f".{Path(out).name}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save_tensors(part, found.state)
     os.replace(part, out)
     return {
@@ -162,8 +163,9 @@ def _by_shape(ours: list[tuple[str, Any]], theirs: list[tuple[str, Any]]) -> lis
             pairs.append((own[0], their[0]))
         elif their:
             raise CheckpointError(
-                f"which is which cannot be told: {len(own)} of ours have the shape {list(kind[1])} ({_some(own)}), and "
-                f"{len(their)} in the file ({_some(their)}); give the model a table of foreign_names"
+                f"which is which cannot be told: {len(own)} of ours have the shape {list(kind[1])} "
+                f"({some(own, _SHOWN)}), and {len(their)} in the file ({some(their, _SHOWN)}); "
+                "give the model a table of foreign_names"
             )
     return pairs
 
@@ -220,7 +222,3 @@ def check_parity(model: nn.Module, found: Matching, theirs: Mapping[str, Tensor]
             )
         return {"reference": name, "difference": difference}
     return f"not checked: the file is not by the names of {' or '.join(references)}"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f", ... ({len(names) - _SHOWN} more)" if len(names) > _SHOWN else "")

@@ -305,6 +305,11 @@ def test_the_table_fits_a_terminal_and_is_whole_in_a_pipe(monkeypatch: pytest.Mo
     assert [len(line) <= 80 for line in lines] == [True, True] and "…  1.00 M" in lines[1]
 
 
+def test_the_name_of_a_model_to_convert_is_given_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["convert", "model=cv/resnet18", "weights=a.pth", "out=o.safetensors", "name=b"]) == 2
+    assert "'name=b' is not key=value of an argument of the model" in capsys.readouterr().err
+
+
 def test_seeds_are_shown_with_their_spread() -> None:
     card = {
         "metrics": {"test": {"auc": 0.9}},

@@ -12,7 +12,7 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from paddlecore import cli, convert
+from paddlecore import checkpoint, cli, convert
 from paddlecore.errors import CheckpointError, ConfigError
 from paddlecv.models import Backbone, MobileNetV1
 
@@ -155,3 +155,16 @@ def test_no_code_of_a_file_is_run(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="not a readable"):
             convert.convert("squeezenet1_1", tmp_path / name, tmp_path / "o.safetensors")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_damaged_file_and_a_place_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    for content in (b"", b"PK\3\4no"):
+        (tmp_path / "t.npz").write_bytes(content)
+        with pytest.raises(CheckpointError, match="t.npz is not a readable file of arrays"):
+            convert.read(tmp_path / "t.npz")
+    torch.save(MobileNetV1(num_classes=2, width=0.25).state_dict(), tmp_path / "t.pth")
+    out = tmp_path / "new" / "o.safetensors"
+    convert.convert("mobilenet_v1", tmp_path / "t.pth", out, num_classes=2, width=0.25)
+    assert out.is_file()
+    with pytest.raises(CheckpointError, match=r"gone/o.safetensors cannot be written: .*No such file"):
+        checkpoint.save_tensors(tmp_path / "gone" / "o.safetensors", {})
