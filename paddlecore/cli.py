@@ -411,7 +411,7 @@ def card_score(card: dict[str, Any]) -> str:
     spread = (card.get("seeds") or {}).get("metrics", {}).get(name)
     if spread:
         return f"{name} {spread['mean']:.4f} ± {spread['sd']:.4f}"
-    return f"{name} {value:.4f}"
+    return f"{name} {value:.4f}" if value is not None else ""  # a score that is not defined
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
