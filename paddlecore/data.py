@@ -455,7 +455,7 @@ class DataModule:
             raise ValueError(f"data.on_bad_row must be error or skip, got {on_bad_row!r}")
         for name, value, low in (
             ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size or 1, 1),
+            ("eval_batch_size", batch_size if eval_batch_size is None else eval_batch_size, 1),
             ("workers", workers, 0),
             ("max_bad_rows", max_bad_rows, 0),
         ):

@@ -192,7 +192,7 @@ def test_workers_hand_over_what_was_fetched(width: int) -> None:
                 assert got[name] == value
 
 
-@pytest.mark.parametrize("bad", [{"batch_size": 0}, {"workers": -1}, {"on_bad_row": "drop"}, {"eval_batch_size": -1}])
+@pytest.mark.parametrize("bad", [{"batch_size": 0}, {"workers": -1}, {"on_bad_row": "drop"}, {"eval_batch_size": 0}])
 def test_data_module_refuses_impossible_options(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=f"data.{next(iter(bad))}"):
         D.DataModule(**bad)  # type: ignore[arg-type]
