@@ -68,19 +68,20 @@ def evaluate(cfg: RunConfig, split: str | None = None, report: Path | None = Non
         elif split not in data.splits:
             raise ConfigError(f"split={split}: these data have {', '.join(data.splits)}{nearest(split, data.splits)}")
         rows = data.rows(split)
+        limit, batch_size = cfg.train.max_eval_batches, data.eval_batch_size
         metrics = task.metrics()
-        wrong = pictures.Worst(task, data.eval_batch_size) if report and pictures.drawable(data) else None
+        wrong = pictures.Worst(task, batch_size) if report and pictures.drawable(data) else None
         if report and not wrong and all(type(m).figure is Metric.figure for m in metrics):
             raise ConfigError(f"report={report}: {cfg.recipe} has neither figures nor pictures")
         started = time.perf_counter()
         scores = evaluate_task(
             task,
             rows,
-            data.eval_batch_size,
+            batch_size,
             device=device,
             precision=cfg.train.precision,
             workers=data.workers,
-            limit=cfg.train.max_eval_batches,
+            limit=limit,
             channels_last=cfg.train.channels_last,
             on_batch=wrong.add if wrong else None,
             metrics=metrics,
@@ -90,9 +91,9 @@ def evaluate(cfg: RunConfig, split: str | None = None, report: Path | None = Non
             "weights": str(where),
             **({"average": cfg.init.average} if cfg.init.average > 1 else {}),
             "split": split,
-            "rows": len(rows),
+            "rows": len(rows) if limit is None else min(len(rows), limit * batch_size),
             **finite(scores),
-            **({"best_possible": data.bounds()} if data.bounds() else {}),
+            **({"best_possible": data.bounds()} if split == "test" and data.bounds() else {}),
             "signatures": [m.signature for m in metrics],
             "seconds": round(time.perf_counter() - started, 3),
         }

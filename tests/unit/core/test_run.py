@@ -140,7 +140,12 @@ def test_evaluating_needs_weights_and_finds_the_run_s_own(monkeypatch: pytest.Mo
     scored = run.evaluate(compose())
     assert {k: scored[k] for k in trained["test"]} == trained["test"]
     assert scored["rows"] == 500 and scored["split"] == "test" and scored["signatures"][0].startswith("auc|")
-    assert run.evaluate(compose(), "valid")["auc"] == pytest.approx(trained["best"]["value"], abs=1e-12)
+    valid = run.evaluate(compose(), "valid")
+    assert valid["auc"] == pytest.approx(trained["best"]["value"], abs=1e-12)
+    assert "best_possible" in scored and "best_possible" not in valid  # which is known of the test split
+    own = ["data.eval_batch_size=100", f"init.weights={trained['run']}"]
+    limits = {n: run.evaluate(compose(f"train.max_eval_batches={n}", *own)) for n in (2, 9)}
+    assert {n: part["rows"] for n, part in limits.items()} == {2: 200, 9: 500}
     with pytest.raises(ConfigError, match="split=tset: .*did you mean 'test'"):
         run.evaluate(compose(), "tset")
     with pytest.raises(CheckpointError, match="(?s)do not fit.*model.deep"):
