@@ -872,6 +872,11 @@ def identity(config: RunConfig) -> dict[str, Any]:
     return {k: v for k, v in sorted(flat.items()) if k not in free and not k.startswith("about.")}
 
 
+def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """The options in which two identities differ."""
+    return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
+
+
 def default_run_dir(config: RunConfig) -> str:
     """runs/<suite>/<name>-<hash>: the same options find the same folder, so that the same command goes on."""
     canonical = json.dumps(identity(config), sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -667,7 +667,7 @@ def _finished(folders: Sequence[Path], over: str) -> tuple[list[dict[str, Any]],
         record = read_object(_of_run(folder) / "recipe.json")
         identities.append({k: v for k, v in record.get("identity", {}).items() if k != "recipe"})
     for folder, result, identity in zip(folders, results, identities, strict=True):
-        differing = [name for name in _differing(identity, identities[0]) if name != over]
+        differing = [name for name in config.differing(identity, identities[0]) if name != over]
         if result["recipe"] != results[0]["recipe"] or differing:
             alone = len(differing) == 1 and identity.get(over) == identities[0].get(over)
             hint = f"; if that is meant, give over={differing[0]}" if alone else ""
@@ -743,16 +743,12 @@ def record_scores(folder: Path, split: str, metrics: Mapping[str, float | None],
     write_json(folder / "card.json", card)
 
 
-def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
-
-
 def _command(recipe: str, identity: Mapping[str, Any]) -> str:
     """The command that makes the run again: the recipe, the seed, and each option that is not the recipe's own."""
     words = [f"paddlesuite train recipe={recipe} seed={identity.get('seed')}"]
     if recipe in config.list_recipes():
         own = json.loads(json.dumps(config.identity(config.compose([f"recipe={recipe}"]))))
-        for name in _differing(identity, own):
+        for name in config.differing(identity, own):
             if name in identity and name not in ("seed", "recipe", "data.source"):
                 value = identity[name]
                 if isinstance(value, str) and Path(value).is_absolute():  # one machine's folders mean nothing elsewhere

@@ -504,8 +504,7 @@ def _last_checkpoint(cfg: RunConfig, folder: Path) -> Path | None:
         return None
     theirs = read_json(last / "recipe.json").get("identity", {})
     ours = json.loads(json.dumps(config.identity(cfg)))
-    differing = sorted(k for k in theirs.keys() | ours.keys() if theirs.get(k) != ours.get(k))
-    if differing:
+    if differing := config.differing(theirs, ours):
         shown = "\n  ".join(f"{k}: there {theirs.get(k)!r}, here {ours.get(k)!r}" for k in differing[:10])
         raise ConfigError(
             f"{folder} holds a run with other options:\n  {shown}\n  give another output_dir, and in place of "
