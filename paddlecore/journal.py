@@ -7,6 +7,7 @@ stopped and one that was not leave the same record.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib
 import importlib.metadata
@@ -22,7 +23,7 @@ from typing import Any
 
 from paddlecore import __version__
 from paddlecore.errors import ConfigError
-from paddlecore.files import replacing
+from paddlecore.files import read_object, replacing
 
 _UNITS = ("examples_per_s", "data_wait", "memory_gb", "seconds_left")  # shown in their own way, at the end of a line
 
@@ -167,11 +168,10 @@ def truncate(path: Path, step: int) -> None:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl, in order; also while the run is still writing it."""
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue  # the last one, half written
+    for line in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):  # the last one, half written
+            if isinstance(value := json.loads(line), dict) and {"step", "kind"} <= value.keys():
+                lines.append(value)
     return lines
 
 
@@ -179,7 +179,8 @@ def plot(folder: Path) -> Path:
     """Draw the training loss and the run's selecting metric over the steps into `folder`/curve.png.
 
     Raises:
-        ConfigError: there is nothing to draw, or result.json is damaged.
+        ConfigError: there is nothing to draw.
+        CheckpointError: result.json is damaged.
     """
     path = folder / "metrics.jsonl"
     lines = read_metrics(path) if path.is_file() else []
@@ -188,12 +189,7 @@ def plot(folder: Path) -> Path:
     if not losses and not evals:
         raise ConfigError(f"{folder} holds no curve: {path} has no train or eval line")
     result_file = folder / "result.json"
-    try:
-        result = json.loads(result_file.read_text(encoding="utf-8")) if result_file.is_file() else {}
-    except ValueError as error:
-        raise ConfigError(
-            f"{result_file} is damaged: {error}; delete it, and the run's command makes it again"
-        ) from None
+    result = read_object(result_file) if result_file.is_file() else {}
     names = [n for x in evals[:1] for n in x if n not in ("step", "epoch", "kind")]
     main = (result.get("best") or {}).get("metric") or next(iter(names), None)
 

@@ -19,7 +19,7 @@ import torch
 from paddlecore import checkpoint, config, distributed, hub, inference, optim, pictures
 from paddlecore.data import DataModule, FirstBatches, Loader, Subset
 from paddlecore.errors import CheckpointError, ConfigError, DataError, nearest
-from paddlecore.files import read_json, write_json
+from paddlecore.files import read_json, read_object, write_json
 from paddlecore.journal import Journal, Tape, environment, finite
 from paddlecore.metric import Metric
 from paddlecore.optim import LRSchedule
@@ -550,8 +550,8 @@ def load_exact(task: Task, artefact: hub.Artefact, where: Path, into: str = "mod
 
 def _finished_result(folder: Path, step: int) -> dict[str, Any] | None:
     path = folder / "result.json"
-    result = read_json(path) if path.is_file() else None
-    return result if result is not None and result.get("steps") == step else None
+    result = read_object(path) if path.is_file() else {}
+    return result if result.get("steps") == step else None
 
 
 def _result(

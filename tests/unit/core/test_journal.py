@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from paddlecore import journal
-from paddlecore.errors import ConfigError
+from paddlecore.errors import CheckpointError, ConfigError
 from paddlecore.journal import Journal
 
 
@@ -195,6 +195,13 @@ def test_environment_is_json_and_names_the_commit(tmp_path: Path) -> None:
 
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
     write(tmp_path, range(1, 3))
-    (tmp_path / "result.json").write_text("x")
-    with pytest.raises(ConfigError, match="result.json is damaged"):
-        journal.plot(tmp_path)
+    for text in ("x", "[1]"):
+        (tmp_path / "result.json").write_text(text)
+        with pytest.raises(CheckpointError, match="result.json (cannot be read|must hold)"):
+            journal.plot(tmp_path)
+
+
+def test_lines_that_are_none_are_left_out(tmp_path: Path) -> None:
+    good = {"step": 1, "kind": "eval", "auc": 0.5}
+    (tmp_path / "m").write_bytes(b'5\n{"a": 1}\n\xff\n' + json.dumps(good).encode() + b'\n{"st')
+    assert journal.read_metrics(tmp_path / "m") == [good]

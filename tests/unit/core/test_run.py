@@ -66,6 +66,13 @@ def test_the_same_command_goes_on_and_a_finished_run_is_not_run_again() -> None:
     assert shorter == longer and shorter["steps"] == 40  # it has gone further than asked for: nothing to do
 
 
+def test_a_result_that_is_none_is_named() -> None:
+    run.train(compose("output_dir=out", "train.max_steps=1"))
+    Path("out/result.json").write_text("[1]")
+    with pytest.raises(CheckpointError, match="out/result.json must hold a JSON object"):
+        run.train(compose("output_dir=out", "train.max_steps=1"))
+
+
 def test_never_starts_afresh_beside_the_old_run() -> None:
     first = run.train(compose("init.resume=never"))
     second = run.train(compose("init.resume=never"))
