@@ -18,6 +18,7 @@ from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, batched_nm
 from torchvision.ops.boxes import remove_small_boxes
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from paddlecore.errors import DataError
 from paddlecv.layers.detection import (
     BACKGROUND,
     BETWEEN,
@@ -70,6 +71,10 @@ class PyramidBackbone(nn.Module):
         norm_eps: added to the variance in those; torchvision's COCO weights of 2019 are made for 0.
 
     Shapes: image [B, 3, H, W] float32 -> len(strides) + 1 maps [B, channels, H_l, W_l].
+
+    Raises:
+        DataError: H or W is not a multiple of the last stride. Maps would be rounded up, and anchors, which torchvision
+            lays as densely as the maps are, lie up to a quarter of the image away from what they shall find.
     """
 
     def __init__(
@@ -83,12 +88,16 @@ class PyramidBackbone(nn.Module):
         norm_eps: float,
     ) -> None:
         super().__init__()
+        self.multiple = strides[-1]
         self.body = Backbone(architecture=architecture, features_only=True, strides=strides, width=width)
         if frozen_norm:
             _freeze_norms(self.body, norm_eps)
         self.fpn = FeaturePyramidNetwork(list(self.body.channels), channels, extra_blocks=LastLevelMaxPool())
 
     def forward(self, image: Tensor) -> list[Tensor]:
+        if image.shape[2] % self.multiple or image.shape[3] % self.multiple:
+            shown = tuple(image.shape[2:])
+            raise DataError(f"the model gets images of {shown}: sides must be multiples of {self.multiple} (data.size)")
         return list(self.fpn({str(i): m for i, m in enumerate(self.body(image))}).values())
 
 
@@ -318,7 +327,8 @@ class FasterRCNN(nn.Module):
         detections: most detections of an image.
 
     Shapes: image [B, 3, H, W] float32, size [B, 2] int64 the height and width that are not padding; target with boxes
-    [B, G, 4], labels [B, G] int64 (0 = no box), draw [B] int64 -> `DetectionLosses`; without target `Detections`.
+    [B, G, 4], labels [B, G] int64 (0 = no box), draw [B] int64 -> `DetectionLosses`; without target `Detections`. H and
+    W are multiples of the last stride.
     """
 
     def __init__(

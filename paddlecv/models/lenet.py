@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from paddlecore.errors import DataError
+
 
 class LeNet(nn.Module):
     """LeNet-5 in its modern form.
@@ -23,6 +25,9 @@ class LeNet(nn.Module):
         dropout: probability that a unit of C5 and of F6 is dropped.
 
     Shapes: image [B, in_channels, 28, 28] float32 -> class scores (logits) [B, C].
+
+    Raises:
+        DataError: images of another size.
     """
 
     def __init__(self, *, num_classes: int, in_channels: int = 1, dropout: float = 0.0) -> None:
@@ -48,5 +53,5 @@ class LeNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         if image.shape[2:] != (28, 28):
-            raise ValueError(f"LeNet takes images of 28 x 28 pixels, got {tuple(image.shape[2:])}")
+            raise DataError(f"LeNet takes images of 28 x 28 pixels, got {tuple(image.shape[2:])}")
         return self.classifier(self.features(image))

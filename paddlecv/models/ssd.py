@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
+from paddlecore.errors import DataError
 from paddlecv.layers.detection import (
     DetectionLosses,
     Detections,
@@ -60,6 +61,7 @@ class SSD(nn.Module):
 
     Raises:
         ValueError: numbers of ratios, scales, steps and maps that do not fit.
+        DataError: images that are too small for so many maps.
     """
 
     def __init__(
@@ -113,7 +115,7 @@ class SSD(nn.Module):
         """[N, 4] float32, in the order of the heads' outputs: map, row, column, box. Computed once for each size."""
         grids = tuple((m.shape[2], m.shape[3]) for m in maps)
         if len(grids) != len(self.ratios) or 0 in grids[-1]:
-            raise ValueError(f"an image of {tuple(image.shape[2:])} gives maps of {grids}; too small for so many maps")
+            raise DataError(f"an image of {tuple(image.shape[2:])} gives maps of {grids}; too small for so many maps")
         return _default_boxes(grids, (*image.shape[2:],), self.ratios, self.scales, self.steps, image.device)
 
     def _losses(self, scores: Tensor, codes: Tensor, anchors: Tensor, boxes: Tensor, labels: Tensor) -> DetectionLosses:

@@ -13,6 +13,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.transforms.functional import normalize
 
+from paddlecore.errors import DataError
 from paddlecv.data.images import DEVIATION, MEAN
 from paddlecv.layers.sampling import balanced_sample, random_keys
 from paddlecv.models import FasterRCNN, MaskRCNN
@@ -190,3 +191,8 @@ def test_balanced_sample_counts_as_torchvision_and_is_random(
         for value, count in zip((1, 0), expected, strict=True):
             largest = key[row].where(label[row] == value, -1).topk(count).indices
             assert set(largest.tolist()) == set(place[row, used[row]][chosen == value].tolist())
+
+
+def test_sides_that_would_part_anchors_from_their_places_are_refused() -> None:
+    with pytest.raises(DataError, match=r"images of \(64, 100\): sides must be multiples of 32"):
+        small(FasterRCNN).eval()(torch.zeros(1, 3, 64, 100), torch.tensor([[64, 100]]))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from paddlecore.errors import DataError
 from paddlecv.models import LeNet
 
 
@@ -61,5 +62,5 @@ def test_dropout_acts_in_training_only() -> None:
 
 
 def test_another_size_is_named() -> None:
-    with pytest.raises(ValueError, match=r"28 x 28 pixels, got \(42, 42\)"):
+    with pytest.raises(DataError, match=r"28 x 28 pixels, got \(42, 42\)"):
         LeNet(num_classes=10)(torch.zeros(1, 1, 42, 42))
