@@ -258,6 +258,11 @@ def _trained(cfg: RunConfig, device: torch.device, *, read: bool) -> tuple[Task,
     if not read and theirs and theirs.rpartition(".")[2] != ours.rpartition(".")[2]:
         raise ConfigError(f"the weights in {artefact.path} are of {theirs}, and this recipe reads input as {ours} does")
     data = _data(cfg)
+    if not read and data.vocabulary_state and not artefact.data_state:
+        raise ConfigError(
+            f"{artefact.path} holds weights alone, and their vocabulary is needed, too: name their run, checkpoint or "
+            "artefact folder"
+        )
     _restore(data, artefact)
     if read:
         _prepare(data)

@@ -230,6 +230,12 @@ def test_predict_refuses_weights_of_other_data() -> None:
         next(run.predict(config.compose(["recipe=cv/lenet_mnist", "init.weights=out", "device=cpu"])))
 
 
+def test_predict_needs_the_vocabulary_of_the_weights() -> None:
+    torch.save({"embedding.weight": torch.zeros(3, 2)}, "w.pth")
+    with pytest.raises(ConfigError, match="w.pth holds weights alone, and their vocabulary is needed"):
+        next(run.predict(config.compose(["recipe=nlp/senta_bow_chnsenticorp", "init.weights=w.pth", "device=cpu"])))
+
+
 def test_predict_takes_raw_rows_one_at_a_time() -> None:
     run.train(compose())
     rows = list(run.predict(compose()))
