@@ -63,7 +63,7 @@ class Schedule:
         "shape after the warm-up",
         choices=("constant", "step", "plateau", "cosine", "linear", "inverse_sqrt"),
     )
-    warmup_steps: int = opt(0, "linear warm-up from 0 to the full rate", unit="steps", low=0)
+    warmup_steps: int = opt(0, "linear warm-up to the full rate over so many", unit="steps", low=0)
     total_steps: int | None = opt(None, "end of cosine and linear; default: the length of the run", unit="steps", low=1)
     every_steps: int | None = opt(None, "step: multiply by `factor` after this many", unit="steps", low=1)
     every_epochs: int | None = opt(None, "step: the same in epochs", unit="epochs", low=1)
