@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,12 +54,18 @@ class NextItem(ItemRanking):
         if loss not in ("softmax", "bce"):
             raise ValueError(f"task.loss must be softmax or bce, got {loss!r}")
         self.loss = loss
+        self.of_each_place = [*inspect.signature(model.forward).parameters] == ["history"]
 
     def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
         history, target, negatives = batch["history"], batch["target"], batch.get("negatives")
         if target.dim() == 1:
             query = self.model.encode(history)  # type: ignore[operator]
         else:
+            if not self.of_each_place:
+                raise ConfigError(
+                    f"{type(self.model).__name__} has no state for each place of a history, but these data have a target "
+                    "there; SASRec has, or take data of sessions"
+                )
             places = batch["places"]  # given, since a GPU would have to be waited for to find them
             query = self.model(history).flatten(0, 1).index_select(0, places)  # [M, d]
             target = target.flatten()[places]

@@ -204,6 +204,8 @@ def test_vectors_are_written_for_other_indexes(recipe: str, tmp_path: Path) -> N
 def test_bce_needs_negatives() -> None:
     with pytest.raises(ConfigError, match=r"data\.negatives"):
         NextItem(Mean(), loss="bce")({"history": torch.tensor([[1]]), "target": torch.tensor([2])})
+    with pytest.raises(ConfigError, match="Mean has no state for each place"):
+        NextItem(Mean())({"history": torch.tensor([[1]]), "target": torch.tensor([[2]]), "places": torch.tensor([0])})
     with pytest.raises(ValueError, match="softmax or bce"):
         NextItem(Mean(), loss="hinge")
 
