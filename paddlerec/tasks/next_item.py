@@ -63,8 +63,8 @@ class NextItem(ItemRanking):
         else:
             if not self.of_each_place:
                 raise ConfigError(
-                    f"{type(self.model).__name__} has no state for each place of a history, but these data have a target "
-                    "there; SASRec has, or take data of sessions"
+                    f"{type(self.model).__name__} has no state for each place of a history, which these data have a "
+                    "target for; SASRec has, or take data of sessions"
                 )
             places = batch["places"]  # given, since a GPU would have to be waited for to find them
             query = self.model(history).flatten(0, 1).index_select(0, places)  # [M, d]
