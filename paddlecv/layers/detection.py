@@ -91,6 +91,11 @@ def clip_boxes(boxes: Tensor, size: Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
+def take(boxes: Tensor, index: Tensor) -> Tensor:
+    """Of boxes [B, N, 4], or of what else is four numbers, those at index [B, S] -> [B, S, 4]."""
+    return boxes.gather(1, index[..., None].expand(-1, -1, 4))
+
+
 def made_once(make: Callable[..., Made]) -> Callable[..., Made]:
     """`make`, a function of what can be hashed, with the tensors that it made for the last 64 arguments kept.
 
@@ -176,7 +181,7 @@ def matched_targets(match: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tenso
     number = match.where(match >= 0, boxes.shape[1])  # those without a box get the one that is put behind the others
     nobody = pad(boxes.new_ones(len(boxes), 1, 2), (2, 0))  # not of Python's numbers, which a GPU would wait for
     boxes, labels = torch.cat([boxes, nobody], 1), pad(labels, (0, 1))
-    return boxes.gather(1, number[..., None].expand(-1, -1, 4)), labels.gather(1, number)
+    return take(boxes, number), labels.gather(1, number)
 
 
 # ------------------------------------------------------------------------------------------------- suppression
@@ -189,7 +194,7 @@ def best_of_each_class(boxes: Tensor, scores: Tensor, candidates: int) -> tuple[
     """
     count, classes = scores.shape[1:]
     scores, anchor = scores.transpose(1, 2).topk(min(candidates, count), sorted=False)  # [B, C, k]
-    boxes = boxes.gather(1, anchor.flatten(1)[..., None].expand(-1, -1, 4))
+    boxes = take(boxes, anchor.flatten(1))
     labels = torch.arange(1, classes + 1, device=scores.device)[:, None].expand_as(scores)
     return boxes, scores.flatten(1), labels.flatten(1)
 
@@ -224,7 +229,7 @@ def suppress(
     number = torch.stack([pad(kept, (0, longest - len(kept)), value=-1) for kept in found])  # [B, K]
     there, number = number >= 0, number.clamp(min=0)
     return Detections(
-        boxes.gather(1, number[..., None].expand(-1, -1, 4)) * there[..., None],
+        take(boxes, number) * there[..., None],
         scores.gather(1, number) * there,
         labels.gather(1, number) * there,
     )

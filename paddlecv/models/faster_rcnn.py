@@ -31,6 +31,7 @@ from paddlecv.layers.detection import (
     matched_targets,
     pyramid_anchors,
     suppress,
+    take,
 )
 from paddlecv.layers.roi_align import RoIAlign
 from paddlecv.layers.sampling import balanced_sample, random_keys
@@ -151,10 +152,8 @@ class RegionProposals(nn.Module):
         """Proposals, and the losses (none without a target)."""
         score_maps, delta_maps = self.head(maps)
         scores, deltas = concat_box_prediction_layers(score_maps, delta_maps)
-        scores, deltas = (
-            scores.view(len(image), -1).float(),
-            deltas.view(len(image), -1, 4).float(),
-        )  # [B, N], [B, N, 4]
+        scores = scores.view(len(image), -1).float()  # [B, N]
+        deltas = deltas.view(len(image), -1, 4).float()  # [B, N, 4]
         grids = tuple((m.shape[2], m.shape[3]) for m in maps)
         anchors = pyramid_anchors(
             grids, (*image.shape[2:],), self.anchor_sizes, self.aspect_ratios, image.device
@@ -176,7 +175,7 @@ class RegionProposals(nn.Module):
             level.append(torch.full_like(best[-1], i))
             first += count
         anchor, levels = torch.cat(best, 1), torch.cat(level, 1)  # [B, K]
-        boxes, scores = clip_boxes(_take(boxes, anchor), size), scores.gather(1, anchor)
+        boxes, scores = clip_boxes(take(boxes, anchor), size), scores.gather(1, anchor)
 
         found = []
         for b in range(len(boxes)):
@@ -184,7 +183,7 @@ class RegionProposals(nn.Module):
             found.append(keep[batched_nms(boxes[b, keep], scores[b, keep], levels[b, keep], self.nms)][:wanted])
         number = nn.utils.rnn.pad_sequence(found, batch_first=True, padding_value=-1)  # [B, R]
         used, number = number >= 0, number.clamp(min=0)
-        return Proposals(_take(boxes, number) * used[..., None], used, anchor.gather(1, number))
+        return Proposals(take(boxes, number) * used[..., None], used, anchor.gather(1, number))
 
     def _losses(
         self, scores: Tensor, deltas: Tensor, anchors: Tensor, target: Mapping[str, Tensor]
@@ -201,7 +200,7 @@ class RegionProposals(nn.Module):
         score = F.binary_cross_entropy_with_logits(scores.gather(1, place), positive.float(), reduction="none")
         box, _ = matched_targets(match.gather(1, place), target["boxes"], target["labels"])
         code = encode_boxes(box, anchors[place])
-        shift = F.smooth_l1_loss(_take(deltas, place), code, reduction="none", beta=SMOOTH).sum(-1)
+        shift = F.smooth_l1_loss(take(deltas, place), code, reduction="none", beta=SMOOTH).sum(-1)
         return {"objectness": (score * used / count).sum(), "rpn_box": (shift * positive / count).sum()}
 
 
@@ -270,7 +269,7 @@ class BoxHeads(nn.Module):
         )  # [B, S]
         match = torch.where(used, match.gather(1, place), BACKGROUND)
         true_boxes, labels = matched_targets(match, true, target["labels"])
-        return Samples(_take(boxes, place), used, labels, true_boxes, match.clamp(min=0))
+        return Samples(take(boxes, place), used, labels, true_boxes, match.clamp(min=0))
 
     def losses(self, maps: list[Tensor], samples: Samples) -> dict[str, Tensor]:
         """Log loss of the class, and smooth L1 of an object's box (Fast R-CNN, eq. 1), summed over images."""
@@ -293,11 +292,6 @@ class BoxHeads(nn.Module):
         scores = (logits.softmax(-1)[..., 1:] * proposals.used[..., None]).flatten(1) * large
         labels = torch.arange(1, logits.shape[2], device=logits.device).repeat(logits.shape[1]).expand_as(scores)
         return suppress(boxes, scores, labels, min_score=self.threshold, max_iou=self.nms, keep=self.detections)
-
-
-def _take(values: Tensor, index: Tensor) -> Tensor:
-    """values [B, N, 4] at index [B, S] -> [B, S, 4]."""
-    return values.gather(1, index[..., None].expand(-1, -1, 4))
 
 
 class FasterRCNN(nn.Module):

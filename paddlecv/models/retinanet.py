@@ -25,6 +25,7 @@ from paddlecv.layers.detection import (
     matched_targets,
     pyramid_anchors,
     suppress,
+    take,
 )
 from paddlecv.models.faster_rcnn import PyramidBackbone
 
@@ -133,6 +134,6 @@ class RetinaNet(nn.Module):
             start += count
         score, number = torch.cat(values, 1).sigmoid(), torch.cat(numbers, 1)  # [B, K]
         anchor, label = number // classes, number % classes + 1
-        boxes = decode_boxes(codes.gather(1, anchor[..., None].expand(-1, -1, 4)), anchors[anchor])
+        boxes = decode_boxes(take(codes, anchor), anchors[anchor])
         boxes = clip_boxes(boxes, size)
         return suppress(boxes, score, label, min_score=self.min_score, max_iou=self.max_iou, keep=self.keep)

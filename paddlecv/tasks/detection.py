@@ -13,7 +13,7 @@ from torchvision.ops import box_iou
 
 from paddlecore.metric import Metric
 from paddlecore.task import Batch, Prediction, StepOutput
-from paddlecv.layers.detection import Detections
+from paddlecv.layers.detection import Detections, take
 from paddlecv.metrics import DetectionAP
 from paddlecv.tasks.vision import VisionTask, scales_of
 
@@ -198,14 +198,14 @@ def joined(one: Detections, other: Detections, overlap: float, looks: int = 1) -
     mutual = (iou.argmax(1).gather(1, match) == number) & (best >= overlap)
     share = looks / (looks + 1)
     a, b = share * one.scores, (1 - share) * other.scores.gather(1, match) * mutual  # [B, K]
-    boxes = other.boxes.gather(1, match[..., None].expand(-1, -1, 4))
+    boxes = take(other.boxes, match)
     weight = (a / (a + b).clamp(min=1e-9))[..., None]
     merged = torch.where(mutual[..., None], weight * one.boxes + (1 - weight) * boxes, one.boxes)
     taken = torch.zeros_like(other.labels).scatter_reduce(1, match, mutual.to(other.labels.dtype), "amax") > 0
     scores = torch.cat([a + b, (1 - share) * other.scores * ~taken], 1)
     labels, boxes = torch.cat([one.labels, other.labels * ~taken], 1), torch.cat([merged, other.boxes], 1)
     scores, order = scores.sort(dim=1, descending=True, stable=True)
-    return Detections(boxes.gather(1, order[..., None].expand(-1, -1, 4)), scores, labels.gather(1, order))
+    return Detections(take(boxes, order), scores, labels.gather(1, order))
 
 
 def whole_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[dict[str, Any]]:
