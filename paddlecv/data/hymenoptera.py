@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from paddlecore.sources import File, Source, locate, unpacked
@@ -45,5 +44,5 @@ class HymenopteraData(ImageFolderData):
         if self.source != "auto":
             return super().find()
         self._paths = [locate(SOURCE) / SOURCE.files[0].name]
-        found = class_images(Path(unpacked(SOURCE, SOURCE.files[0].name)), 0)
+        found = class_images(unpacked(SOURCE, SOURCE.files[0].name), 0)
         return held_out({"train": found["train"], "test": found["valid"]}, self.holdout)

@@ -66,7 +66,7 @@ class SegmentationData(LabelledData):
     Memory: 4 bytes a pixel with `cache`.
 
     Args:
-        crop: height and width of a training image; None = the whole images, which then must have one size.
+        crop: height and width of a training image; None = the whole images, at their own size whatever `scale` says.
         scale: smallest and largest random factor of size.
         flip: mirror every second training image, left to right.
         jitter: largest relative random change of brightness, contrast and saturation.

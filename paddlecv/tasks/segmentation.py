@@ -42,7 +42,7 @@ class Segmentation(VisionTask):
         hard_pixels: share of an image's pixels, those with the largest loss, that at least count; 1 = all count. The
             image keeps its weight (online hard example mining: Shrivastava et al., 2016, section 4; for pixels Wu et
             al., 2016, arXiv:1605.06885).
-        hard_probability: a pixel whose true class has a lower probability counts as well.
+        hard_probability: a pixel counts as well if its loss, with the class's weight, is larger than -log of this.
         flip: in evaluation, average over the image and its mirror image.
         scales: in evaluation, average over these factors of size.
         per_class: report the IoU of each class.
