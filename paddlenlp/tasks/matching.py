@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from paddlecore.errors import ConfigError
 from paddlecore.metric import Metric
@@ -32,7 +32,7 @@ class Matching(Task):
     Prediction: score [N], group [N]; texts, the candidates as they were given, if the batch has them.
 
     Args:
-        model: maps query and document to scores [N].
+        model: maps query and document to scores [N]; one that takes [N, T, L] has a table `terms`.
         loss: pointwise, hinge or softmax.
         margin: of the hinge.
         measures: ranking = MAP, MRR, NDCG@3 and @5 by query; labels = accuracy and F1, a score above 0 being yes.
@@ -50,10 +50,15 @@ class Matching(Task):
             raise ValueError(f"task.margin must be above 0, got {margin}")
         self.loss, self.margin, self.measures = loss, margin, measures
 
+    def _score(self, batch: Batch) -> Tensor:
+        if batch["query"].dim() == 3 and not hasattr(self.model, "terms"):
+            raise ConfigError(f"{type(self.model).__name__} reads words as they are: set data.trigrams=false")
+        return self.model(batch["query"], batch["document"]).float()
+
     def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
         if self.loss != "pointwise" and "right" not in batch:
             raise ConfigError(f"task.loss={self.loss} needs wrong candidates beside right ones: set data.negatives")
-        score = self.model(batch["query"], batch["document"]).float()  # [N]
+        score = self._score(batch)  # [N]
         if self.loss == "pointwise":
             label = batch["label"]
             loss = nn.functional.binary_cross_entropy_with_logits(score, label.float(), reduction="sum")
@@ -68,8 +73,7 @@ class Matching(Task):
         return StepOutput(loss, torch.tensor(len(right)), {"first": first})
 
     def predict(self, batch: Batch) -> Prediction:
-        score = self.model(batch["query"], batch["document"]).float()
-        return {"score": score, **{name: batch[name] for name in ("group", "texts") if name in batch}}
+        return {"score": self._score(batch), **{name: batch[name] for name in ("group", "texts") if name in batch}}
 
     def metrics(self) -> list[Metric]:
         return [GroupRanking() if self.measures == "ranking" else BinaryF1()]

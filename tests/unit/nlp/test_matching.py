@@ -62,6 +62,8 @@ def test_wrong_options_and_data_without_wrong_candidates_are_refused() -> None:
         with pytest.raises(ValueError, match="task."):
             Matching(Given(), **options)  # type: ignore[arg-type]
     alone = {name: BATCH[name] for name in ("query", "document", "label", "group")}
+    with pytest.raises(ConfigError, match="Given reads words as they are: set data.trigrams=false"):
+        Matching(Given()).predict({**BATCH, "query": torch.zeros(5, 1, 3)})
     with pytest.raises(ConfigError, match="set data.negatives"):
         Matching(Given(), loss="hinge")(alone)
 
