@@ -16,7 +16,7 @@ import torch
 
 from paddlecore.data import DataModule, Plan, Rows, mix, padded, ranges, uniform
 from paddlecore.errors import DataError
-from paddlecore.sources import SPLITS, File, Source, fingerprint
+from paddlecore.sources import SPLITS, File, Source
 from paddlecore.task import Batch
 from paddlenlp.data.piece_dropout import WordSplits
 from paddlenlp.data.text_files import (
@@ -216,7 +216,6 @@ class ParallelData(DataModule):
         self._processor: Any = None
         self._examples: list[str] = []
         self._rows: dict[str, PairRows] = {}
-        self._paths: list[Path] = []
         self._too_long = 0  # training pairs left out
 
     # ------------------------------------------------------------------------------------------------ what it offers
@@ -262,9 +261,6 @@ class ParallelData(DataModule):
         """Bytes, which spell characters that are in no piece."""
         byte = np.array([self._processor.is_byte(i) for i in range(self._processor.get_piece_size())])
         return float(byte[self._rows["train"].tokens()].mean())
-
-    def fingerprint(self) -> str:
-        return fingerprint(self._paths) if self._paths else ""
 
     def examples(self) -> list[str]:
         return self._examples
