@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -139,13 +140,16 @@ class Trainer:
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.task, names)
         if not any(p.requires_grad and id(p) not in tables for p in self.task.parameters()):
             return self.task
-        return DistributedDataParallel(
-            self.task,
-            device_ids=[self.device] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,  # batch norm is over all ranks, so buffers are equal already
-            find_unused_parameters=len(self.optimizers) > 1,  # a phase uses its own parameters only
-            gradient_as_bucket_view=True,
-        )
+        with warnings.catch_warnings():
+            # newer versions of torch call the option otherwise, by a name that 2.10 does not know
+            warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+            return DistributedDataParallel(
+                self.task,
+                device_ids=[self.device] if self.device.type == "cuda" else None,
+                broadcast_buffers=False,  # batch norm is over all ranks, so buffers are equal already
+                find_unused_parameters=len(self.optimizers) > 1,  # a phase uses its own parameters only
+                gradient_as_bucket_view=True,
+            )
 
     # ------------------------------------------------------------------------------------------------ the loop
 
