@@ -169,7 +169,7 @@ def test_weights_are_refused_where_text_has_other_tokens(tmp_path: Path, capsys:
     words += [*testing.small("nlp/lstm_lm_ptb_small"), "data.batch_size=8", "input=w1"]
     assert cli.main(words) == 0
     assert cli.main([*words, "data.tokenizer=characters"]) == ConfigError.exit_code
-    assert "was made with data.tokenizer=space" in capsys.readouterr().err
+    assert "were made with data.tokenizer=space" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "w1", "x", "😀 👩‍👩‍👧", "مرحبا بالعالم", "w1 " * 200])
