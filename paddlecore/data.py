@@ -226,34 +226,8 @@ class _Fetch(torch.utils.data.Dataset[Any]):
         return self.rows.fetch(rows, epoch) if len(rows) else None
 
 
-class _Sent(_Fetch):
-    """The same in a worker: numpy arrays of a small batch go through the pipe, which costs half of what opening and
-    mapping shared memory does, a file for each tensor."""
-
-    def __getitem__(self, key: tuple[int, np.ndarray]) -> Any:
-        batch = super().__getitem__(key)
-        if batch is None:
-            return None
-        tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
-        small = sum(value.nbytes for value in tensors.values()) <= _SMALL
-        if not small or any(value.dtype == torch.bfloat16 for value in tensors.values()):  # which numpy lacks
-            return batch
-        return batch | {name: value.numpy() for name, value in tensors.items()}
-
-
-def _received(batch: Any) -> Batch | None:
-    if batch is None:
-        return None
-    return {n: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for n, value in batch.items()}
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
 # what asks a run to stop, on Windows without SIGUSR1
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
-_SMALL = 1 << 19  # bytes of a batch; from about a megabyte on, shared memory is the cheaper way
 _PATIENCE = 600  # seconds; a worker that fails while it hands a batch over leaves the reader waiting for ever
 
 
@@ -265,17 +239,16 @@ def _ignore_signals(_: int) -> None:
 
 
 def _batches(rows: Rows, keys: Iterator[tuple[int, np.ndarray]], workers: int, pin: bool) -> Iterator[Batch | None]:
+    dataset = _Fetch(rows)
     if workers == 0:
-        dataset = _Fetch(rows)
         for key in keys:
             yield dataset[key]
     else:
         loader = torch.utils.data.DataLoader(
-            _Fetch(rows) if pin else _Sent(rows),  # what is pinned has to be a tensor
+            dataset,
             batch_size=None,
             sampler=keys,
             num_workers=workers,
-            collate_fn=_as_it_is,
             pin_memory=pin,
             worker_init_fn=_ignore_signals,
             prefetch_factor=4,
@@ -285,7 +258,7 @@ def _batches(rows: Rows, keys: Iterator[tuple[int, np.ndarray]], workers: int, p
         # Where a stream is still open at exit, multiprocessing would send SIGTERM, which workers ignore, and then wait.
         atexit.register(batches._shutdown_workers)
         try:
-            yield from map(_received, batches)
+            yield from batches
         except RuntimeError as error:
             if "timed out" not in str(error):
                 raise

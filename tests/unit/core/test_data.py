@@ -178,7 +178,7 @@ class Kinds:
         return {**made, "empty": torch.zeros(0, 3), "texts": [str(row) for row in rows]}
 
 
-@pytest.mark.parametrize("width", [2, 3, 100_000])  # through the pipe; with bfloat16, which numpy lacks; through memory
+@pytest.mark.parametrize("width", [2, 3, 100_000])
 def test_workers_hand_over_what_was_fetched(width: int) -> None:
     rows = Kinds(width)
     for got, want in zip(D.eval_batches(rows, 4, workers=1), D.eval_batches(rows, 4), strict=True):
