@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from paddlecore.data import DataModule, Plan, Rows, mix, padded, ranges, uniform
+from paddlecore.data import DataModule, Plan, Rows, mix, padded
 from paddlecore.errors import DataError
 from paddlecore.sources import SPLITS, File, Source
 from paddlecore.task import Batch
-from paddlenlp.data.piece_dropout import WordSplits
 from paddlenlp.data.text_files import (
     BadRow,
     check_columns,
@@ -30,13 +29,12 @@ from paddlenlp.data.text_files import (
     string_of,
     text_of,
 )
-from paddlenlp.data.token_buckets import DrawnBuckets, TokenBuckets
+from paddlenlp.data.token_buckets import TokenBuckets
 
 if TYPE_CHECKING:
     from PIL import Image
 
 PAD, UNKNOWN, BOS, EOS = 0, 1, 2, 3  # fills up a batch; not in the vocabulary; start and end of a sentence
-SPACE = "\u2581"  # sentencepiece's mark of a space; each word begins with one
 _ONE_LANGUAGE = "data.source_language and data.target_language are both {!r}: a file would be translated into itself"
 _FONTS = ("Noto Sans CJK SC", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Noto Sans Arabic", "Noto Emoji")
 
@@ -70,10 +68,6 @@ class PairRows:
         """[n, 2] tokens of source and target."""
         return np.stack([np.diff(offsets) for _, _, offsets in self.sides], 1)
 
-    def tokens(self) -> np.ndarray:
-        """[total] of both sides."""
-        return np.concatenate([flat for _, flat, _ in self.sides])
-
     def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
         batch: Batch = {}
         for name, flat, offsets in self.sides:
@@ -81,45 +75,6 @@ class PairRows:
         if self.reference is not None:
             batch["reference"] = [self.reference[row] for row in rows.tolist()]
         return batch
-
-
-class DrawnPairRows(PairRows):
-    """Pairs whose words are split into pieces anew in each epoch; a function of (seed, epoch, row).
-
-    Args:
-        source: the numbers of each text's words in `splits`, marks included.
-        target: the same.
-        splits: of the words.
-        seed: of what is picked.
-    """
-
-    def __init__(self, source: list[list[int]], target: list[list[int]], splits: WordSplits, seed: int) -> None:
-        super().__init__(source, target, None)
-        self.splits, self.seed = splits, seed
-
-    def lengths(self, epoch: int = 0) -> np.ndarray:
-        """[n, 2] tokens of source and target in an epoch."""
-        lengths = []
-        for side, (_, flat, offsets) in enumerate(self.sides):
-            counts = self.splits.count(flat, self._draws(side, np.arange(len(flat)), epoch))
-            lengths.append(np.diff(np.concatenate([[0], np.cumsum(counts)])[offsets]))
-        return np.stack(lengths, 1)
-
-    def tokens(self) -> np.ndarray:
-        words = super().tokens()
-        return self.splits.pick(words, np.zeros(len(words)))[0]
-
-    def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
-        batch: Batch = {}
-        for side, (name, flat, offsets) in enumerate(self.sides):
-            of, places = ranges(offsets[rows], offsets[rows + 1])  # of each word: its row in the batch, its place
-            pieces, counts = self.splits.pick(flat[places], self._draws(side, places, epoch))
-            ends = np.cumsum(np.bincount(of, counts, len(rows)).astype(np.int64))
-            batch[name] = torch.from_numpy(padded(pieces, np.concatenate([[0], ends[:-1]]), ends))
-        return batch
-
-    def _draws(self, side: int, places: np.ndarray, epoch: int) -> np.ndarray:
-        return uniform(mix(self.seed, side), epoch, places, 1)[:, 0]
 
 
 class ParallelData(DataModule):
@@ -153,9 +108,6 @@ class ParallelData(DataModule):
         columns: names of all columns, for .tsv without a header line.
         vocab_size: most pieces of both languages, the 4 special ones and 256 bytes included; few texts give fewer.
         pieces: how they are found: bpe (Sennrich et al., 2016) or unigram (Kudo, 2018).
-        piece_dropout: of bpe: probability that a merge is left out, so that training texts are split into other and
-            more pieces in each epoch (Provilkov et al., 2020, who take 0.1); see `WordSplits`. Other splits keep
-            theirs. It takes a second for 12,000 different words at the start.
         normalization: nmt_nfkc = Unicode NFKC and other spaces made plain; nfkc; nmt_nfkc_cf and nfkc_cf = the same
             with case folding; identity.
         lower: texts to lower case before that; references keep theirs.
@@ -179,7 +131,6 @@ class ParallelData(DataModule):
         columns: list[str] | None = None,
         vocab_size: int = 8000,
         pieces: str = "bpe",
-        piece_dropout: float = 0.0,
         normalization: str = "nmt_nfkc",
         lower: bool = False,
         coverage: float = 1.0,
@@ -192,10 +143,6 @@ class ParallelData(DataModule):
         rules = ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf", "identity")
         if pieces not in ("bpe", "unigram"):
             raise ValueError(f"data.pieces must be bpe or unigram, got {pieces!r}")
-        if not 0 <= piece_dropout < 1:
-            raise ValueError(f"data.piece_dropout must be at least 0 and below 1, got {piece_dropout}")
-        if piece_dropout and pieces != "bpe":
-            raise ValueError(f"data.piece_dropout={piece_dropout} is for data.pieces=bpe, not {pieces}")
         if normalization not in rules:
             raise ValueError(f"data.normalization must be one of {', '.join(rules)}, got {normalization!r}")
         if max_length < 2 or batch_tokens < 1 or not 0 < coverage <= 1:
@@ -209,7 +156,6 @@ class ParallelData(DataModule):
         self.source_language, self.target_language = source_language, target_language
         self.source_column, self.target_column, self.columns = source_column, target_column, columns
         self.vocab_size, self.pieces, self.normalization = vocab_size, pieces, normalization
-        self.piece_dropout = piece_dropout
         self.lower, self.coverage, self.max_length = lower, coverage, max_length
         self.batch_tokens, self.decode_valid = batch_tokens, decode_valid
         self._model = b""  # sentencepiece's own file
@@ -241,10 +187,7 @@ class ParallelData(DataModule):
 
     def plan(self, rows: Rows) -> Plan:
         assert isinstance(rows, PairRows)
-        size = (self.batch_size, self.batch_tokens)
-        if isinstance(rows, DrawnPairRows):
-            return DrawnBuckets(len(rows), lambda epoch: rows.lengths(epoch).max(1), *size, seed=self.seed)
-        return TokenBuckets(rows.lengths().max(1), *size, seed=self.seed)
+        return TokenBuckets(rows.lengths().max(1), self.batch_size, self.batch_tokens, seed=self.seed)
 
     def state(self) -> dict[str, Any]:
         return {"sentencepiece": base64.b64encode(self._model).decode("ascii"), "examples": self._examples}
@@ -260,7 +203,8 @@ class ParallelData(DataModule):
     def unknown_share(self) -> float:
         """Bytes, which spell characters that are in no piece."""
         byte = np.array([self._processor.is_byte(i) for i in range(self._processor.get_piece_size())])
-        return float(byte[self._rows["train"].tokens()].mean())
+        tokens = np.concatenate([flat for _, flat, _ in self._rows["train"].sides])
+        return float(byte[tokens].mean())
 
     def examples(self) -> list[str]:
         return self._examples
@@ -301,6 +245,7 @@ class ParallelData(DataModule):
             if split == "train":
                 kept = [i for i in range(len(source)) if max(len(source[i]), len(target[i]) - 1) <= self.max_length]
                 self._too_long = len(source) - len(kept)
+                source, target = [source[i] for i in kept], [target[i] for i in kept]
                 if not kept:
                     raise DataError(f"all training pairs are longer than data.max_length={self.max_length} tokens")
                 if self._too_long:
@@ -309,10 +254,6 @@ class ParallelData(DataModule):
                         f"data.max_length={self.max_length} tokens",
                         stacklevel=2,
                     )
-                if self.piece_dropout:
-                    self._rows[split] = self._drawn([pairs.source[i] for i in kept], [pairs.target[i] for i in kept])
-                    continue
-                source, target = [source[i] for i in kept], [target[i] for i in kept]
             self._rows[split] = PairRows(source, target, reference)
 
     def _read_splits(self) -> dict[str, _Pairs]:
@@ -459,22 +400,6 @@ class ParallelData(DataModule):
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
         """With the end token."""
         return [[*ids, EOS] for ids in self._processor.encode([self._cased(text) for text in texts])]
-
-    def _drawn(self, source: list[str], target: list[str]) -> DrawnPairRows:
-        """Training pairs whose pieces are drawn."""
-        numbers: dict[str, int] = {}
-        sides = [
-            [
-                [numbers.setdefault(word, len(numbers)) for word in text.split(SPACE) if word]
-                for text in self._processor.normalize([self._cased(text) for text in texts])
-            ]
-            for texts in (source, target)
-        ]
-        splits = WordSplits(self._processor, list(numbers), (BOS, EOS), self.piece_dropout, self.seed)
-        bos, eos = len(numbers), len(numbers) + 1
-        return DrawnPairRows(
-            [[*words, eos] for words in sides[0]], [[bos, *words, eos] for words in sides[1]], splits, self.seed
-        )
 
     # ------------------------------------------------------------------------------------------------ one input
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from paddlecore.data import Plan, mix
@@ -71,40 +69,3 @@ class TokenBuckets(Plan):
     def count(self, epoch: int, step: int) -> int:
         self.order(epoch)
         return self._sizes[self._batches[epoch][step]]
-
-
-class DrawnBuckets(Plan):
-    """Token buckets of rows whose lengths are others in each epoch, and so perhaps the number of its steps.
-
-    Args:
-        size: rows.
-        lengths: of an epoch -> [size] tokens of each row.
-        batch_size: see `TokenBuckets`.
-        batch_tokens: the same.
-        seed: of the order.
-    """
-
-    def __init__(
-        self, size: int, lengths: Callable[[int], np.ndarray], batch_size: int, batch_tokens: int, *, seed: int = 0
-    ) -> None:
-        super().__init__(size, batch_size, seed=seed)
-        self._lengths, self._batch_tokens = lengths, batch_tokens
-        self._plans: dict[int, TokenBuckets] = {}  # by epoch, as in Plan.order
-
-    def _of(self, epoch: int) -> TokenBuckets:
-        if epoch not in self._plans:
-            plan = TokenBuckets(self._lengths(epoch), self.batch_size, self._batch_tokens, seed=self.seed)
-            self._plans = {e: p for e, p in self._plans.items() if abs(e - epoch) == 1} | {epoch: plan}
-        return self._plans[epoch]
-
-    def order(self, epoch: int) -> np.ndarray:
-        return self._of(epoch).order(epoch)
-
-    def steps(self, epoch: int) -> int:
-        return self._of(epoch).steps(epoch)
-
-    def rows(self, epoch: int, step: int) -> np.ndarray:
-        return self._of(epoch).rows(epoch, step)
-
-    def count(self, epoch: int, step: int) -> int:
-        return self._of(epoch).count(epoch, step)

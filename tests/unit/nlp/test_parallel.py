@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import sentencepiece
 import torch
 
 from paddlecore.errors import DataError
 from paddlenlp.data import Multi30kData, ParallelData, TatoebaData
 from paddlenlp.data.parallel import BOS, EOS, PAD
-from paddlenlp.data.piece_dropout import VARIANTS, WordSplits
 from paddlenlp.data.token_buckets import TokenBuckets
 
 PAIRS = [(f"the {a} sees {b} dogs", f"der {a} sieht {b} hunde") for a in ("man", "child", "woman") for b in range(40)]
@@ -196,71 +193,9 @@ def test_long_training_pairs_are_left_out_and_counted(tmp_path: Path) -> None:
     assert data.describe()["left_out_too_long"] == 1
 
 
-def test_dropped_merges_change_the_pieces_and_not_the_text(tmp_path: Path) -> None:
-    plain = prepared(parallel(tmp_path)).rows("train")
-    data = prepared(tmp_path, piece_dropout=0.3)
-    rows, all_rows = data.rows("train"), np.arange(len(PAIRS))
-    batch = rows.fetch(all_rows, 0)
-    for side, place in (("source", 0), ("target", 1)):
-        texts = [data._processor.decode([t for t in row if t > EOS]) for row in batch[side].tolist()]
-        assert texts == [pair[place] for pair in PAIRS]
-        ends = batch[side][torch.arange(len(PAIRS)), (batch[side] != PAD).sum(1) - 1]
-        assert (ends == EOS).all()
-    assert (batch["target"][:, 0] == BOS).all()
-    # words of one text are drawn apart from each other and anew in each epoch, whatever else is in the batch
-    assert len({tuple(row) for row in rows.fetch(np.array([5] * 1), 0)["source"].tolist()}) == 1
-    epochs = {tuple(rows.fetch(np.array([5]), epoch)["source"][0].tolist()) for epoch in range(20)}
-    assert len(epochs) > 5
-    alone = rows.fetch(np.array([7]), 3)["source"]
-    assert torch.equal(rows.fetch(np.array([2, 7]), 3)["source"][1, : alone.shape[1]], alone[0])
-    assert rows.lengths().sum() > plain.lengths().sum()
-    assert np.array_equal(rows.lengths(4)[:, 0], (rows.fetch(all_rows, 4)["source"] != PAD).sum(1).numpy())
-    plan = data.plan(rows)
-    for epoch in (0, 1):
-        batches = [plan.rows(epoch, step) for step in range(plan.steps(epoch))]
-        assert np.array_equal(np.sort(np.concatenate(batches)), all_rows)
-        assert [len(batch) for batch in batches] == [plan.count(epoch, step) for step in range(plan.steps(epoch))]
-        assert max(rows.fetch(batch, epoch)["target"].numel() for batch in batches) <= 400
-    again = prepared(tmp_path, piece_dropout=0.3).rows("train").fetch(all_rows, 0)
-    assert torch.equal(again["source"], batch["source"])
-    other = prepared(tmp_path, piece_dropout=0.3, seed=2).rows("train").fetch(all_rows, 0)["source"]
-    assert other.shape != batch["source"].shape or not torch.equal(other, batch["source"])
-
-
-def test_without_a_dropped_merge_words_give_the_pieces_of_their_text(tmp_path: Path) -> None:
-    """So that splitting by words first changes nothing; with spaces of all kinds, signs, and what is no piece."""
-    texts = [("a\u00a0b  c, d.", "\u00c4rger \ufb01x\t\u1f600!"), *PAIRS]
-    plain, words = (prepared(parallel(tmp_path, texts), piece_dropout=p).rows("train") for p in (0.0, 1e-12))
-    batch, other = (rows.fetch(np.arange(99), 0) for rows in (plain, words))
-    assert torch.equal(batch["source"], other["source"])
-    assert torch.equal(batch["target"], other["target"])
-    assert np.array_equal(plain.lengths(), words.lengths())
-    assert np.array_equal(np.sort(plain.tokens()), np.sort(words.tokens()))
-
-
-def test_dropped_merges_are_as_likely_as_said() -> None:
-    """A word of two characters is one piece or two, by one merge: the share of two is the probability."""
-    out = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["ab ab ab ab"] * 9), model_writer=out, vocab_size=7, model_type="bpe",
-        hard_vocab_limit=False, add_dummy_prefix=False, minloglevel=2,
-    )  # fmt: skip
-    processor = sentencepiece.SentencePieceProcessor(model_proto=out.getvalue())
-    assert len(processor.encode("ab")) == 1
-    count = 500
-    splits = WordSplits(processor, ["ab"] * count, (1,), 0.2, seed=3)
-    draws = [splits.count(np.arange(count), np.full(count, v / VARIANTS)) for v in range(VARIANTS)]
-    dropped = float(np.mean(draws)) - 1
-    assert abs(dropped - 0.2) < 4 * (0.2 * 0.8 / (count * VARIANTS)) ** 0.5
-    pieces, counts = splits.pick(np.array([count, 0]), np.array([0.99, 0.0]))
-    assert counts[0] == 1
-    assert pieces[0] == 1  # the mark
-
-
 def test_options_that_make_no_sense_are_refused() -> None:
     for options in (
-        {"pieces": "words"}, {"normalization": "nfd"}, {"max_length": 1}, {"coverage": 0.0}, {"vocab_size": 260},
-        {"piece_dropout": 1.0}, {"piece_dropout": 0.1, "pieces": "unigram"},
+        {"pieces": "words"}, {"normalization": "nfd"}, {"max_length": 1}, {"coverage": 0.0}, {"vocab_size": 260}
     ):  # fmt: skip
         with pytest.raises(ValueError, match=f"data.{next(iter(options))}"):
             ParallelData(**options)  # type: ignore[arg-type]
