@@ -20,7 +20,7 @@ from paddlecore.errors import ConfigError  # noqa: E402
 from paddlecore.schema import About, Optim, RunConfig  # noqa: E402
 from paddlecore.signature import signature_of  # noqa: E402
 
-ELSEWHERE = {  # recipe -> the score that others publish for this model on this data, and who; absent = there is none
+ELSEWHERE = {  # recipe -> the score that others publish for this model on this data, and who; absent = none that a source could be given for
     "rec/lr_frappe": "0.9356, BARS",
     "rec/fm_frappe": "0.9671, BARS",
     "rec/wide_deep_frappe": "0.9831, BARS",
@@ -31,8 +31,6 @@ ELSEWHERE = {  # recipe -> the score that others publish for this model on this 
     "rec/xdeepfm_frappe": "0.9841, BARS",
     "rec/deepctr_criteo": "0.8012 after 40,000 batches, the original zoo",
     "rec/deepfm_criteo": "0.8137, BARS",
-    "rec/gru4rec_yoochoose": "0.606, the SR-GNN paper",
-    "rec/gru4rec_diginetica": "0.295, the SR-GNN paper",
     "rec/srgnn_yoochoose": "0.706, the paper",
     "rec/srgnn_diginetica": "0.507, the paper",
     "rec/sasrec_games": "0.737, the authors' code",
@@ -44,7 +42,7 @@ ELSEWHERE = {  # recipe -> the score that others publish for this model on this 
     "rec/ncf_ml1m": "0.688, the paper",
     "cv/lenet_mnist": "0.992, the paper",
     "cv/resnet20_cifar10": "0.9125, the paper, of images without JPEG's losses",
-    "cv/icnet_camvid": "0.671, the paper, at 960 x 720 from better weights",
+    "cv/icnet_camvid": "0.671, the paper, at 960 x 720",
     "nlp/textcnn_mr": "0.761, the paper",
     "nlp/textcnn_sst2": "0.827, the paper",
     "nlp/textcnn_subj": "0.896, the paper",
@@ -54,9 +52,6 @@ ELSEWHERE = {  # recipe -> the score that others publish for this model on this 
     "nlp/senta_lstm_chnsenticorp": "0.910, Baidu",
     "nlp/senta_gru_chnsenticorp": "0.898, Baidu",
     "nlp/senta_bilstm_chnsenticorp": "0.883, Baidu",
-    "nlp/dssm_wikiqa": "0.565, MatchZoo",
-    "nlp/cdssm_wikiqa": "0.559, MatchZoo",
-    "nlp/arci_wikiqa": "0.587, MatchZoo",
     "nlp/lstm_lm_ptb_small": "114.5, the authors' program, without dropout",
     "nlp/lstm_lm_ptb_medium": "82.7, the paper",
     "nlp/lstm_lm_ptb_large": "78.4, the paper",
