@@ -20,7 +20,7 @@ from paddlecore.errors import ConfigError  # noqa: E402
 from paddlecore.schema import About, Optim, RunConfig  # noqa: E402
 from paddlecore.signature import signature_of  # noqa: E402
 
-ELSEWHERE = {  # recipe -> the score that others publish for this model on this data, and who; absent = none that a source could be given for
+ELSEWHERE = {  # recipe -> the score that others publish for this model on this data, and who, where a source is known
     "rec/lr_frappe": "0.9356, BARS",
     "rec/fm_frappe": "0.9671, BARS",
     "rec/wide_deep_frappe": "0.9831, BARS",
