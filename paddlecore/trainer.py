@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,10 @@ from paddlecore.sparse import RowTable
 from paddlecore.task import Batch, Task
 
 _UNTRACED = 10  # steps before the ones that train.profile traces
-_NEVER = 2**62  # "no step was bad" in a tensor
+_UNREAD = 256  # most steps whose sums wait on the device to be read
 _STATE = (  # attributes of a trainer that go into trainer.json as they are
     "step", "epoch", "epoch_step", "rows_seen", "seconds", "best", "last_metrics", "evaluations_without_gain",
-    "evaluated_at", "log_names",
+    "evaluated_at", "log_names", "totals",
 )  # fmt: skip
 
 
@@ -115,11 +115,11 @@ class Trainer:
         self.ema = EMA(task, options.ema) if options.ema is not None else None
         self.scaler = LossScaler(device) if options.precision == "fp16" else None
         self.wrapped = self._wrap()
-        # [phases, 2 + logs] sums since the last log line: weight, loss, then each log; the names of the logs come with
-        # the first step
-        self.totals: Tensor | None = None
-        self.log_names: dict[str, list[str]] = {}
-        self.first_bad_step = torch.full((), _NEVER, dtype=torch.int64, device=device)
+        # what each phase has counted, [3 + logs]: weight, loss, logs, stop flag; of the steps that nobody has read yet,
+        # for to read is to wait for the device
+        self.counted: list[list[Tensor]] = []
+        self.totals: list[list[float]] = []  # the same of each phase, summed since the last log line
+        self.log_names: dict[str, list[str]] = {}  # they come with the first step
         self._stop_asked = False
         self._stop_agreed = _DelayedFlag(device)
 
@@ -194,14 +194,9 @@ class Trainer:
                     counted = self._forward_backward(micro_batches, phase, index, rank, world)
 
                     # One reduction tells each rank what all have counted and lost, and whether any wants to stop.
-                    counted[-1] = float(self._stop_asked)
                     counted = distributed.all_reduce(counted)
-                    bad = ~torch.isfinite(counted[1])
-                    self.first_bad_step = torch.where(
-                        bad, self.first_bad_step.clamp(max=self.step), self.first_bad_step
-                    )
-                    if self.device.type == "cpu":
-                        self._check_finite()  # costs nothing here, and the weights are still good
+                    if self.device.type == "cpu" and not math.isfinite(counted[1]):
+                        raise self._bad_loss(self.step)  # to look costs nothing here, and the weights are still good
 
                     optimizer.collect()  # rows of embedding tables, gathered over ranks
                     # DDP has averaged over ranks, so `world` undoes that; tables follow the same convention
@@ -225,7 +220,6 @@ class Trainer:
                     profiler.step()
 
                 if at_log:
-                    self._check_finite()
                     interval.log(norm)
                 with interval.paused():
                     if self._due(options.eval_every) and self.valid is not None:
@@ -240,7 +234,7 @@ class Trainer:
                         )
 
             interval.pause()
-            self._check_finite()
+            self._read()
             if profiler is not None and profiler.step_num <= _UNTRACED:
                 said = f"no step was traced: that begins after {_UNTRACED}, and {profiler.step_num} were done here"
                 print(f"train.profile: {said}", file=sys.stderr, flush=True)
@@ -262,12 +256,9 @@ class Trainer:
     def _forward_backward(
         self, micro_batches: list[Batch | None], phase: str, phase_index: int, rank: int, world: int
     ) -> Tensor:
-        """Gradients of this rank's micro-batches, summed. Returns [3 + logs]: weight, loss, logs..., room for the stop
-        flag.
-        """
+        """Gradients of this rank's micro-batches, summed. Returns [3 + logs]: weight, loss, logs..., stop flag."""
         options = self.options
-        wanted: list[Tensor] = []
-        names: list[str] = []
+        total: Tensor | None = None
         for micro, batch in enumerate(micro_batches):
             last = micro == len(micro_batches) - 1
             empty = batch is None
@@ -284,21 +275,26 @@ class Trainer:
                     output = self.wrapped(batch, phase)
                 loss = output.loss_sum * 0.0 if empty else output.loss_sum
                 (loss if self.scaler is None else loss * self.scaler.scale).backward()
-            if not empty:
-                values = [output.weight, output.loss_sum, *output.logs.values()]
-                wanted.append(torch.stack([self._number(v) for v in values]))
-            names = list(output.logs)
-        self.log_names.setdefault(phase, names)
-        total = torch.zeros(3 + len(names), dtype=torch.float64, device=self.device)
-        for value in wanted:
-            total[:-1] += value
+            numbers = [output.weight, output.loss_sum.detach(), *output.logs.values()]
+            counted = self._vector([*([0.0] * len(numbers) if empty else numbers), float(self._stop_asked)])
+            total = counted if total is None else total + counted
+            self.log_names.setdefault(phase, list(output.logs))
+        assert total is not None  # a step has a micro-batch
         return total
 
-    def _number(self, value: Tensor) -> Tensor:
-        """[] float64 on the device. One that is on the host is filled in there: to copy it would be to wait."""
-        if value.device.type == self.device.type:
-            return value.detach().double()
-        return torch.full((), float(value), dtype=torch.float64, device=self.device)
+    def _vector(self, numbers: Sequence[Tensor | float]) -> Tensor:
+        """[numbers] float64 on the device. A step of a small model lasts as long as a hundred small kernels, so they
+        are few; and what is on the host is filled in on the device, for to copy it would be to wait.
+        """
+        if self.device.type == "cpu":
+            return torch.tensor([float(n) for n in numbers], dtype=torch.float64)
+
+        def here(number: Tensor | float) -> Tensor:
+            if isinstance(number, Tensor) and number.device.type == self.device.type:
+                return number.double()
+            return torch.full((), float(number), dtype=torch.float64, device=self.device)
+
+        return torch.stack([here(n) for n in numbers])
 
     def _settle(self) -> None:
         """Weights are about to be read as a whole. All ranks do it at the same steps, for it rounds."""
@@ -312,14 +308,14 @@ class Trainer:
                 optimizer.requires_grad_(name == phase)
 
     def _advance(self, sums: list[Tensor]) -> None:
-        width = max(len(s) for s in sums) - 1
-        padded = torch.stack([nn.functional.pad(s[:-1], (0, width + 1 - len(s))) for s in sums])
-        self.totals = padded if self.totals is None else self.totals + padded
+        self.counted.append(sums)
         self.rows_seen += self.loader.plan.count(self.epoch, self.epoch_step)
         self.step += 1
         self.epoch_step += 1
         if self.epoch_step == self.loader.plan.steps(self.epoch):
             self.epoch, self.epoch_step = self.epoch + 1, 0
+        if len(self.counted) == _UNREAD:
+            self._read()
 
     def finished(self) -> bool:
         """All steps or epochs done, or early stopping."""
@@ -342,16 +338,29 @@ class Trainer:
         every = self.options.save_every
         return self._due(self.options.eval_every) if every is None else self._due(every)
 
-    def _check_finite(self) -> None:
-        bad = int(self.first_bad_step)
-        if bad != _NEVER:
-            # totals may be a few steps further; the order is arithmetic, so the rows of the bad step can be named
-            epoch, step = self._position(bad)
-            rows = self.loader.plan.rows(epoch, step)
-            raise self._not_finite(
-                f"the loss is not finite at step {bad + 1} (epoch {epoch + 1}, batch {step + 1}), "
-                f"training rows [{some(rows.tolist(), 20)}]"
-            )
+    def _read(self) -> None:
+        """Add what the steps since the last call have counted to the totals. Waits for the device.
+
+        Raises:
+            NonFiniteLoss: of the first step whose loss is NaN or infinite.
+        """
+        steps, self.counted = self.counted, []
+        of_phases = [torch.stack(column).tolist() for column in zip(*steps, strict=True)]
+        for back, rows in zip(range(len(steps), 0, -1), zip(*of_phases, strict=True), strict=True):
+            if not all(math.isfinite(row[1]) for row in rows):
+                raise self._bad_loss(self.step - back)
+            # one after the other: a resumed run adds in the same order, so its log has the same numbers
+            before = self.totals or [[0.0] * len(row) for row in rows]  # (None in checkpoints of older versions)
+            self.totals = [[a + b for a, b in zip(*pair, strict=False)] for pair in zip(before, rows, strict=True)]
+
+    def _bad_loss(self, bad: int) -> NonFiniteLoss:
+        # the run may be some steps further; the order is arithmetic, so the rows of the bad step can be named
+        epoch, step = self._position(bad)
+        rows = self.loader.plan.rows(epoch, step)
+        return self._not_finite(
+            f"the loss is not finite at step {bad + 1} (epoch {epoch + 1}, batch {step + 1}), "
+            f"training rows [{some(rows.tolist(), 20)}]"
+        )
 
     def _not_finite(self, what: str) -> NonFiniteLoss:
         good = checkpoint.steps(self.folder / "checkpoints") if self.folder is not None else []
@@ -391,7 +400,7 @@ class Trainer:
         """`due` False: the run ends here, between two evaluations. A longer run has none at this step, so plateaus and
         early stopping do not count it."""
         assert self.valid is not None
-        self._check_finite()
+        self._read()
         metrics = self.evaluate(self.valid)
         self.last_metrics, self.evaluated_at = metrics, self.step
         value = metrics.get(self.best_metric, math.nan)
@@ -415,7 +424,7 @@ class Trainer:
     def _save(self) -> None:
         if self.folder is None or self.saved_at == self.step:
             return
-        self._check_finite()
+        self._read()
         self._settle()
         names, weights = zip(*self.task.named_parameters(), strict=True)
         finite = torch.stack([w.detach().isfinite().all() for w in weights]).tolist()  # the device is waited for once
@@ -456,7 +465,6 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         return {
             **{name: getattr(self, name) for name in _STATE},
-            "totals": None if self.totals is None else self.totals.tolist(),
             "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "data": self.data_record,
@@ -488,8 +496,6 @@ class Trainer:
             self.ema.load_state_dict(checkpoint.load_tensors(folder / "ema.safetensors"))
         for name in _STATE:
             setattr(self, name, state[name])
-        if state["totals"] is not None:
-            self.totals = torch.tensor(state["totals"], dtype=torch.float64, device=self.device)
         for name, schedule in self.schedules.items():
             schedule.load_state_dict(state["schedules"][name])
         if self.scaler is not None and state["scaler"] is not None:
@@ -570,10 +576,8 @@ class _Interval:
 
     def log(self, norm: Tensor | None) -> None:
         trainer = self.trainer
-        totals = trainer.totals
-        assert totals is not None
-        sums = totals.tolist()  # waits for the device, so that the time below is that of finished work
-        trainer.totals = None
+        trainer._read()  # waits for the device, so that the time below is that of finished work
+        sums, trainer.totals = trainer.totals, []
         self.pause()
         spent = max(self.spent, 1e-9)
         values: dict[str, float] = {}
