@@ -3,7 +3,7 @@
     python benchmarks/overhead.py
 
 The bare loop makes the same forward, backward and optimiser calls on the same batches and nothing else. Both run in
-turns in one process; figures are medians over the turns.
+turns of a few steps in one process; figures are medians over the steps.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -24,16 +25,25 @@ from paddlecore import config, run  # noqa: E402
 from paddlecore.data import to_device  # noqa: E402
 
 CPU = torch.device("cpu")
+BLOCK = 6
 
 
-def bare(recipe: str, steps: int, *overrides: str) -> float:
-    """Seconds a step of a loop without a trainer, without the time to fetch batches."""
-    trainer, _ = run.build_trainer(config.compose([f"recipe={recipe}", "data.source=toy", *overrides]), CPU)
-    task, stream = trainer.task.train(), trainer.loader.stream(0, 0)
-    (optimizer,) = trainer.optimizers.values()
-    spent = 0.0
-    for step in range(steps + 5):
-        (batch,) = next(stream)
+def step_seconds(recipe: str, turns: int) -> tuple[list[float], list[float]]:
+    """Seconds of each step of a loop without a trainer and of each of `Trainer.fit`, without the time to fetch batches.
+
+    The bare steps are made while the trainer waits for a batch: blocks of `BLOCK` of each kind, one after the other, so
+    that whatever slows the machine slows both. The first step of a block finds the other's data in the caches and is
+    left out.
+    """
+    options = [f"train.max_steps={turns * BLOCK}", "train.max_epochs=null"]
+    cfg = config.compose([f"recipe={recipe}", "data.source=toy", "train.eval_every=1000000", *options])
+    trainer, _ = run.build_trainer(cfg, CPU)
+    other, _ = run.build_trainer(cfg, CPU)
+    task, batches = other.task.train(), other.loader.stream(0, 0)
+    (optimizer,) = other.optimizers.values()
+
+    def bare_step() -> float:
+        (batch,) = next(batches)
         assert batch is not None
         started = time.perf_counter()
         output = task(to_device(batch, CPU))
@@ -42,35 +52,25 @@ def bare(recipe: str, steps: int, *overrides: str) -> float:
         optimizer.scale(1.0 / float(output.weight))
         optimizer.step(1.0)
         optimizer.zero()
-        spent += time.perf_counter() - started if step >= 5 else 0.0
-    return spent / steps
+        del output, batch  # frees the graph and the rows, as the trainer's step does
+        return time.perf_counter() - started
 
-
-def trained(recipe: str, steps: int, *overrides: str) -> float:
-    """Seconds a step of `Trainer.fit`, without the time it waited for batches."""
-    options = [f"train.max_steps={steps + 5}", "train.max_epochs=null", "train.eval_every=1000000"]
-    cfg = config.compose([f"recipe={recipe}", "data.source=toy", *options, *overrides])
-    trainer, _ = run.build_trainer(cfg, CPU)
-    trainer.valid, marks, waited = None, [], 0.0
-    advance, stream = trainer._advance, trainer.loader.stream
+    bare: list[float] = []
+    trained: list[float] = []
+    stream = trainer.loader.stream
 
     def timed(epoch: int, step: int):  # noqa: ANN202
-        nonlocal waited
-        batches = stream(epoch, step)
-        while True:
+        for number, batch in enumerate(stream(epoch, step)):
+            if number % BLOCK == 0:
+                bare.extend([bare_step() for _ in range(BLOCK)][1:])
             started = time.perf_counter()
-            batch = next(batches)
-            waited += time.perf_counter() - started
             yield batch
+            if number % BLOCK:
+                trained.append(time.perf_counter() - started)
 
-    def mark(sums: list[torch.Tensor]) -> None:
-        advance(sums)
-        marks.append((time.perf_counter(), waited))
-
-    trainer._advance, trainer.loader.stream = mark, timed  # type: ignore[method-assign, assignment]
+    trainer.valid, trainer.loader.stream = None, timed  # type: ignore[method-assign, assignment]
     trainer.fit()
-    (first, waited_before), (last, waited_after) = marks[4], marks[-1]
-    return (last - first - (waited_after - waited_before)) / steps
+    return bare, trained
 
 
 def command_seconds(*words: str) -> float:
@@ -81,18 +81,13 @@ def command_seconds(*words: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--turns", type=int, default=60)
     parser.add_argument("--recipes", nargs="+", default=["rec/deepfm_frappe", "cv/lenet_mnist", "nlp/textcnn_mr"])
     arguments = parser.parse_args()
     print(f"{'recipe':<22} {'bare ms':>9} {'trainer ms':>11} {'extra ms':>9} {'extra %':>8}")
     for recipe in arguments.recipes:
-        pairs = [(bare(recipe, arguments.steps), trained(recipe, arguments.steps)) for _ in range(arguments.turns)]
-        without, with_ = (statistics.median(column) * 1e3 for column in zip(*pairs, strict=True))
-        extra = statistics.median(b - a for a, b in pairs) * 1e3
-        print(f"{recipe:<22} {without:9.3f} {with_:11.3f} {extra:9.3f} {extra / without:8.1%}")
-    import tempfile
-
+        without, with_ = (statistics.median(kind) * 1e3 for kind in step_seconds(recipe, arguments.turns))
+        print(f"{recipe:<22} {without:9.3f} {with_:11.3f} {with_ - without:9.3f} {with_ / without - 1:8.1%}")
     with tempfile.TemporaryDirectory() as folder:
         command = ["recipe=rec/deepfm_toy", "train.max_steps=1", "train.max_epochs=null", "train.log_every=1"]
         first = [command_seconds(*command, "train.max_eval_batches=1", f"output_dir={folder}/{i}") for i in range(4)]
