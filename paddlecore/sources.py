@@ -73,6 +73,7 @@ class File:
         sha256: of the whole file, 64 lower-case hex digits.
         size: bytes.
         urls: http(s) addresses, the official one first, then mirrors; empty where the licence wants a person to ask.
+            One that ends in .gz, where the name does not, is unpacked as it arrives.
         unpack: an archive whose content is wanted: `unpacked(source, name)` is the folder that has it.
     """
 
@@ -81,6 +82,11 @@ class File:
     size: int
     urls: tuple[str, ...] = ()
     unpack: bool = False
+
+    @classmethod
+    def at(cls, base: str, name: str, sha256: str, size: int) -> File:
+        """One whose address is `base` with its name in the place of {}."""
+        return cls(name, sha256, size, (base.format(name),))
 
     def __post_init__(self) -> None:
         if not _relative(self.name):
@@ -314,6 +320,34 @@ def locate(source: Source, *, check: bool = True) -> Path:
     return folder
 
 
+def published(source: Source) -> dict[str, Path]:
+    """The files of `source` under the data root by name, fetched if need be; .gz files of the same content will do.
+
+    Raises:
+        DataError: a file is missing and cannot be fetched, or has other content than the published one.
+    """
+    root = data_root()
+    folder = root / source.folder if root else None
+    if folder and all((folder / f"{file.name}.gz").is_file() for file in source.files):
+        packed = {file.name: folder / f"{file.name}.gz" for file in source.files}
+        for file in source.files:
+            digest = hashlib.sha256()
+            try:
+                with gzip.open(packed[file.name]) as stream:
+                    while piece := stream.read(1 << 20):
+                        digest.update(piece)
+            except (OSError, EOFError, zlib.error) as error:
+                raise DataError(f"{packed[file.name]} is damaged: {error}") from None
+            if digest.hexdigest() != file.sha256:
+                raise DataError(
+                    f"{packed[file.name]} is not the published file: its content has sha256 {digest.hexdigest()}, "
+                    f"expected {file.sha256}; move it away and run again, or put the right file in its place"
+                )
+        return packed
+    folder = locate(source)
+    return {file.name: folder / file.name for file in source.files}
+
+
 def _fetch_missing(source: Source, missing: list[File], folder: Path) -> None:
     by_hand = [file.name for file in missing if not file.urls]
     why = ""
@@ -449,7 +483,8 @@ def _fetch(url: str, file: File, part: Path, *, timeout: float, tries: int, back
 def _attempt(url: str, file: File, part: Path, timeout: float) -> bool:
     """One request, its body written to `part`. Returns whether bytes of an earlier request are among the result."""
     record = _record(part)
-    have = _size(part) if record.get("url") == url and record.get("validator") else 0
+    packed = url.endswith(".gz") and not file.name.endswith(".gz")  # cannot be gone on with in the middle
+    have = _size(part) if record.get("url") == url and record.get("validator") and not packed else 0
     if have == file.size > 0:
         return True
     if have > file.size:
@@ -469,12 +504,12 @@ def _attempt(url: str, file: File, part: Path, timeout: float) -> bool:
             else:
                 raise _Failed(f"HTTP {response.status} {response.reason}", again=False)
             length = response.headers.get("Content-Length", "")
-            if length.isdigit() and have + int(length) != file.size:
+            if not packed and length.isdigit() and have + int(length) != file.size:
                 raise _Failed(f"has {have + int(length)} bytes, expected {file.size}", again=False)
             if not have:
                 part.write_bytes(b"")
                 _remember(part, url, response.headers)
-            _receive(response, file, part, have, timeout)
+            _receive(response, file, part, have, timeout, zlib.decompressobj(wbits=31) if packed else None)
             return have > 0
     except urllib.error.HTTPError as error:
         with error:
@@ -486,7 +521,9 @@ def _attempt(url: str, file: File, part: Path, timeout: float) -> bool:
         raise _Failed(str(error)) from None
 
 
-def _receive(response: http.client.HTTPResponse, file: File, part: Path, have: int, timeout: float) -> None:
+def _receive(
+    response: http.client.HTTPResponse, file: File, part: Path, have: int, timeout: float, gzipped: Any = None
+) -> None:
     with open(part, "ab", buffering=0) as out, _bar(file, have) as bar:
         while True:
             try:
@@ -495,6 +532,11 @@ def _receive(response: http.client.HTTPResponse, file: File, part: Path, have: i
                 raise _Network.of(error, timeout) from None
             if not chunk:
                 break
+            if gzipped is not None:
+                try:  # a byte more than there may be is enough to see that there are too many
+                    chunk = gzipped.decompress(gzipped.unconsumed_tail + chunk, file.size - have + 1)
+                except zlib.error as error:
+                    raise _Failed(f"is not in gzip's format ({error})", again=False) from None
             have += len(chunk)
             if have > file.size:
                 _forget(part)

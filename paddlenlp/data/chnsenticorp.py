@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from paddlecore.sources import File, Source
+from paddlecore.sources import File, Source, published
 from paddlenlp.data.sentence_classification import TextTableData, _Texts
-from paddlenlp.data.text_files import published
+
+_COPY = (
+    "https://raw.githubusercontent.com/pengming617/bert_classification/c155e73ee9272aa61589116aebd762204c3e4c83/data/{}"
+)
 
 CHNSENTICORP = Source(
     name="ChnSentiCorp (Chinese reviews, as distributed with ERNIE)",
     folder="nlp/chnsenticorp",
     files=(
-        File("train.tsv", "0b2653c23e5c79f539472e90cb10522f0ada4b80d3da95572d8b48fda47d5b33", 3_019_974),
-        File("dev.tsv", "d129e443eac08ce7643013dad496a8edf282be39cac1a4f2ad080818b296b331", 374_230),
-        File("test.tsv", "34f9d71eba6096cd8689e18913d28cf9a5f3c18a6c2804cd13304a321738c4bc", 369_742),
+        File.at(_COPY, "train.tsv", "0b2653c23e5c79f539472e90cb10522f0ada4b80d3da95572d8b48fda47d5b33", 3_019_974),
+        File.at(_COPY, "dev.tsv", "d129e443eac08ce7643013dad496a8edf282be39cac1a4f2ad080818b296b331", 374_230),
+        File.at(_COPY, "test.tsv", "34f9d71eba6096cd8689e18913d28cf9a5f3c18a6c2804cd13304a321738c4bc", 369_742),
     ),
     licence="none stated; research use (Tan Songbo)",
     homepage="https://github.com/pengming617/bert_classification",

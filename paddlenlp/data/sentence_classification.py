@@ -14,7 +14,7 @@ import torch
 
 from paddlecore.data import DataModule, Plan, Rows, mix, padded
 from paddlecore.errors import DataError, nearest
-from paddlecore.sources import File, Source
+from paddlecore.sources import File, Source, published
 from paddlecore.task import Batch
 from paddlenlp.data.buckets import LengthBuckets, padding_share
 from paddlenlp.data.text_files import (
@@ -26,7 +26,6 @@ from paddlenlp.data.text_files import (
     frequent,
     is_blank,
     kind_of,
-    published,
     read_table,
     split_files,
     string_of,
@@ -409,17 +408,14 @@ def _sorted(labels: set[str]) -> list[str]:
 
 # ---------------------------------------------------------------------------------------------------- ten folds
 
-_COPY = "https://raw.githubusercontent.com/harvardnlp/sent-conv-torch/d61ded09c99c0199d8c5bca946cd65864de2b296/data/"
+_COPY = "https://raw.githubusercontent.com/harvardnlp/sent-conv-torch/d61ded09c99c0199d8c5bca946cd65864de2b296/data/{}"
 
 MR = Source(
     name="MR (movie reviews, sentence polarity 1.0)",
     folder="nlp/english_sentence_classification",
     files=(
-        File(
-            "rt-polarity.all",
-            "b8846c3bbd59241f901efdc58f7c515e4b280ab3561fd1858caa5aa48da95a8a",
-            1_259_719,
-            (_COPY + "rt-polarity.all",),
+        File.at(
+            _COPY, "rt-polarity.all", "b8846c3bbd59241f901efdc58f7c515e4b280ab3561fd1858caa5aa48da95a8a", 1_259_719
         ),
     ),
     licence="free for research; cite Pang and Lee, 2005, ACL",
@@ -431,14 +427,7 @@ MR = Source(
 SUBJ = Source(
     name="Subj (subjective or objective sentences)",
     folder="nlp/english_sentence_classification",
-    files=(
-        File(
-            "subj.all",
-            "f3ffbe2aa8e4f3ba3e63e46dce51613854edbca122fb3aa758b9bce047ded23c",
-            1_320_246,
-            (_COPY + "subj.all",),
-        ),
-    ),
+    files=(File.at(_COPY, "subj.all", "f3ffbe2aa8e4f3ba3e63e46dce51613854edbca122fb3aa758b9bce047ded23c", 1_320_246),),
     licence="free for research; cite Pang and Lee, 2004, ACL",
     homepage="https://www.cs.cornell.edu/people/pabo/movie-review-data/",
     manual="Get data/subj.all from https://github.com/harvardnlp/sent-conv-torch (latin-1, one row a line).",

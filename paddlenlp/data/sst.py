@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from paddlecore.errors import DataError
-from paddlecore.sources import File, Source
+from paddlecore.sources import File, Source, published
 from paddlenlp.data.sentence_classification import TextTableData, _Texts
-from paddlenlp.data.text_files import BadRow, decoded, lines_of, published
+from paddlenlp.data.text_files import BadRow, decoded, lines_of
 
 SST = Source(
     name="SST (Stanford Sentiment Treebank, trees with a label at each phrase)",

@@ -6,7 +6,6 @@ import codecs
 import contextlib
 import csv
 import gzip
-import hashlib
 import json
 import logging
 import re
@@ -22,7 +21,6 @@ from typing import Any
 from paddlecore import sources
 from paddlecore.data import BadRows
 from paddlecore.errors import ConfigError, DataError, nearest
-from paddlecore.sources import Source, data_root, locate
 
 _SET_ENCODING = "convert the file, or set data.encoding"
 _KINDS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".txt": "txt", ".all": "txt"}
@@ -293,31 +291,3 @@ def warn_unknown(path: Path, share: float) -> None:
 def split_files(source: Path) -> dict[str, Path]:
     """The file of each split in the folder `source`; see `paddlecore.sources.split_files`."""
     return sources.split_files(source, kind_of, ".csv, .tsv, .jsonl or .txt, perhaps with .gz", ("train", "valid"))
-
-
-def published(source: Source) -> dict[str, Path]:
-    """The files of `source` under the data root by name, fetched if need be; a .gz of the same content will do.
-
-    Raises:
-        DataError: a file is missing and cannot be fetched, or has other content than the published one.
-    """
-    root = data_root()
-    folder = root / source.folder if root else None
-    if folder and all((folder / f"{file.name}.gz").is_file() for file in source.files):
-        packed = {file.name: folder / f"{file.name}.gz" for file in source.files}
-        for file in source.files:
-            digest = hashlib.sha256()
-            try:
-                with gzip.open(packed[file.name]) as stream:
-                    while piece := stream.read(1 << 20):
-                        digest.update(piece)
-            except (OSError, EOFError, zlib.error) as error:
-                raise DataError(f"{packed[file.name]} is damaged: {error}") from None
-            if digest.hexdigest() != file.sha256:
-                raise DataError(
-                    f"{packed[file.name]} is not the published file: its content has sha256 {digest.hexdigest()}, "
-                    f"expected {file.sha256}; move it away and run again, or put the right file in its place"
-                )
-        return packed
-    folder = locate(source)
-    return {file.name: folder / file.name for file in source.files}

@@ -15,7 +15,7 @@ import torch
 
 from paddlecore.data import DataModule, Rows, mix, padded, ranges, uniform
 from paddlecore.errors import DataError
-from paddlecore.sources import File, Source
+from paddlecore.sources import File, Source, published
 from paddlecore.task import Batch
 from paddlenlp.data.sentence_classification import PAD, UNKNOWN
 from paddlenlp.data.text_files import (
@@ -26,7 +26,6 @@ from paddlenlp.data.text_files import (
     frequent,
     is_blank,
     kind_of,
-    published,
     read_table,
     split_files,
     string_of,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from paddlecore.sources import File, Source, locate
+from paddlecore.sources import File, Source, published
 from paddlerec.data import amazon_files
 from paddlerec.data.histories import HistoryData
 from paddlerec.data.sessions import Numbered
 
-_CATEGORIES = {"beauty": "Beauty.txt.gz", "toys": "Toys_and_Games.txt.gz"}
+_COPY = "https://raw.githubusercontent.com/kang205/SASRec/641c378fcfac265ea8d1e5fe51d4d53eb892d1b4/data/{}"
+_CATEGORIES = {"beauty": "Beauty.txt", "toys": "Toys_and_Games.txt"}
 
 
 class _Published(Numbered, HistoryData):
@@ -28,7 +29,7 @@ class _Published(Numbered, HistoryData):
     def _file(self) -> Path:
         if self.source != "auto":
             return super()._file()
-        self._paths = [locate(self.SOURCE) / self.name]
+        self._paths = [published(self.SOURCE)[self.name]]
         return self._paths[0]
 
 
@@ -51,15 +52,14 @@ class AmazonGamesData(_Published):
     SOURCE = Source(
         name="Amazon video games (SASRec)",
         folder="rec/amazon-games-sasrec",
-        files=(File("Video.txt.gz", "d1d700c3a1d5cf3f5c3b0a108c61179c5f24114f15d665e49b8ed6a53e463712", 1_012_200),),
+        files=(
+            File.at(_COPY, "Video.txt", "b7376fe24430743f411dc7f567285657b2adb3f74361cc7ba0aee94f3024b651", 3_187_124),
+        ),
         licence=amazon_files.SOURCE.licence,
         homepage=amazon_files.SOURCE.homepage,
-        manual="""
-Get data/Video.txt of the repository https://github.com/kang205/SASRec, pack it (gzip) and put it there as
-Video.txt.gz; or give it as data.source=<file>.
-""",
+        manual="Get data/Video.txt of https://github.com/kang205/SASRec, packed with gzip or not.",
     )
-    name = "Video.txt.gz"
+    name = "Video.txt"
 
     def __init__(self, *, max_len: int = 50, negatives: int = 1, eval_negatives: int = 100, **common: Any) -> None:
         super().__init__(max_len=max_len, negatives=negatives, eval_negatives=eval_negatives, **common)

@@ -11,7 +11,7 @@ import torch
 
 from paddlecore.data import DataModule, Rows, mix, padded
 from paddlecore.errors import DataError
-from paddlecore.sources import locate
+from paddlecore.sources import published
 from paddlecore.task import Batch
 from paddlerec.data.amazon_files import SOURCE, attributes, sequences
 from paddlerec.data.negatives import Negatives
@@ -164,8 +164,8 @@ class AmazonCtrData(DataModule):
 
     def _files(self) -> list[Path]:
         if self.source == "auto":
-            folder = locate(SOURCE)
-            return [folder / f"{self.corpus}.txt.gz", folder / f"{self.corpus}_item2attributes.json.gz"]
+            files = published(SOURCE)
+            return [files[f"{self.corpus}.txt"], files[f"{self.corpus}_item2attributes.json"]]
         return [find_file(Path(self.source), name) for name in ("sequences.txt", "attributes.json")]
 
     # ------------------------------------------------------------------------------------------------ raw input

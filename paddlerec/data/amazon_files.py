@@ -13,24 +13,32 @@ from paddlecore.errors import DataError
 from paddlecore.sources import File, Source
 from paddlerec.data.reader import contents, lines
 
+_COPY = "https://raw.githubusercontent.com/RUCAIBox/CIKM2020-S3Rec/2a81540ae18615d88ef88227b0c066e5b74781e5/data/{}"
+
 SOURCE = Source(
     name="Amazon Beauty and Toys_and_Games (5-core, 2014), prepared by S3-Rec",
     folder="rec/amazon-s3rec",
     files=(
-        File("Beauty.txt.gz", "d90327e98288647f5bae59c0dba82e153af2d940eafb7540f4b05185e108d0fe", 455_497),
-        File(
-            "Beauty_item2attributes.json.gz", "1914fdc21c3e1b0c36d23c3fc5e2cf64205bcc47f311ccbe7b51089221188fad", 67_122
+        File.at(_COPY, "Beauty.txt", "226cce9c3105299ca0db9615d7d3fb32b3175e90da43100ae352599f0f0107b8", 1_090_094),
+        File.at(
+            _COPY,
+            "Beauty_item2attributes.json",
+            "129e40f67486f6877eff0f5318cfa8530ee8ac23d8b0d1de04e1bb7a2ba0b2d4",
+            305_674,
         ),
-        File("Toys_and_Games.txt.gz", "0bd73bdefb52da7dbfb3913e050fc15455ddaa0b98a7cf7049ee21585a5d0936", 391_642),
-        File(
-            "Toys_and_Games_item2attributes.json.gz",
-            "e54973e9c274759cae517f3e34bf0fcad378b6bb9fa17b342250d2828734eb70",
-            66_437,
+        File.at(
+            _COPY, "Toys_and_Games.txt", "176c680c688d497598c4a89a03b402c0fe78d795e5db335c2e78dd5f2d778a3f", 922_166
+        ),
+        File.at(
+            _COPY,
+            "Toys_and_Games_item2attributes.json",
+            "d371acd25101eedac04afc727626464b7acec770c4eda708705d51eb76eb1ad0",
+            327_536,
         ),
     ),
     licence="research; cite McAuley et al., 2015, SIGIR",
     homepage="https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html",
-    manual="Get data/ of https://github.com/RUCAIBox/CIKM2020-S3Rec and pack each file with gzip.",
+    manual="Get data/ of https://github.com/RUCAIBox/CIKM2020-S3Rec, its files packed with gzip or not.",
 )
 
 

@@ -236,6 +236,32 @@ def test_wrong_content_leads_to_the_next_address(server: Server, tmp_path: Path)
     assert [path for path, _ in server.seen] == ["/bad", "/good"]  # wrong content is not asked for twice
 
 
+def test_a_packed_address_is_unpacked_as_it_arrives(server: Server, tmp_path: Path) -> None:
+    packed = gzip.compress(BODY)
+    url = server.url("/a.bin.gz", serve(packed, cut=20_000), serve(packed))
+    file = File.at(url.replace("a.bin", "{}"), "a.bin", SHA, len(BODY))
+    assert fetch(file, tmp_path).read_bytes() == BODY
+    assert server.ranges == [None, None]  # it does not go on in the middle of a packed stream
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize(
+    "body, why",
+    [
+        (BODY, "not in gzip's format"),
+        (gzip.compress(BODY + b"!"), "more than the expected"),
+        (gzip.compress(bytes(1 << 28)), "more than the expected"),  # unpacks to a thousand times its size
+        (gzip.compress(BODY)[:-9], "the connection ended"),
+        (gzip.compress(BODY[::-1]), "wrong content"),
+    ],
+)
+def test_what_a_packed_address_may_not_be(server: Server, tmp_path: Path, body: bytes, why: str) -> None:
+    file = File("a.bin", SHA, len(BODY), (server.url("/a.bin.gz", serve(body)),))
+    with pytest.raises(DataError, match=why):
+        fetch(file, tmp_path, tries=1)
+    assert not (tmp_path / "a.bin").exists()
+
+
 def test_when_all_addresses_fail_each_is_named_with_its_cause(server: Server, tmp_path: Path) -> None:
     def too_much(handler: Handler) -> None:  # without a length: found out while it comes
         handler.reply(200, BODY + b"!", Content_Length="", ETag='"x"')
