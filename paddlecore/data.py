@@ -7,7 +7,9 @@ epoch 5 is computed. The rows of a step are split over micro-batches and ranks, 
 from __future__ import annotations
 
 import atexit
+import itertools
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
@@ -215,19 +217,49 @@ def split(rows: np.ndarray, parts: int, part: int) -> np.ndarray:
     return rows[start : start + base + (part < extra)]
 
 
-class _Fetch(torch.utils.data.Dataset[Any]):
-    """Adapter: torch's DataLoader asks for `dataset[key]`; here a key is one piece of work, (epoch, rows)."""
+def _fetched(rows: Rows, key: tuple[int, np.ndarray]) -> Batch | None:
+    epoch, which = key
+    return rows.fetch(which, epoch) if len(which) else None
+
+
+class _Messages(torch.utils.data.Dataset[Any]):
+    """Adapter: torch's DataLoader asks for `dataset[keys]`; here that is some pieces of work, (epoch, rows) each.
+
+    A worker hands every tensor over as a file of its own, for which the reader opens a connection: most of a
+    millisecond. So a message is one tensor, in which those of its batches lie one behind the other.
+    """
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
 
-    def __getitem__(self, key: tuple[int, np.ndarray]) -> Batch | None:
-        epoch, rows = key
-        return self.rows.fetch(rows, epoch) if len(rows) else None
+    def __getitem__(self, keys: list[tuple[int, np.ndarray]]) -> dict[str, Any]:
+        started = time.perf_counter()
+        batches = [_fetched(self.rows, key) for key in keys]
+        size, layouts, others = 0, [], []
+        for batch in batches:
+            layout = {}
+            for name, value in (batch or {}).items():
+                if isinstance(value, Tensor):
+                    layout[name] = (size, value.nbytes, value.dtype, tuple(value.shape))
+                    size += -(-value.nbytes // _ALIGNED) * _ALIGNED
+            layouts.append(layout)
+            others.append(None if batch is None else {n: v for n, v in batch.items() if n not in layout})
+        memory = torch.empty(size, dtype=torch.uint8)
+        for batch, layout in zip(batches, layouts, strict=True):
+            for name, place in layout.items():
+                assert batch is not None
+                _view(memory, *place).copy_(batch[name])
+        return {"memory": memory, "layouts": layouts, "others": others, "seconds": time.perf_counter() - started}
+
+
+def _view(memory: Tensor, start: int, size: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    return memory[start : start + size].view(dtype).view(shape)
 
 
 # what asks a run to stop, on Windows without SIGUSR1
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
+_ALIGNED = 64  # bytes; a line of the cache, and more than any type asks for
+_MOST, _BYTES, _SECONDS = 16, 1 << 20, 0.02  # of a message: batches, their size, and the time to make them
 _PATIENCE = 600  # seconds; a worker that fails while it hands a batch over leaves the reader waiting for ever
 
 
@@ -239,15 +271,20 @@ def _ignore_signals(_: int) -> None:
 
 
 def _batches(rows: Rows, keys: Iterator[tuple[int, np.ndarray]], workers: int, pin: bool) -> Iterator[Batch | None]:
-    dataset = _Fetch(rows)
     if workers == 0:
         for key in keys:
-            yield dataset[key]
+            yield _fetched(rows, key)
     else:
+        together = 1  # small batches come several at a time, as soon as one has shown what they are like
+
+        def groups() -> Iterator[list[tuple[int, np.ndarray]]]:
+            while group := list(itertools.islice(keys, together)):
+                yield group
+
         loader = torch.utils.data.DataLoader(
-            dataset,
+            _Messages(rows),
             batch_size=None,
-            sampler=keys,
+            sampler=groups(),
             num_workers=workers,
             pin_memory=pin,
             worker_init_fn=_ignore_signals,
@@ -258,7 +295,13 @@ def _batches(rows: Rows, keys: Iterator[tuple[int, np.ndarray]], workers: int, p
         # Where a stream is still open at exit, multiprocessing would send SIGTERM, which workers ignore, and then wait.
         atexit.register(batches._shutdown_workers)
         try:
-            yield from batches
+            for message in batches:
+                memory, count = message["memory"], len(message["layouts"])
+                limits = (count * _BYTES / max(memory.nbytes, 1), count * _SECONDS / max(message["seconds"], 1e-9))
+                together = max(int(min(_MOST, *limits)), 1)
+                for layout, others in zip(message["layouts"], message["others"], strict=True):
+                    tensors = {name: _view(memory, *place) for name, place in layout.items()}
+                    yield None if others is None else tensors | others
         except RuntimeError as error:
             if "timed out" not in str(error):
                 raise

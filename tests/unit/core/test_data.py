@@ -175,7 +175,8 @@ class Kinds:
         wide = torch.from_numpy(rows)[:, None].expand(-1, self.width)
         made = {"float": wide.float(), "bool": wide > 2, "byte": wide.to(torch.uint8).contiguous()}
         made["half"] = wide.bfloat16() if self.width == 3 else wide.half()
-        return {**made, "empty": torch.zeros(0, 3), "texts": [str(row) for row in rows]}
+        made |= {"empty": torch.zeros(0, 3), "number": wide[0, 0].clone(), "turned": torch.arange(6.0).view(2, 3).t()}
+        return {**made, "texts": [str(row) for row in rows]}
 
 
 @pytest.mark.parametrize("width", [2, 3, 100_000])
@@ -190,6 +191,13 @@ def test_workers_hand_over_what_was_fetched(width: int) -> None:
                 got[name].zero_()  # ours alone, to be written to
             else:
                 assert got[name] == value
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_small_batches_that_come_several_at_a_time_are_in_order(workers: int) -> None:
+    keys = [(step, np.arange(step % 7)) for step in range(60)]  # every seventh has no rows
+    handed = list(D._batches(Kinds(2), iter(keys), workers, False))
+    assert [0 if batch is None else len(batch["float"]) for batch in handed] == [step % 7 for step in range(60)]
 
 
 @pytest.mark.parametrize("bad", [{"batch_size": 0}, {"workers": -1}, {"on_bad_row": "drop"}, {"eval_batch_size": 0}])
