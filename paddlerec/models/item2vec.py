@@ -33,6 +33,8 @@ class Item2Vec(nn.Module):
     Shapes: see the methods. Ids are int64, vectors float32.
     """
 
+    reads_histories = True  # users are known by them, so data without are refused
+
     def __init__(self, *, num_items: int, dim: int = 64, init_std: float = 0.01, tied: bool = False) -> None:
         super().__init__()
         self.contexts = RowTable(num_items, dim, init_std=init_std)

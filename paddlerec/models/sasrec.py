@@ -41,6 +41,8 @@ class SASRec(nn.Module):
     Shapes: history [B, T] int64, right-padded with 0 -> states [B, T, dim], those of padding without meaning.
     """
 
+    of_each_place = True  # so each place of a history can have a target of its own
+
     def __init__(
         self,
         *,

@@ -38,6 +38,8 @@ class TwoTower(nn.Module):
     Shapes: see the methods. Ids are int64, vectors float32.
     """
 
+    reads_histories = True  # users are known by them, so data without are refused
+
     def __init__(
         self,
         *,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,7 +34,8 @@ class NextItem(ItemRanking):
 
     Args:
         model: has `encode(history) -> [B, d]`, `item_vectors() -> [N, d]` with row 0, and perhaps `item_bias() -> [N]`;
-            with loss `bce`, `item_vectors(ids [M, K]) -> [M, K, d]`, which saves a gradient of the table's size.
+            with loss `bce`, `item_vectors(ids [M, K]) -> [M, K, d]`, which saves a gradient of the table's size. One
+            with `of_each_place = True` gives a state for each place when called, `(history) -> [B, T, d]`.
         labels, measures, top, index: see `ItemRanking`.
         loss: `softmax` = -log softmax over all items at the target; `bce` = -log sigmoid(s) of the target and
             -log(1 - sigmoid(s)) of each negative.
@@ -54,14 +54,13 @@ class NextItem(ItemRanking):
         if loss not in ("softmax", "bce"):
             raise ValueError(f"task.loss must be softmax or bce, got {loss!r}")
         self.loss = loss
-        self.of_each_place = [*inspect.signature(model.forward).parameters] == ["history"]
 
     def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
         history, target, negatives = batch["history"], batch["target"], batch.get("negatives")
         if target.dim() == 1:
             query = self.model.encode(history)  # type: ignore[operator]
         else:
-            if not self.of_each_place:
+            if not getattr(self.model, "of_each_place", False):
                 raise ConfigError(
                     f"{type(self.model).__name__} has no state for each place of a history, which these data have a "
                     "target for; SASRec has, or take data of sessions"

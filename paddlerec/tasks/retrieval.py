@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +41,8 @@ class Retrieval(ItemRanking):
 
     Args:
         model: `forward(user [B], items [M], history) -> ([B, d], [M, d])`, `encode(user, history) -> [B, d]`,
-            `item_vectors() -> [N, d]`; with l2, `penalty(user, items) -> []`.
+            `item_vectors() -> [N, d]`; with l2, `penalty(user, items) -> []`. One with `reads_histories = True` is
+            refused data that have none.
         labels, measures, top, index: see `ItemRanking`.
         loss: bpr, softmax, sgns or linear.
         temperature: what scores are divided by in the loss.
@@ -81,8 +81,6 @@ class Retrieval(ItemRanking):
             raise ValueError(f"task.hardest chooses among the negatives of task.loss=bpr; the loss is {loss}")
         self.loss, self.temperature, self.log_q, self.l2 = loss, temperature, log_q, l2
         self.hardest, self.sgns_negatives, self.sgns_offset = hardest, sgns_negatives, sgns_offset
-        history = inspect.signature(model.forward).parameters.get("history")
-        self.reads_histories = history is not None and history.default is history.empty
 
     def _take_graph(self, batch: Batch) -> None:
         if "edges" in batch and hasattr(self.model, "set_graph") and not self.model.has_graph:
@@ -95,7 +93,7 @@ class Retrieval(ItemRanking):
         if others is not None and others not in batch:
             wanted = "data.negatives" if others == "negative" else "data.in_batch or data.sampled"
             raise ConfigError(f"task.loss={self.loss} needs {others} in the batch: set {wanted}")
-        if self.reads_histories and "history" not in batch:
+        if getattr(self.model, "reads_histories", False) and "history" not in batch:
             raise ConfigError(f"{type(self.model).__name__} learns from histories: set data.train_history")
         if not getattr(self.model, "has_graph", True):
             raise ConfigError(f"{type(self.model).__name__} learns from the graph of all pairs: set data.graph=true")

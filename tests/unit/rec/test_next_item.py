@@ -107,6 +107,8 @@ def test_refuses_what_it_cannot_measure() -> None:
 class States(Mean):
     """A state for each place: the item itself."""
 
+    of_each_place = True
+
     def forward(self, history: Tensor) -> Tensor:
         return self.table(history)
 
