@@ -302,6 +302,8 @@ def _bench(words: list[str]) -> int:
 def _publish(words: list[str]) -> int:
     own, rest = _take(words, "runs", "out", "fp16", "weights", "notes", "over")
     cfg = config.compose(rest, verb="publish")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("publish writes files and works in one process: call it without torchrun")
     fp16, weights = _flag(own["fp16"], "fp16"), _flag(own["weights"] or ["true"], "weights")
     runs = [run for value in own["runs"] for run in value.split(",") if run]
     from paddlecore import hub, run

@@ -479,6 +479,11 @@ class Trainer:
             CheckpointError: it was made with other data or another model.
         """
         state = read_json(folder / "trainer.json")
+        if lacking := {*_STATE, "data", "schedules", "scaler"} - state.keys():
+            raise CheckpointError(
+                f"{folder / 'trainer.json'} lacks {some(sorted(lacking), 5)}: another version wrote it. Its weights "
+                "are as good as ever: start afresh with init.resume=never and init.weights=<that folder>"
+            )
         if state["data"] != self.data_record:
             raise CheckpointError(
                 f"{folder} was made on other training data ({state['data']}) than this run's ({self.data_record}); "

@@ -457,6 +457,8 @@ class TenFoldData(TextTableData):
         super().__init__(**options)
         if not 0 <= fold <= 9:
             raise ValueError(f"data.fold must be 0 to 9, got {fold}")
+        if fold and self.source not in ("auto", "toy"):
+            raise ValueError(f"data.fold={fold} is of the published set; own files have no folds, leave it out")
         self.fold = fold
         if self.labels is None and self.source in ("auto", "toy"):
             self.labels = self.classes

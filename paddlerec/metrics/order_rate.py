@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ class OrderRate(Metric):
     That is the complement of the error rate by which search engines compare rankers (pnr = right / wrong pairs gives
     the same order). A query with many pairs counts for as many; a score that is NaN makes its pairs wrong.
 
-    States: two sums. Without any pair the rate is NaN.
+    States: two sums. Without any pair the rate is NaN, and a warning says so.
     """
 
     right: Tensor
@@ -34,4 +36,6 @@ class OrderRate(Metric):
         self.pairs += pair.sum().cpu()
 
     def compute(self) -> dict[str, float]:
+        if not self.pairs:
+            warnings.warn("order_rate: not defined, there is no pair to order", RuntimeWarning, stacklevel=2)
         return {"order_rate": float(self.right) / int(self.pairs) if self.pairs else float("nan")}

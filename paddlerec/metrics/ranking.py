@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -22,7 +23,7 @@ class Ranking(Metric):
     2002, ACM TOIS 20, with binary gains).
 
     States: one sum a measure and two counts. A row without anything relevant has no recall: it is left out of all
-    means and counted in `skipped`. With no row left every mean is NaN.
+    means and counted in `skipped`. With no row left every mean is NaN, and a warning says so.
 
     Args:
         measures: names as `recall@20`; the first selects the best checkpoint.
@@ -81,4 +82,7 @@ class Ranking(Metric):
 
     def compute(self) -> dict[str, float]:
         rows = int(self.rows)
+        if not rows:
+            why = f"none of {int(self.skipped)} rows has an item to find" if self.skipped else "there is no row"
+            warnings.warn(f"{', '.join(self.goals)}: not defined, {why}", RuntimeWarning, stacklevel=2)
         return {m: float(t) / rows if rows else float("nan") for m, t in zip(self.goals, self.totals, strict=True)}

@@ -18,7 +18,7 @@ import pytest
 
 import paddlecore
 from paddlecore import cli, config, hub
-from paddlecore.errors import CheckpointError, NonFiniteLoss
+from paddlecore.errors import CheckpointError, ConfigError, NonFiniteLoss
 
 ROOT = Path(__file__).resolve().parents[3]
 VERBS = ["train", "eval", "predict", "zoo", "check-data", "doctor", "bench", "publish", "convert", "plot"]
@@ -423,3 +423,9 @@ sys.exit(code)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "result.json").is_file()
+
+
+def test_publish_works_in_one_process(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert cli.main(["publish", "recipe=rec/one"]) == ConfigError.exit_code
+    assert "without torchrun" in capsys.readouterr().err

@@ -330,6 +330,12 @@ def test_other_data_or_another_model_is_refused(tmp_path: Path) -> None:
         trainer(data=rows(50), resume_from=last).fit()
     with pytest.raises(CheckpointError, match="shape"):
         trainer(Regression(Net(dim=5)), resume_from=last).fit()
+    assert last is not None
+    state = json.loads((last / "trainer.json").read_text())
+    del state["log_names"]
+    (last / "trainer.json").write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match="lacks log_names: another version wrote it"):
+        trainer(resume_from=last).fit()
 
 
 @pytest.mark.parametrize("ema", [None, 0.9])

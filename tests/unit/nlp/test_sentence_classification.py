@@ -362,6 +362,8 @@ def test_the_real_reviews() -> None:
         assert (data.encode(raw)["tokens"] > 1).float().mean() > 0.8
     with pytest.raises(ValueError, match="data.fold"):
         MRData(fold=10)
+    with pytest.raises(ValueError, match="own files have no folds"):
+        MRData(fold=1, source="mine")
 
 
 def test_another_file_in_place_of_the_published_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

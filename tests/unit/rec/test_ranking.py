@@ -65,9 +65,11 @@ def test_one_target_a_row():
 
 def test_nothing_to_measure_is_nan():
     metric = Ranking(["recall@2"])
-    assert math.isnan(metric.compute()["recall@2"])
+    with pytest.warns(RuntimeWarning, match="there is no row"):
+        assert math.isnan(metric.compute()["recall@2"])
     metric.update(torch.zeros(3, 2, dtype=torch.bool), torch.zeros(3, dtype=torch.int64))
-    assert math.isnan(metric.compute()["recall@2"]) and int(metric.skipped) == 3
+    with pytest.warns(RuntimeWarning, match="none of 3 rows has an item to find"):
+        assert math.isnan(metric.compute()["recall@2"]) and int(metric.skipped) == 3
 
 
 @pytest.mark.parametrize("measures", [[], ["recall"], ["recall@0"], ["auc@5"], ["hr@5", "hr@5"]])
