@@ -392,28 +392,14 @@ def zoo_rows(suite: str | None = None, task: str | None = None, data: str | None
     for name, about in config.recipes_of(suite=suite, task=task, data=data).items():
         card = hub.read_card(name)
         row = {"recipe": name, "task": about.get("task", ""), "data": about.get("dataset", "")}
-        row |= {"score": card_score(card), "expected": about.get("expected", ""), "parameters": card.get("parameters")}
+        row |= {
+            "score": hub.card_score(card),
+            "expected": about.get("expected", ""),
+            "parameters": card.get("parameters"),
+        }
         row["weights"] = bool(card.get("files"))
         rows.append(row)
     return rows
-
-
-def card_score(card: dict[str, Any]) -> str:
-    """The metric that the card's target names, else its first, on its last split; empty without a card.
-
-    E.g. `auc 0.9841 ± 0.0003`.
-    """
-    metrics = card.get("metrics") or {}
-    split = "test" if "test" in metrics else next(iter(metrics), None)
-    if split is None or not metrics[split]:
-        return ""
-    words = str(card.get("target", "")).replace(",", " ").split()
-    name = next((word for word in words if word in metrics[split]), next(iter(metrics[split])))
-    value = metrics[split][name]
-    spread = (card.get("seeds") or {}).get("metrics", {}).get(name)
-    if spread:
-        return f"{name} {spread['mean']:.4f} ± {spread['sd']:.4f}"
-    return f"{name} {value:.4f}" if value is not None else ""  # a score that is not defined
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

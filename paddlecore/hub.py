@@ -763,7 +763,7 @@ def card_markdown(card: Mapping[str, Any]) -> str:
     spread = card.get("seeds") or {}
     for split, metrics in card.get("metrics", {}).items():
         for name, value in metrics.items():
-            score = f"{value:.4f}" if isinstance(value, float) else str(value)
+            score = figure(value) if isinstance(value, float) else str(value)
             if name in spread.get("metrics", {}) and split == spread.get("split"):
                 score += f" ({_over(spread, name)})"
             lines.append(f"| {split} | {name} | {score} |")
@@ -786,7 +786,30 @@ def card_markdown(card: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def card_score(card: Mapping[str, Any]) -> str:
+    """The metric that the card's target names, else its first, on its last split; empty without a card.
+
+    E.g. `auc 0.9841 ± 0.0003`.
+    """
+    metrics = card.get("metrics") or {}
+    split = "test" if "test" in metrics else next(iter(metrics), None)
+    if split is None or not metrics[split]:
+        return ""
+    words = str(card.get("target", "")).replace(",", " ").split()
+    name = next((word for word in words if word in metrics[split]), next(iter(metrics[split])))
+    value = metrics[split][name]
+    spread = (card.get("seeds") or {}).get("metrics", {}).get(name)
+    if spread:
+        return f"{name} {figure(spread['mean'])} ± {figure(spread['sd'], spread['mean'])}"
+    return f"{name} {figure(value)}" if value is not None else ""  # a score that is not defined
+
+
+def figure(value: float, scale: float | None = None) -> str:
+    """A score as people write it: with four places, with two where it (or `scale`) runs to a hundred, as BLEU does."""
+    return f"{value:.2f}" if abs(value if scale is None else scale) >= 10 else f"{value:.4f}"
+
+
 def _over(spread: Mapping[str, Any], name: str) -> str:
     found, over = spread["metrics"][name], spread["over"]
     what = "seeds" if over == "seed" else f"runs over {over}"
-    return f"mean {found['mean']:.4f}, sd {found['sd']:.4f} of {spread['n']} {what}"
+    return f"mean {figure(found['mean'])}, sd {figure(found['sd'], found['mean'])} of {spread['n']} {what}"
