@@ -31,7 +31,7 @@ class Colours(v2.RandomPhotometricDistort):
 def scene(image: Tensor, boxes: Tensor, labels: Tensor, masks: Tensor | None = None) -> Scene:
     """Plain tensors as a scene."""
     size = (image.shape[-2], image.shape[-1])
-    wrapped = tv_tensors.BoundingBoxes(boxes.reshape(-1, 4), format="XYXY", canvas_size=size)  # type: ignore[call-arg]
+    wrapped = tv_tensors.BoundingBoxes(boxes.reshape(-1, 4), format="XYXY", canvas_size=size)
     found = {"image": tv_tensors.Image(image), "boxes": wrapped, "labels": labels}
     return found if masks is None else {**found, "masks": tv_tensors.Mask(masks)}
 

@@ -150,7 +150,7 @@ class CIFAR10Data(ClassifiedData):
         self._labels = agreed(names, self._labels, self.source)
         own = np.array([self._labels.index(name) for name in names])  # class here -> class of the weights
         self.splits = tuple(read)
-        move = {"pad": self.pad, "flip": self.flip}
+        move: dict[str, Any] = {"pad": self.pad, "flip": self.flip}
         self._rows = {
             split: ImageRows(images, own[labels], seed=mix(self.seed), **(move if split == "train" else {}))
             for split, (images, labels) in read.items()

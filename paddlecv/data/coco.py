@@ -78,7 +78,7 @@ class CocoData(DetectionData):
             pictures[ident] = Record(place / name, int(height), int(width), empty, [], np.zeros(0, np.bool_), id=ident)
             rows[ident] = []
         for number, item in enumerate(content["annotations"]):
-            ident = item.get("id", f"number {number}") if isinstance(item, dict) else f"number {number}"
+            which: Any = item.get("id", f"number {number}") if isinstance(item, dict) else f"number {number}"
             where = f"{path}, annotation"
             try:
                 image_id = int(item["image_id"])  # as those of the images: some tools write numbers as text
@@ -87,14 +87,14 @@ class CocoData(DetectionData):
                 crowd = bool(int(item.get("iscrowd") or 0))
             except _WRONG as error:
                 message = f"needs image_id, category_id and bbox [x, y, width, height] ({error})"
-                self.bad_rows.add(where, ident, message)
+                self.bad_rows.add(where, which, message)
                 continue
             if picture is None or label is None:
                 unknown = f"image_id {item['image_id']}" if picture is None else f"category_id {item['category_id']}"
-                self.bad_rows.add(where, ident, f"its {unknown} is not in the file")
+                self.bad_rows.add(where, which, f"its {unknown} is not in the file")
                 continue
-            box = self.checked(where, ident, (x, y, x + width, y + height), picture.height, picture.width)
-            mask = self._mask(where, ident, item.get("segmentation"), picture) if self.masks and box else None
+            box = self.checked(where, which, (x, y, x + width, y + height), picture.height, picture.width)
+            mask = self._mask(where, which, item.get("segmentation"), picture) if self.masks and box else None
             if box is not None and not (self.masks and mask is None):
                 rows[image_id].append((box, label, crowd, mask))
         for ident, found in rows.items():

@@ -166,7 +166,7 @@ class DetectionData(LabelledData):
         self.size, self.resize, self.max_size = size, resize, max_size or size * 5 // 3
         self.classes, self.masks, self.turns, self.jitter, self.mosaic = classes, masks, turns, tuple(jitter), mosaic
         self.mean, self.deviation = statistics_of(mean, deviation)
-        self._zoom_out = v2.RandomZoomOut(fill={tv_tensors.Image: GROUND, tv_tensors.Mask: 0}, p=zoom_out)  # type: ignore[arg-type]
+        self._zoom_out = v2.RandomZoomOut(fill={tv_tensors.Image: GROUND, tv_tensors.Mask: 0}, p=zoom_out)
         self._iou_crop, self._iou_crop_odds = v2.RandomIoUCrop(), iou_crop
         self._flips = v2.Compose([v2.RandomHorizontalFlip(flip), v2.RandomVerticalFlip(flip_vertical)])
         self._colours = Colours(p=photometric) if photometric else None
@@ -188,6 +188,7 @@ class DetectionData(LabelledData):
             DataError: annotations that cannot be used, files that are not there, classes that do not agree.
         """
         self.clipped, self._rows = 0, {}
+        declared: list[str] | None
         if self.source == "toy":
             self._records, declared = self._toy(), list(self.toy)
         else:

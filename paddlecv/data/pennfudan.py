@@ -88,7 +88,8 @@ class PennFudanData(DetectionData):
         boxes = np.array([box_of(m) for m in masks], np.float32).reshape(-1, 4)
         runs = encode_masks(np.array(masks)) if self.masks else None
         names = [self.label] * len(masks)
-        return Record(path, *numbers.shape, boxes, names, np.zeros(len(masks), np.bool_), runs)
+        height, width = numbers.shape
+        return Record(path, height, width, boxes, names, np.zeros(len(masks), np.bool_), runs)
 
 
 def held_out(names: list[str], test: tuple[int, ...], period: int, valid_every: int) -> dict[str, list[str]]:

@@ -376,10 +376,11 @@ def decode_runs(code: dict[str, Any]) -> Tensor:
 def palette(classes: int) -> list[tuple[int, int, int]]:
     """Colours far apart, as Pascal VOC has them: the bits of class + 1, from the lowest on, are the highest bits of
     red, green, blue, then the next highest ones."""
-    return [
-        tuple(sum(((number >> (3 * j + channel)) & 1) << (7 - j) for j in range(3)) for channel in range(3))
-        for number in range(1, classes + 1)
-    ]  # type: ignore[misc]
+
+    def value(number: int, channel: int) -> int:
+        return sum(((number >> (3 * j + channel)) & 1) << (7 - j) for j in range(3))
+
+    return [(value(n, 0), value(n, 1), value(n, 2)) for n in range(1, classes + 1)]
 
 
 def pair_up(images: Path, masks: Path, bad_rows: BadRows | None = None) -> list[Pair]:

@@ -42,6 +42,8 @@ class DetectionAP(Metric):
         main: the one that comes first, and selects the checkpoint.
     """
 
+    images: list[Tensor]
+
     def __init__(
         self, labels: Sequence[str], *, max_detections: int = 100, masks: bool = False, main: str = "map50"
     ) -> None:

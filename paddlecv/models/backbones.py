@@ -116,7 +116,7 @@ class Backbone(nn.Module):
             raise ValueError(f"num_classes={num_classes} must be at least 1; features_only=True has no classifier")
         self.architecture, self.num_classes = architecture, num_classes
         self._has_reference = not features_only and in_channels == 3 and width == 1 and output_stride == 32
-        options = dict(num_classes=num_classes, dropout=dropout, width=width)
+        options: dict[str, Any] = {"num_classes": num_classes, "dropout": dropout, "width": width}
         net = _build(architecture, **options, output_stride=output_stride)
         self.foreign_names = getattr(net, "foreign_names", ())
         self._steps, self._head = _trunk(net), _head(net)
@@ -191,7 +191,7 @@ def _build(architecture: str, *, num_classes: int, dropout: float | None, width:
         has_dropout = not (resnet or architecture.startswith("shufflenet"))
     if dropout is not None and has_dropout:
         options["dropout"] = dropout
-    net = builder(**options)
+    net: Any = builder(**options)
     if mobilenet:
         dilate(net.features, output_stride)
     if dropout is not None and not has_dropout:
@@ -202,7 +202,7 @@ def _build(architecture: str, *, num_classes: int, dropout: float | None, width:
 def _trunk(net: nn.Module) -> list[str]:
     """The layers of the trunk, in order."""
     if hasattr(net, "features"):
-        return [f"features.{name}" for name, _ in net.features.named_children()]
+        return [f"features.{name}" for name, _ in net.get_submodule("features").named_children()]
     return [name for name, _ in net.named_children() if name not in ("avgpool", "dropout", *LAST)]
 
 

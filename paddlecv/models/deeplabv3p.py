@@ -58,7 +58,7 @@ class DeepLabV3Plus(nn.Module):
                 if isinstance(module, nn.Conv2d):
                     nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)
+        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> Tensor:
         low, high = self.backbone(image)  # [B, *, H/4, W/4], [B, *, H/output_stride, W/output_stride]

@@ -67,7 +67,7 @@ class DPN(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)
+        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.avgpool(self.features(image))  # [B, channels, 1, 1]

@@ -57,7 +57,7 @@ class ICNet(nn.Module):
             *(ConvNorm(i, o, 3, stride=2) for i, o in zip([in_channels, *high], high, strict=False))
         )
         if trunk == "resnet50":
-            self.backbone: nn.Module = HalvedResNet(in_channels, kept)
+            self.backbone: HalvedResNet | DilatedMobileNet = HalvedResNet(in_channels, kept)
         else:
             self.backbone = DilatedMobileNet(in_channels, 2 * width)
         middle, low = self.backbone.channels
@@ -124,7 +124,8 @@ class DilatedMobileNet(nn.Module):
         super().__init__()
         self.features = MobileNetV1(in_channels=in_channels, width=width).features
         dilate(self.features, 8)
-        self.channels = (self.features[5][3].out_channels, self.features[-1][3].out_channels)
+        middle, low = (self.features[place][3] for place in (5, -1))  # type: ignore[index]
+        self.channels = (middle.out_channels, low.out_channels)
 
     def shared(self, image: Tensor) -> Tensor:
         """[B, in_channels, H, W] -> [B, 256, H/8, W/8]."""

@@ -61,7 +61,7 @@ class MaskRCNN(FasterRCNN):
 
         L_mask is the log loss of the pixels of the true class's mask, averaged over them and over the image's objects.
         """
-        heads = self.roi_heads
+        heads: Any = self.roi_heads
         # objects come first, and no more than this many; places behind hold none
         first = slice(0, int(heads.samples * heads.fraction))
         boxes, labels, number = samples.boxes[:, first], samples.labels[:, first], samples.number[:, first]
@@ -82,11 +82,13 @@ class MaskRCNN(FasterRCNN):
         """Detections with the mask of their class, 28 x 28 probabilities that are to be stretched over the box."""
         found = super().detect(maps, proposals, size)
         there = found.labels.flatten().nonzero()[:, 0]  # padding has no mask to be worked out
-        masks = self._masks(self.roi_heads.mask_align(maps, found.boxes)[there], found.labels.flatten()[there])
+        heads: Any = self.roi_heads
+        masks = self._masks(heads.mask_align(maps, found.boxes)[there], found.labels.flatten()[there])
         out = masks.new_zeros(found.labels.numel(), *masks.shape[1:]).index_copy(0, there, masks.sigmoid())
         return found._replace(masks=out.unflatten(0, found.labels.shape))
 
     def _masks(self, features: Tensor, labels: Tensor) -> Tensor:
         """Logits [K, 28, 28] of the masks of `labels` (K of them), from features [K, channels, 14, 14]."""
-        logits = self.roi_heads.mask_predictor(self.roi_heads.mask_head(features)).float()  # [K, C + 1, 28, 28]
+        heads: Any = self.roi_heads
+        logits = heads.mask_predictor(heads.mask_head(features)).float()  # [K, C + 1, 28, 28]
         return logits[torch.arange(len(logits), device=logits.device), labels.flatten()]

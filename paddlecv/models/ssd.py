@@ -247,8 +247,11 @@ class VGGTrunk(nn.Module):
         def scaled(channels: int) -> int:
             return max(8, round(channels * width))
 
-        def layer(inputs: int, outputs: int, kernel: int, **options: int) -> list[nn.Module]:
-            conv = nn.Conv2d(scaled(inputs), scaled(outputs), kernel, bias=not batch_norm, **options)
+        def layer(
+            inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1
+        ) -> list[nn.Module]:
+            places = (kernel, stride, padding, dilation)
+            conv = nn.Conv2d(scaled(inputs), scaled(outputs), *places, bias=not batch_norm)
             norm = [nn.BatchNorm2d(scaled(outputs))] if batch_norm else []
             return [conv, *norm, nn.ReLU(inplace=True)]
 
@@ -276,7 +279,7 @@ class VGGTrunk(nn.Module):
         for module in vgg.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        for module in [self.extra[0][-1], *self.extra[1:]]:
+        for module in [self.extra[0][-1], *self.extra[1:]]:  # type: ignore[index]
             module.apply(_xavier)
 
     def forward(self, image: Tensor) -> list[Tensor]:

@@ -115,10 +115,11 @@ class YOLOv3(nn.Module):
             nn.Sequential(_conv(m, 2 * m, 3), nn.Conv2d(2 * m, 3 * self.columns, 1)) for m in middle
         )
         for head in self.heads:
-            nn.init.normal_(head[1].weight, std=0.01)
-            nn.init.zeros_(head[1].bias)
+            last = head[1]  # type: ignore[index]
+            nn.init.normal_(last.weight, std=0.01)
+            nn.init.zeros_(last.bias)
             with torch.no_grad():  # a place is empty until shown otherwise, or the first steps learn nothing else
-                head[1].bias.view(3, self.columns)[:, 4] = -math.log(99)
+                last.bias.view(3, self.columns)[:, 4] = -math.log(99)
 
     def forward(
         self, image: Tensor, size: Tensor, target: Mapping[str, Tensor] | None = None

@@ -48,6 +48,8 @@ class Segmentation(VisionTask):
         per_class: report the IoU of each class.
     """
 
+    class_weights: Tensor | None  # [C]
+
     def __init__(
         self,
         model: nn.Module,

@@ -118,7 +118,7 @@ class FrappeData(TableData):
         """What the ids of each field stand for, from id 1 on."""
         if self.source == "toy":
             return {name: [str(i) for i in range(size)] for name, size in _FIELDS.items()}
-        folder = data_root() / SOURCE.folder if self.source == "auto" else Path(self.source)
+        folder = (data_root() or Path()) / SOURCE.folder if self.source == "auto" else Path(self.source)
         found = folder / "feature_map.tsv.gz"
         if not found.is_file():
             raise DataError(f"{found} is missing, so a row can be given by its feature ids only: [...]")

@@ -267,7 +267,7 @@ class InteractionData(DataModule):
         self.user, self.item, self.rating, self.time, self.columns = user, item, rating, time, columns
         self.min_rating, self.split, self.test_share, self.valid_share = min_rating, split, test_share, valid_share
         self.split_seed, self.max_history, self.graph = split_seed, max_history, graph
-        self.drawn = {"negatives": negatives, "in_batch": in_batch, "sampled": sampled, "alpha": alpha}
+        self.drawn: dict[str, Any] = {"negatives": negatives, "in_batch": in_batch, "sampled": sampled, "alpha": alpha}
         self.drawn |= {"drop_known": drop_known, "train_history": train_history}
         self._names: dict[str, list[str]] = {}  # of users and items in train; id = 1 + place
         self._ids: dict[str, dict[str, int]] = {}  # once `encode` needs them

@@ -195,12 +195,14 @@ class MovieLensData(TableData):
         if self.source == "toy":
             return super()._tables(work)
         form, paths = self._found()
+        ratings_file = paths[0]
+        assert ratings_file is not None  # a form is found by it
         ratings, items, users = (self._cells(path, form, n) if path else {} for n, path in enumerate(paths))
         if not ratings["user"].size:
-            raise DataError(f"{paths[0]}: it has no rows{' that can be used' if self.bad_rows.count else ''}")
+            raise DataError(f"{ratings_file}: it has no rows{' that can be used' if self.bad_rows.count else ''}")
         users_rated, items_rated = (ratings[key].astype(np.int64) for key in ("user", "item"))
-        check_gaps(paths[0], "users", users_rated)
-        check_gaps(paths[0], "items", items_rated)
+        check_gaps(ratings_file, "users", users_rated)
+        check_gaps(ratings_file, "items", items_rated)
         self._number(max(int(users_rated.max()), self.users), max(int(items_rated.max()), self.items))
         work.vocabularies = self._vocabularies
         table: dict[str, Any] = {"label": (ratings["rating"].astype(np.float64) >= 4).astype(np.float32)}

@@ -13,8 +13,9 @@ import zlib
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -205,9 +206,11 @@ def _check_quotes(block: bytes) -> None:
 
 
 def _split(line: str, delimiter: str) -> list[str]:
-    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+    one = [line.rstrip("\r\n")]
     try:
-        return next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter, quoting=quoting), [])
+        if delimiter == ",":
+            return next(csv.reader(one), [])
+        return next(csv.reader(one, delimiter=delimiter, quoting=csv.QUOTE_NONE), [])
     except csv.Error:
         return line.split(delimiter)
 
@@ -244,7 +247,7 @@ def _text(
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+def _opened(path: Path) -> Iterator[tuple[BufferedIOBase, BufferedIOBase]]:
     """The file as it lies there, and what it says: the same, unless it is .gz. Raises DataError."""
     try:
         with path.open("rb") as raw, gzip.open(raw, "rb") if path.suffix == ".gz" else nullcontext(raw) as file:
@@ -277,7 +280,7 @@ def lines(path: Path, bad: Callable[[int, str], None], encoding: str = "utf-8") 
                 bad(number, f"not {encoding.upper()} ({error.reason})")
 
 
-def _blocks(file: IO[bytes], rest: bytes) -> Iterator[bytes]:
+def _blocks(file: BufferedIOBase, rest: bytes) -> Iterator[bytes]:
     """`rest` and what follows it in the file, in blocks of whole lines."""
     while data := file.read(_BLOCK):
         end = data.rfind(b"\n") + 1

@@ -24,6 +24,8 @@ class FieldTable(nn.Module):
     Shapes: ids [..., F] int32 or int64, each in 0..vocab_sizes[f]-1 -> [..., F, dim].
     """
 
+    offsets: Tensor  # [F] int64: where each field's rows begin
+
     def __init__(self, vocab_sizes: Sequence[int], dim: int, *, init_std: float = 1e-4) -> None:
         super().__init__()
         if not vocab_sizes or min(vocab_sizes) < 1:
@@ -33,7 +35,7 @@ class FieldTable(nn.Module):
         ends = list(accumulate(vocab_sizes))
         self.table = RowTable(ends[-1], dim, init_std=init_std)
         # follows from vocab_sizes, so it is no part of the weights
-        self.register_buffer("offsets", torch.tensor([0, *ends[:-1]]), persistent=False)  # [F] int64
+        self.register_buffer("offsets", torch.tensor([0, *ends[:-1]]), persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.table(ids + self.offsets)

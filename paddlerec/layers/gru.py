@@ -46,7 +46,7 @@ def gru_cell(cell: nn.GRUCell, x: Tensor, h: Tensor) -> Tensor:
     also under autocast.
     """
     if x.device.type != "cpu":
-        return cell(x, h).to(h.dtype)  # type: ignore[no-any-return]
+        return cell(x, h).to(h.dtype)
     with torch.autocast("cpu", enabled=False):  # it would cast some of the products, and nothing of what they meet
         out: Tensor = _Cell.apply(x.to(h.dtype), h, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
     return out

@@ -70,7 +70,7 @@ class _Loss(torch.autograd.Function):
 
 class _CrossEntropy(_Loss):
     @staticmethod
-    def slope(scores: Tensor, positive: Tensor, hits: Tensor) -> Tensor:
+    def slope(scores: Tensor, positive: Tensor, hits: Tensor, *_: float) -> Tensor:
         scores.view(-1).index_fill_(0, hits, -torch.inf)
         p = torch.softmax(scores, 1, out=scores)
         own = p.gather(1, positive)
@@ -80,7 +80,8 @@ class _CrossEntropy(_Loss):
 
 class _BPRMax(_Loss):
     @staticmethod
-    def slope(scores: Tensor, positive: Tensor, hits: Tensor, regularisation: float, elu: float) -> Tensor:
+    def slope(scores: Tensor, positive: Tensor, hits: Tensor, *options: float) -> Tensor:
+        regularisation, elu = options
         o = _elu_(scores, elu) if elu else scores
         own = o.gather(1, positive)
         w = _others(o, positive, hits)
@@ -108,7 +109,7 @@ class _BPRMax(_Loss):
 
 class _TOP1Max(_Loss):
     @staticmethod
-    def slope(scores: Tensor, positive: Tensor, hits: Tensor) -> Tensor:
+    def slope(scores: Tensor, positive: Tensor, hits: Tensor, *_: float) -> Tensor:
         own = scores.gather(1, positive)
         w = _others(scores, positive, hits)
         s = torch.sub(scores, own).sigmoid_()

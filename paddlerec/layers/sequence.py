@@ -14,7 +14,7 @@ def last_state(gru: nn.GRU, vectors: Tensor, lengths: Tensor) -> Tensor:
     """
     if vectors.device.type == "cpu":
         packed = nn.utils.rnn.pack_padded_sequence(vectors, lengths, batch_first=True, enforce_sorted=False)
-        return gru(packed)[1][0]  # type: ignore[no-any-return]
+        return gru(packed)[1][0]
     return _state_at(gru(vectors)[0], lengths)
 
 

@@ -38,7 +38,7 @@ def softmax_loss(queries: Tensor, items: Tensor, target: Tensor, *, bias: Tensor
     if kind == "cpu" and len(target) and not 1 <= int(target.min()) <= int(target.max()) < len(items):
         raise IndexError(f"targets must be items, 1..{len(items) - 1}; got {int(target.min())}..{int(target.max())}")
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else items.dtype
-    loss: Tensor = _SoftmaxLoss.apply(queries, items, target, bias, dtype)  # type: ignore[no-untyped-call]
+    loss: Tensor = _SoftmaxLoss.apply(queries, items, target, bias, dtype)
     return loss
 
 

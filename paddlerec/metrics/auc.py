@@ -45,6 +45,9 @@ class AUC(Metric):
     With one class only (or no row, or a NaN score) the area is not defined: NaN, and a warning that says why.
     """
 
+    scores: list[Tensor]
+    labels: list[Tensor]
+
     def __init__(self) -> None:
         super().__init__()
         self.goals = {"auc": "max"}

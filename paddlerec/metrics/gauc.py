@@ -22,6 +22,10 @@ class GAUC(Metric):
     States: user, score and label of every row, 13 bytes a row; and about 100 bytes a row for a moment in `compute`.
     """
 
+    users: list[Tensor]
+    scores: list[Tensor]
+    labels: list[Tensor]
+
     def __init__(self) -> None:
         super().__init__()
         self.goals = {"gauc": "max"}

@@ -17,7 +17,7 @@ class LogLoss(Mean):
         super().__init__("logloss")
         self.signature = "logloss|binary|nats|from logits"
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
+    def update(self, logits: Tensor, labels: Tensor) -> None:  # type: ignore[override]
         """`logits` [B] float, `labels` [B], 0 or 1."""
         losses = nn.functional.binary_cross_entropy_with_logits(
             logits.detach().double().cpu(), labels.detach().double().cpu(), reduction="sum"

@@ -36,7 +36,7 @@ class CrossNet(nn.Module):
             scale = scale + scale * product
             if layer:
                 scale = scale + constants[layer - 1] @ self.weight[layer]
-        return torch.addcmul(constants[-1], x, scale.unsqueeze(1))
+        return torch.addcmul(constants[-1], x, scale.unsqueeze(1))  # type: ignore[union-attr]
 
 
 class DCN(nn.Module):

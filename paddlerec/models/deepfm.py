@@ -63,7 +63,7 @@ class DeepFM(nn.Module):
         total = flat.unflatten(1, (-1, self.dim)).sum(1)  # [B, dim]
         squares = flat.square().sum(1)  # [B]
         logit = self.bias + first.sum((1, 2))
-        if self.dense is not None and dense is not None:
+        if dense is not None and self.dense is not None and self.dense_embedding is not None:
             logit = logit + self.dense(dense).squeeze(1)
             total = total + dense @ self.dense_embedding
             squares = squares + dense.square() @ self.dense_embedding.square().sum(1)

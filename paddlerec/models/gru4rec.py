@@ -62,6 +62,7 @@ class GRU4Rec(nn.Module):
                 nn.init.xavier_uniform_(table.weight)
         self.items.weight[:, -1] = 0.0
         for cell in self.cells:
+            assert isinstance(cell, nn.GRUCell)
             for weight in (cell.weight_ih, cell.weight_hh):
                 bound = math.sqrt(6.0 / (weight.shape[0] // 3 + weight.shape[1]))
                 weight.uniform_(-bound, bound)
@@ -95,6 +96,7 @@ class GRU4Rec(nn.Module):
     def _step(self, x: Tensor, state: Tensor) -> list[Tensor]:
         states = []
         for cell, before in zip(self.cells, state.split(self.widths, 1), strict=True):
+            assert isinstance(cell, nn.GRUCell)
             x = self.dropout_hidden(gru_cell(cell, x, before))
             states.append(x)
         return states

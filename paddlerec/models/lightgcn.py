@@ -78,7 +78,7 @@ class LightGCN(nn.Module):
         if self.training or torch.is_grad_enabled():
             if self._graph is None:
                 raise RuntimeError("LightGCN needs the graph to train: call set_graph(user, item) first")
-            return _Propagate.apply(self.table, *self._graph, self.layers)  # type: ignore[no-any-return]
+            return _Propagate.apply(self.table, *self._graph, self.layers)
         if not self._fresh:
             self._refresh()
         return self.final
@@ -149,4 +149,5 @@ class _Propagate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return propagate(gradients[0].contiguous(), *ctx.saved_tensors, ctx.layers), None, None, None, None
+        neighbours, starts, weights = ctx.saved_tensors
+        return propagate(gradients[0].contiguous(), neighbours, starts, weights, ctx.layers), None, None, None, None

@@ -82,4 +82,4 @@ class NeuMF(nn.Module):
         weights = ((alpha, gmf.output), (1 - alpha, mlp.output))
         with torch.no_grad():
             self.output.weight.copy_(torch.cat([share * output.weight for share, output in weights], 1))
-            self.output.bias.copy_(sum(share * output.bias for share, output in weights))
+            self.output.bias.copy_(torch.stack([share * output.bias for share, output in weights]).sum(0))

@@ -109,10 +109,11 @@ class Block(nn.Module):
         self.network_norm = nn.LayerNorm(dim, eps=1e-8)
         self.network = nn.Sequential(Linear(dim, dim), nn.ReLU(), Dropout(dropout), Linear(dim, dim), Dropout(dropout))
         self.dropout = Dropout(dropout)
-        for linear in (self.queries, self.keys, self.values, self.network[0], self.network[3]):
-            nn.init.xavier_uniform_(linear.weight)
-            if linear.bias is not None:
-                nn.init.zeros_(linear.bias)
+        for part in (self.queries, self.keys, self.values, *self.network):
+            if isinstance(part, nn.Linear):
+                nn.init.xavier_uniform_(part.weight)
+                if part.bias is not None:
+                    nn.init.zeros_(part.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         normed = self.attention_norm(x)

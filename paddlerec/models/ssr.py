@@ -68,6 +68,7 @@ class SSR(nn.Module):
         for rate, gru in zip(self.rates, self.temporal, strict=True):
             read = _means(vectors, length, rate)  # [B, ceil(T / rate), dim]
             steps = (length + rate - 1) // rate
+            assert isinstance(gru, nn.GRU)
             parts.append(last_state(gru, read, steps))  # [B, dim]
         user = torch.tanh(self.user(torch.cat(parts, 1)))
         return self.scale * nn.functional.normalize(user.float())

@@ -71,7 +71,8 @@ class TagSpace(nn.Module):
         return self.linear(self.dropout(most.tanh().tanh()))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        documents, tags = self.encode(tokens), self.tags
+        documents = self.encode(tokens)
+        tags: Tensor = self.tags
         if self.score == "cosine":
             documents, tags = nn.functional.normalize(documents, dim=1), nn.functional.normalize(tags, dim=1)
         return documents @ tags.T

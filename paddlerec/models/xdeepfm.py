@@ -141,7 +141,7 @@ class XDeepFM(nn.Module):
         x = with_dense(embedding.flatten(1), dense, self.num_dense)  # [B, F * dim + D]
         logit = first.sum((1, 2)) + self.deep(x).squeeze(1)
         vectors = embedding.transpose(1, 2)  # [B, dim, F]
-        if self.dense is not None and dense is not None:
+        if dense is not None and self.dense is not None and self.dense_embedding is not None:
             logit = logit + self.dense(dense).squeeze(1)
             vectors = torch.cat([vectors, dense.unsqueeze(1) * self.dense_embedding.t()], 2)  # [B, dim, F + D]
         return logit + self.cin_out(self.cin(vectors)).squeeze(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -84,7 +84,8 @@ class Retrieval(ItemRanking):
 
     def _take_graph(self, batch: Batch) -> None:
         if "edges" in batch and hasattr(self.model, "set_graph") and not self.model.has_graph:
-            self.model.set_graph(*torch.from_numpy(batch["edges"]).to(batch["user"].device))
+            set_graph: Callable[[Tensor, Tensor], None] = self.model.set_graph  # type: ignore[assignment]
+            set_graph(*torch.from_numpy(batch["edges"]).to(batch["user"].device))
 
     def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
         self._take_graph(batch)
@@ -169,7 +170,7 @@ class Retrieval(ItemRanking):
     def measure(self, metrics: Sequence[Metric], prediction: Prediction, batch: Batch) -> None:
         """A training batch (of a run on few batches) counts as users with one item to find, nothing seen."""
         ranking, *more = metrics
-        relevant = batch.get("relevant", batch.get("item").unsqueeze(1) if "item" in batch else None)
+        relevant = batch["relevant"] if "relevant" in batch else batch["item"].unsqueeze(1)
         found = prediction["item"]
         hits = ((found.unsqueeze(2) == relevant.unsqueeze(1)) & (found > 0).unsqueeze(2)).any(2)
         ranking.update(hits, batch.get("num_relevant", torch.ones(len(found), dtype=torch.int64)))

@@ -38,6 +38,7 @@ class SessionParallel(NextItem):
     """
 
     run_state = ("state",)
+    state: torch.Tensor  # [slots, state_size]
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class SessionParallel(NextItem):
         if min(regularisation, elu) < 0:
             raise ValueError(f"task.regularisation and task.elu must not be negative, got {regularisation}, {elu}")
         self.loss, self.regularisation, self.elu, self.logq = loss, regularisation, elu, logq
-        self.register_buffer("state", torch.zeros(slots, model.state_size))  # type: ignore[arg-type]
+        self.register_buffer("state", torch.zeros(slots, model.state_size))  # type: ignore[call-overload]
 
     def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
         slot = batch["slot"]
