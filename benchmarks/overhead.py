@@ -25,7 +25,7 @@ from paddlecore import config, run  # noqa: E402
 from paddlecore.data import to_device  # noqa: E402
 
 CPU = torch.device("cpu")
-BLOCK = 6
+BLOCK = 6  # steps of one kind in a row
 
 
 def step_seconds(recipe: str, turns: int) -> tuple[list[float], list[float]]:

@@ -84,9 +84,9 @@ class File:
     unpack: bool = False
 
     @classmethod
-    def at(cls, base: str, name: str, sha256: str, size: int) -> File:
-        """One whose address is `base` with its name in the place of {}."""
-        return cls(name, sha256, size, (base.format(name),))
+    def at(cls, bases: str | Sequence[str], name: str, sha256: str, size: int) -> File:
+        """One whose addresses are `bases` with its name in the place of {}."""
+        return cls(name, sha256, size, tuple(b.format(name) for b in ([bases] if isinstance(bases, str) else bases)))
 
     def __post_init__(self) -> None:
         if not _relative(self.name):

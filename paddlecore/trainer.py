@@ -283,8 +283,8 @@ class Trainer:
         return total
 
     def _vector(self, numbers: Sequence[Tensor | float]) -> Tensor:
-        """[numbers] float64 on the device. A step of a small model lasts as long as a hundred small kernels, so they
-        are few; and what is on the host is filled in on the device, for to copy it would be to wait.
+        """[numbers] float64 on the device, in few kernels: in the step of a small model each of them shows. What is on
+        the host is filled in on the device, for to copy it would be to wait.
         """
         if self.device.type == "cpu":
             return torch.tensor([float(n) for n in numbers], dtype=torch.float64)
@@ -350,7 +350,7 @@ class Trainer:
             if not all(math.isfinite(row[1]) for row in rows):
                 raise self._bad_loss(self.step - back)
             # one after the other: a resumed run adds in the same order, so its log has the same numbers
-            before = self.totals or [[0.0] * len(row) for row in rows]  # (None in checkpoints of older versions)
+            before = self.totals or [[0.0] * len(row) for row in rows]  # older checkpoints: None, or less
             self.totals = [[a + b for a, b in zip(*pair, strict=False)] for pair in zip(before, rows, strict=True)]
 
     def _bad_loss(self, bad: int) -> NonFiniteLoss:

@@ -27,25 +27,36 @@ if TYPE_CHECKING:
 SIZE = 28  # pixels
 MEAN, DEVIATION = 0.1307, 0.3081  # of the pixels of MNIST's training images, 0 = black and 1 = white
 
-_MIRRORS = ("https://storage.googleapis.com/cvdf-datasets/mnist/", "https://ossci-datasets.s3.amazonaws.com/mnist/")
-
-
-def _file(name: str, size: int, sha256: str) -> File:
-    return File(name, sha256, size, tuple(mirror + name for mirror in _MIRRORS))
-
+_MIRRORS = ("https://storage.googleapis.com/cvdf-datasets/mnist/{}", "https://ossci-datasets.s3.amazonaws.com/mnist/{}")
 
 SOURCE = Source(
     name="MNIST",
     folder="cv/mnist",
     files=(
-        _file(
-            "train-images-idx3-ubyte.gz", 9_912_422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
+        File.at(
+            _MIRRORS,
+            "train-images-idx3-ubyte.gz",
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            9_912_422,
         ),
-        _file("train-labels-idx1-ubyte.gz", 28_881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
-        _file(
-            "t10k-images-idx3-ubyte.gz", 1_648_877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
+        File.at(
+            _MIRRORS,
+            "train-labels-idx1-ubyte.gz",
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            28_881,
         ),
-        _file("t10k-labels-idx1-ubyte.gz", 4_542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+        File.at(
+            _MIRRORS,
+            "t10k-images-idx3-ubyte.gz",
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            1_648_877,
+        ),
+        File.at(
+            _MIRRORS,
+            "t10k-labels-idx1-ubyte.gz",
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+            4_542,
+        ),
     ),
     licence="no terms are published with it; it is made from NIST's special databases 1 and 3, and used everywhere",
     homepage="http://yann.lecun.com/exdb/mnist/",

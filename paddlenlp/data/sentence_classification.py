@@ -408,15 +408,13 @@ def _sorted(labels: set[str]) -> list[str]:
 
 # ---------------------------------------------------------------------------------------------------- ten folds
 
-_COPY = "https://raw.githubusercontent.com/harvardnlp/sent-conv-torch/d61ded09c99c0199d8c5bca946cd65864de2b296/data/{}"
+COPY = "https://raw.githubusercontent.com/harvardnlp/sent-conv-torch/d61ded09c99c0199d8c5bca946cd65864de2b296/data/{}"
 
 MR = Source(
     name="MR (movie reviews, sentence polarity 1.0)",
     folder="nlp/english_sentence_classification",
     files=(
-        File.at(
-            _COPY, "rt-polarity.all", "b8846c3bbd59241f901efdc58f7c515e4b280ab3561fd1858caa5aa48da95a8a", 1_259_719
-        ),
+        File.at(COPY, "rt-polarity.all", "b8846c3bbd59241f901efdc58f7c515e4b280ab3561fd1858caa5aa48da95a8a", 1_259_719),
     ),
     licence="free for research; cite Pang and Lee, 2005, ACL",
     homepage="https://www.cs.cornell.edu/people/pabo/movie-review-data/",
@@ -427,7 +425,7 @@ MR = Source(
 SUBJ = Source(
     name="Subj (subjective or objective sentences)",
     folder="nlp/english_sentence_classification",
-    files=(File.at(_COPY, "subj.all", "f3ffbe2aa8e4f3ba3e63e46dce51613854edbca122fb3aa758b9bce047ded23c", 1_320_246),),
+    files=(File.at(COPY, "subj.all", "f3ffbe2aa8e4f3ba3e63e46dce51613854edbca122fb3aa758b9bce047ded23c", 1_320_246),),
     licence="free for research; cite Pang and Lee, 2004, ACL",
     homepage="https://www.cs.cornell.edu/people/pabo/movie-review-data/",
     manual="Get data/subj.all from https://github.com/harvardnlp/sent-conv-torch (latin-1, one row a line).",

@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from paddlecore.sources import File, Source, published
-from paddlenlp.data.sentence_classification import TextTableData, _Texts, folds
-
-_COPY = "https://raw.githubusercontent.com/harvardnlp/sent-conv-torch/d61ded09c99c0199d8c5bca946cd65864de2b296/data/{}"
+from paddlenlp.data.sentence_classification import COPY, TextTableData, _Texts, folds
 
 TREC = Source(
     name="TREC (question types, six classes)",
     folder="nlp/english_sentence_classification",
     files=(
-        File.at(_COPY, "TREC.train.all", "c8183fd8c2a5cc4a9a1c56548d7c6410a8b71ed7843df9ef1f0a05cd7cf2fb3e", 292_402),
-        File.at(_COPY, "TREC.test.all", "92a6a3cede5678b447ef5f1d7ec474134fcda211e6590e6fa627b4a2c68e4566", 19_479),
+        File.at(COPY, "TREC.train.all", "c8183fd8c2a5cc4a9a1c56548d7c6410a8b71ed7843df9ef1f0a05cd7cf2fb3e", 292_402),
+        File.at(COPY, "TREC.test.all", "92a6a3cede5678b447ef5f1d7ec474134fcda211e6590e6fa627b4a2c68e4566", 19_479),
     ),
     licence="free for research; cite Li and Roth, 2002, COLING",
     homepage="https://cogcomp.seas.upenn.edu/Data/QA/QC/",

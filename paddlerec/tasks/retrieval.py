@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -84,8 +84,8 @@ class Retrieval(ItemRanking):
 
     def _take_graph(self, batch: Batch) -> None:
         if "edges" in batch and hasattr(self.model, "set_graph") and not self.model.has_graph:
-            set_graph: Callable[[Tensor, Tensor], None] = self.model.set_graph  # type: ignore[assignment]
-            set_graph(*torch.from_numpy(batch["edges"]).to(batch["user"].device))
+            edges = torch.from_numpy(batch["edges"]).to(batch["user"].device)
+            self.model.set_graph(*edges)  # type: ignore[operator]
 
     def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
         self._take_graph(batch)

@@ -362,6 +362,9 @@ def test_the_real_reviews() -> None:
         assert (data.encode(raw)["tokens"] > 1).float().mean() > 0.8
     with pytest.raises(ValueError, match="data.fold"):
         MRData(fold=10)
+
+
+def test_own_files_have_no_folds() -> None:
     with pytest.raises(ValueError, match="own files have no folds"):
         MRData(fold=1, source="mine")
 
