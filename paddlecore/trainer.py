@@ -195,14 +195,16 @@ class Trainer:
 
                     # One reduction tells each rank what all have counted and lost, and whether any wants to stop.
                     counted = distributed.all_reduce(counted)
-                    if self.device.type == "cpu" and not math.isfinite(counted[1]):
-                        raise self._bad_loss(self.step)  # to look costs nothing here, and the weights are still good
+                    weight: Tensor | float = counted[0]
+                    if self.device.type == "cpu":  # to look costs nothing here, and the weights are still good
+                        weight, loss = counted[:2].tolist()
+                        if not math.isfinite(loss):
+                            raise self._bad_loss(self.step)
 
                     optimizer.collect()  # rows of embedding tables, gathered over ranks
                     # DDP has averaged over ranks, so `world` undoes that; tables follow the same convention
-                    # a step without anything that counts (a detector's: no object in it) divides by one
-                    factor = world / counted[0].where(counted[0] != 0, 1.0)
-                    optimizer.scale((factor if self.scaler is None else factor / self.scaler.scale).float())
+                    factor = _share(world, weight)
+                    optimizer.scale(factor if self.scaler is None else factor / self.scaler.scale)
                     if options.clip_norm is not None:
                         norm = optimizer.clip(options.clip_norm)
                     elif at_log or self.scaler is not None:
@@ -531,6 +533,13 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _share(whole: int, weight: Tensor | float) -> Tensor | float:
+    """whole / weight; a step without anything that counts (a detector's: no object in it) divides by one."""
+    if isinstance(weight, Tensor):
+        return (whole / weight.where(weight != 0, 1.0)).float()
+    return whole / (weight or 1.0)
 
 
 class _DelayedFlag:
