@@ -32,13 +32,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def start(device: str = "auto", timeout: float = 30.0) -> torch.device:
-    """Join the group that torchrun set up (if any) and return this rank's device.
+def choose(device: str = "auto") -> torch.device:
+    """The device that this process computes on; CUDA makes it the current one.
 
     Args:
         device: auto, cpu, cuda or cuda:<n>; under torchrun each rank takes the GPU of its LOCAL_RANK.
-        timeout: seconds after which a silent rank counts as lost (see `Watch`). Collectives themselves may wait ten
-            times as long, since evaluation, downloads and saving on one rank are legitimate reasons to be late.
 
     Raises:
         ConfigError: a GPU was asked for and there is none, or one for several ranks of a machine.
@@ -64,6 +62,21 @@ def start(device: str = "auto", timeout: float = 30.0) -> torch.device:
         torch.cuda.set_device(chosen)
     elif chosen.type != "cpu":
         raise ConfigError(f"device={device} is not supported; use auto, cpu or cuda")
+    return chosen
+
+
+def start(device: str = "auto", timeout: float = 30.0) -> torch.device:
+    """Join the group that torchrun set up (if any) and return this rank's device.
+
+    Args:
+        device: see `choose`.
+        timeout: seconds after which a silent rank counts as lost (see `Watch`). Collectives themselves may wait ten
+            times as long, since evaluation, downloads and saving on one rank are legitimate reasons to be late.
+
+    Raises:
+        ConfigError: as `choose` does.
+    """
+    chosen, ranks = choose(device), int(os.environ.get("WORLD_SIZE", 1))
     if ranks > 1 and not dist.is_initialized():
         # gloo beside nccl: counters, stop flags and metric states are reduced on the CPU
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"

@@ -123,13 +123,13 @@ def predict(
         DataError: at the end, if inputs could not be used, without data.on_bad_row=skip.
     """
     with _job(cfg) as device:
-        task, data, _ = _trained(cfg, device, read=False)
+        predictor = Predictor(cfg, device)
+        data = predictor.data
         if draw is not None and type(data).picture is DataModule.picture:
             raise ConfigError(f"draw={draw}: {type(data).__name__} has no pictures to draw")
         raws = data.examples() if inputs is None else (raw for given in inputs for raw in _files(data, given))
-        size = batch_size or min(data.eval_batch_size, 32)
         number, unusable, first = 0, 0, ""
-        for number, (raw, answer) in enumerate(inference.answers(task, data, raws, size, device), start=1):
+        for number, (raw, answer) in enumerate(predictor.stream(raws, batch_size), start=1):
             if isinstance(answer, DataError):
                 first, unusable = first or str(answer), unusable + 1
                 yield {"input": raw, "error": str(answer)}
@@ -140,6 +140,60 @@ def predict(
         if unusable and data.bad_rows.on_bad_row == "error":
             said = f"{unusable} of {number} inputs cannot be used, the first: " if number > 1 else ""
             raise DataError(f"{said}{first}\n  the answers say so; data.on_bad_row=skip ends without this error")
+
+
+class Predictor:
+    """Trained weights that answer raw inputs, for a program of one's own; `load_predictor` makes one.
+
+    Attributes:
+        task, data: what the recipe is made of, ready to predict.
+    """
+
+    def __init__(self, cfg: RunConfig, device: torch.device) -> None:
+        with torch.random.fork_rng(devices=[]):  # weights are drawn before they are loaded; the caller's draws go on
+            self.task, self.data, _ = _trained(cfg, device, read=False)
+        self.device = device
+
+    def __call__(self, *inputs: Any, batch_size: int | None = None) -> list[dict[str, Any]]:
+        """One dict for each input, in order; what an input may be says the `encode` of the data module. Up to
+        `batch_size` of them (default: data.eval_batch_size, at most 32) go through the model together.
+
+        Raises:
+            DataError: an input cannot be used; with data.on_bad_row=skip its answer is {"error": ...} instead.
+        """
+        answers = []
+        for number, (_, answer) in enumerate(self.stream(inputs, batch_size), start=1):
+            if isinstance(answer, DataError):
+                if self.data.bad_rows.on_bad_row == "error":
+                    raise DataError(f"input {number} of {len(inputs)}: {answer}") from answer
+                answer = {"error": str(answer)}
+            answers.append(answer)
+        return answers
+
+    def stream(
+        self, inputs: Iterable[Any], batch_size: int | None = None
+    ) -> Iterator[tuple[Any, dict[str, Any] | DataError]]:
+        """Each of any number of inputs and its answer, in order, while they are read; see `inference.answers`."""
+        size = batch_size or min(self.data.eval_batch_size, 32)
+        return inference.answers(self.task, self.data, inputs, size, self.device)
+
+
+def load_predictor(recipe: str, *options: str) -> Predictor:
+    """What `predict` does, with the weights loaded once.
+
+        translate = load_predictor("nlp/transformer_multi30k", "task.beam=8")
+        translate("A dog runs.", "Two men sit.")  # [{"translations": [{"text": ..., "score": ...}]}, {...}]
+
+    Args:
+        recipe: its name.
+        options: as on the command line, e.g. init.weights=<run, artefact or recipe> where they are not the published
+            ones of the recipe, or device=cpu.
+
+    Raises:
+        ConfigError, CheckpointError: as on the command line.
+    """
+    cfg = config.compose([f"recipe={recipe}", *options], verb="predict")
+    return Predictor(cfg, distributed.choose(cfg.device))
 
 
 def _files(data: DataModule, given: Any) -> list[Any]:

@@ -350,7 +350,7 @@ class ImageFolderData(ClassifiedData):
     # ------------------------------------------------------------------------------------------------ one input
 
     def encode(self, raw: Any) -> Batch:
-        """What `picture_of` takes: the path of an image, or rows of pixels."""
+        """What `picture_of` takes: the path of an image, a picture of Pillow's, or rows of pixels."""
         image = self._transform("")(self._resized(raw))[None]
         return {"image": normalise(image, self.mean, self.deviation)}
 

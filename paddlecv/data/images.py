@@ -58,22 +58,27 @@ def open_image(path: str | Path | BinaryIO) -> Image.Image:
     Raises:
         DataError: no such file, or not an image that can be read to its end; names the file.
     """
-    from PIL import Image
-
     with opened(path) as file:
         file.load()  # which turns a TIFF, and takes its orientation away
-        # not by ImageOps, which writes all of EXIF anew and fails where something else in it is wrong
-        turn = _TURNS.get(_orientation(file))
-        image = file.transpose(Image.Transpose[turn]) if turn else file
-        if image.mode == "F":  # convert would take fractions for black
-            raise ValueError("its pixels are floating-point numbers, not of 8 or 16 bits")
-        if image.mode.startswith("I"):  # 16 bits, which convert would cut off rather than scale
-            pixels = np.asarray(image, dtype=np.float64).clip(0, 65535) / 257
-            image = Image.fromarray(pixels.round().astype(np.uint8))
-        elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-        return image.convert("RGB")
+        return _upright_rgb(file)
+
+
+def _upright_rgb(file: Image.Image) -> Image.Image:
+    """See `open_image`. Raises ValueError where the pixels are no colours."""
+    from PIL import Image
+
+    # not by ImageOps, which writes all of EXIF anew and fails where something else in it is wrong
+    turn = _TURNS.get(_orientation(file))
+    image = file.transpose(Image.Transpose[turn]) if turn else file
+    if image.mode == "F":  # convert would take fractions for black
+        raise ValueError("its pixels are floating-point numbers, not of 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16 bits, which convert would cut off rather than scale
+        pixels = np.asarray(image, dtype=np.float64).clip(0, 65535) / 257
+        image = Image.fromarray(pixels.round().astype(np.uint8))
+    elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+    return image.convert("RGB")
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -121,8 +126,8 @@ def unwrapped(raw: Any) -> Any:
 
 
 def picture_of(raw: Any) -> Image.Image:
-    """A raw input as an RGB picture: the path of an image, an image file as text (data:image/png;base64,...), or rows
-    of pixels [H][W][3] in 0..255; see `unwrapped`.
+    """A raw input as an RGB picture: the path of an image, an image file as text (data:image/png;base64,...), a picture
+    of Pillow's, or rows of pixels [H][W][3] in 0..255; see `unwrapped`.
 
     Raises:
         DataError: none of them, or a file that is no image.
@@ -137,6 +142,11 @@ def picture_of(raw: Any) -> Image.Image:
             raise DataError(f"the input is no image as base64 text: {raw[:60]}...") from None
     if isinstance(raw, (str, Path)):
         return open_image(raw)
+    if isinstance(raw, Image.Image):
+        try:
+            return _upright_rgb(raw)
+        except (OSError, ValueError) as error:  # a picture of a file that is cut off is read here
+            raise DataError(f"the picture cannot be used: {error}") from None
     try:
         pixels = np.asarray(raw, dtype=np.float32)
     except (TypeError, ValueError, OverflowError):

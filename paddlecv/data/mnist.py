@@ -18,7 +18,7 @@ from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, data_root, locate
 from paddlecore.task import Batch
 from paddlecv.data.image_folder import agreed, class_images, named
-from paddlecv.data.images import captioned, open_image, unwrapped
+from paddlecv.data.images import captioned, picture_of, unwrapped
 from paddlecv.data.labelled import ClassifiedData
 
 if TYPE_CHECKING:
@@ -228,8 +228,8 @@ class MNISTData(ClassifiedData):
     # ------------------------------------------------------------------------------------------------ one input
 
     def encode(self, raw: Any) -> Batch:
-        """The path of an image (see `grey`), or 28 rows of 28 numbers 0..255 (perhaps as JSON text), white
-        on black. Either may stand in a dict as {"image": ...}."""
+        """The path of an image or a picture of Pillow's (see `grey`), or 28 rows of 28 numbers 0..255 (perhaps as JSON
+        text), white on black. Any may stand in a dict as {"image": ...}."""
         image = torch.from_numpy(_pixels(raw)).div_(255).sub_(MEAN).div_(DEVIATION)
         return {"image": image[None, None]}
 
@@ -250,9 +250,11 @@ class MNISTData(ClassifiedData):
 
 def _pixels(raw: Any) -> np.ndarray:
     """What `encode` takes as [28, 28] float32 in 0..255."""
+    from PIL import Image
+
     raw = unwrapped(raw)
-    if isinstance(raw, (str, Path)):
-        return grey(Path(raw)).astype(np.float32)
+    if isinstance(raw, (str, Path, Image.Image)):
+        return grey(raw).astype(np.float32)
     try:
         pixels = np.array(raw, dtype=np.float32)
     except (TypeError, ValueError, OverflowError):
@@ -262,10 +264,10 @@ def _pixels(raw: Any) -> np.ndarray:
     return pixels
 
 
-def grey(path: Path) -> np.ndarray:
-    """An image file as [28, 28] uint8, white on black.
+def grey(raw: str | Path | Image.Image) -> np.ndarray:
+    """A picture or image file as [28, 28] uint8, white on black.
 
-    Read by `open_image`; colour to grey by ITU-R 601 (0.299 R + 0.587 G + 0.114 B). Another size is scaled to fit with
+    Read by `picture_of`; colour to grey by ITU-R 601 (0.299 R + 0.587 G + 0.114 B). Another size is scaled to fit with
     its proportions kept, and centred on black. A white background is not guessed at: invert dark writing on white
     before, or train on images like it.
 
@@ -274,7 +276,7 @@ def grey(path: Path) -> np.ndarray:
     """
     from PIL import Image, ImageOps
 
-    image = open_image(path).convert("L")
+    image = picture_of(raw).convert("L")
     return np.asarray(ImageOps.pad(image, (SIZE, SIZE), Image.Resampling.BILINEAR, color=0))
 
 

@@ -338,7 +338,8 @@ class SegmentationData(LabelledData):
     # ------------------------------------------------------------------------------------------------ one input
 
     def encode(self, raw: Any) -> Batch:
-        """What `picture_of` takes: the path of an image, an image as text, or pixels; perhaps as {"image": ...}."""
+        """What `picture_of` takes: the path of an image, an image as text, a picture of Pillow's, or pixels; perhaps as
+        {"image": ...}."""
         pixels = pixels_of(picture_of(raw))
         return {"image": normalise(pixels, self.mean, self.deviation)[None], "size": torch.tensor([pixels.shape[1:]])}
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from paddlecore import checkpoint, config, files, hub, run
-from paddlecore.errors import CheckpointError, ConfigError, Stopped
+from paddlecore.errors import CheckpointError, ConfigError, DataError, Stopped
 from paddlecore.schema import RunConfig
 from paddlecore.trainer import Trainer
 
@@ -241,6 +241,25 @@ def test_predict_takes_raw_rows_one_at_a_time() -> None:
     rows = list(run.predict(compose()))
     assert len(rows) == 3 and all(0 <= row["probability"] <= 1 for row in rows)
     assert list(run.predict(compose(), [rows[1]["input"]])) == [rows[1]]
+
+
+def test_a_predictor_answers_as_predict_does_and_leaves_the_callers_draws_alone() -> None:
+    trained = run.train(compose())
+    rows = list(run.predict(compose()))
+    inputs = [row.pop("input") for row in rows]
+    torch.manual_seed(7)
+    predict = run.load_predictor("rec/deepfm_toy", f"init.weights={trained['run']}", "device=cpu")
+    drawn = torch.rand(3)
+    torch.manual_seed(7)
+    assert drawn.equal(torch.rand(3))
+    assert predict(*inputs) == rows and predict(inputs[1], batch_size=1) == [rows[1]] and predict() == []
+    with pytest.raises(DataError, match="input 2 of 2: "):
+        predict(inputs[0], {"user": 1})
+    predict.data.bad_rows.on_bad_row = "skip"
+    answers = predict(inputs[0], {"user": 1})
+    assert answers[0] == rows[0] and list(answers[1]) == ["error"]
+    with pytest.raises(ConfigError, match="did you mean"):
+        run.load_predictor("rec/deepfm_toyy")
 
 
 def vision(*overrides: str) -> RunConfig:

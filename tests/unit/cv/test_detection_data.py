@@ -580,12 +580,14 @@ def test_one_input_is_a_path_text_or_a_dict(tmp_path: Path) -> None:
     assert data.picture(raw, {"objects": []}).tobytes() != picture.tobytes()
     path = tmp_path / "a.png"
     picture_of(text).save(path)
-    batches = [data.encode(raw) for raw in (text, str(path), path, {"image": str(path)}, json.dumps({"image": text}))]
+    inputs = [text, str(path), path, {"image": str(path)}, json.dumps({"image": text}), Image.open(path)]
+    batches = [data.encode(raw) for raw in inputs]
     assert all(torch.equal(batches[0]["image"], batch["image"]) for batch in batches)
     assert batches[0]["image"].shape == (1, 3, 64, 64) and batches[0]["size"].tolist() == [[48, 64]]
     for bad, message in (
         ("nowhere.png", "no such file"), ({"x": 1}, "got the keys"), (3, "expected the path"), ("{", "neither a path"),
         ("data:image/png;base64,!!", "base64"), ("data:image/png;base64,aGFsbG8=", "base64"),
+        (Image.new("F", (4, 4)), "floating-point"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=message):
             data.encode(bad)

@@ -16,6 +16,7 @@ from PIL import Image
 from paddlecore.data import Loader, Plan, eval_batches
 from paddlecore.errors import DataError
 from paddlecv.data import MNISTData
+from paddlecv.data.images import as_text
 from paddlecv.data.mnist import DEVIATION, MEAN, ImageRows, grey, moved, read_idx
 
 # ---------------------------------------------------------------------------------------------------- idx files
@@ -327,6 +328,7 @@ def test_encode_takes_a_path_a_list_or_json(tmp_path: Path) -> None:
     path = saved(tmp_path, pixels)
     rows = pixels.tolist()
     inputs = [path, str(path), rows, json.dumps(rows), {"image": str(path)}, json.dumps({"image": rows})]
+    inputs += [Image.open(path), Image.fromarray(pixels).convert("RGBA"), {"image": as_text(Image.open(path))}]
     for raw in inputs:
         image = data.encode(raw)["image"]
         assert image.shape == (1, 1, 28, 28) and image.dtype == torch.float32
