@@ -186,8 +186,8 @@ def load_predictor(recipe: str, *options: str) -> Predictor:
 
     Args:
         recipe: its name.
-        options: as on the command line, e.g. device=cpu, or init.weights=<run, artefact or recipe>; without, the weights
-            are those of a run of these options under runs/ if there is one, else the published ones.
+        options: as on the command line, e.g. device=cpu, or init.weights=<run, artefact or recipe>; without it the
+            weights are those of a run of these options under runs/ if there is one, else the published ones.
 
     Raises:
         ConfigError, CheckpointError: as on the command line.
