@@ -150,7 +150,8 @@ class Predictor:
     """
 
     def __init__(self, cfg: RunConfig, device: torch.device) -> None:
-        with torch.random.fork_rng(devices=[]):  # weights are drawn before they are loaded; the caller's draws go on
+        # weights are drawn before they are loaded; the caller's draws go on as if they had not been
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             self.task, self.data, _ = _trained(cfg, device, read=False)
         self.device = device
 
@@ -174,6 +175,8 @@ class Predictor:
         self, inputs: Iterable[Any], batch_size: int | None = None
     ) -> Iterator[tuple[Any, dict[str, Any] | DataError]]:
         """Each of any number of inputs and its answer, in order, while they are read; see `inference.answers`."""
+        if batch_size is not None and batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         size = batch_size or min(self.data.eval_batch_size, 32)
         return inference.answers(self.task, self.data, inputs, size, self.device)
 

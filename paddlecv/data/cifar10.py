@@ -159,8 +159,8 @@ class CIFAR10Data(ClassifiedData):
     # ------------------------------------------------------------------------------------------------ one input
 
     def encode(self, raw: Any) -> Batch:
-        """What `picture_of` takes: the path of an image, or rows of pixels; the square in the middle is scaled to 32
-        pixels."""
+        """What `picture_of` takes: the path of an image, a picture of Pillow's, or rows of pixels; the square in the
+        middle is scaled to 32 pixels."""
         return {"image": normalise(torch.from_numpy(_square(picture_of(raw)))[None])}
 
     def examples(self) -> Sequence[Any]:

@@ -59,14 +59,14 @@ def open_image(path: str | Path | BinaryIO) -> Image.Image:
         DataError: no such file, or not an image that can be read to its end; names the file.
     """
     with opened(path) as file:
-        file.load()  # which turns a TIFF, and takes its orientation away
         return _upright_rgb(file)
 
 
 def _upright_rgb(file: Image.Image) -> Image.Image:
-    """See `open_image`. Raises ValueError where the pixels are no colours."""
+    """See `open_image`. Raises OSError where the file is cut off, ValueError where the pixels are no colours."""
     from PIL import Image
 
+    file.load()  # which turns a TIFF, and takes its orientation away
     # not by ImageOps, which writes all of EXIF anew and fails where something else in it is wrong
     turn = _TURNS.get(_orientation(file))
     image = file.transpose(Image.Transpose[turn]) if turn else file
@@ -145,7 +145,7 @@ def picture_of(raw: Any) -> Image.Image:
     if isinstance(raw, Image.Image):
         try:
             return _upright_rgb(raw)
-        except (OSError, ValueError) as error:  # a picture of a file that is cut off is read here
+        except (OSError, ValueError) as error:
             raise DataError(f"the picture cannot be used: {error}") from None
     try:
         pixels = np.asarray(raw, dtype=np.float32)

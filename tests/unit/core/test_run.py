@@ -258,6 +258,8 @@ def test_a_predictor_answers_as_predict_does_and_leaves_the_callers_draws_alone(
     predict.data.bad_rows.on_bad_row = "skip"
     answers = predict(inputs[0], {"user": 1})
     assert answers[0] == rows[0] and list(answers[1]) == ["error"]
+    with pytest.raises(ConfigError, match="batch_size must be at least 1, got 0"):
+        predict(inputs[0], batch_size=0)
     with pytest.raises(ConfigError, match="did you mean"):
         run.load_predictor("rec/deepfm_toyy")
 

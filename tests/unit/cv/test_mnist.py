@@ -316,6 +316,12 @@ def test_grey_takes_colour_alpha_depth_size_and_exif(tmp_path: Path) -> None:
     exif[0x0112] = 6  # shown turned by a quarter, clockwise
     turned = grey(saved(tmp_path, plain, exif=exif))
     np.testing.assert_array_equal(turned, np.rot90(plain, -1))
+    path = saved(tmp_path, plain, name="a.tif", exif=exif)  # which Pillow turns by itself, once it reads the pixels
+    for raw in (path, Image.open(path)):
+        np.testing.assert_array_equal(grey(raw), np.rot90(plain, -1))
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(DataError, match="cannot be used"):
+        grey(Image.open(path))
 
     wide = np.full((28, 56), 200, np.uint8)  # twice as wide as high: half as high once it fits, black above and below
     found = grey(saved(tmp_path, wide, name="a.jpg"))
