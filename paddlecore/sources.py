@@ -74,14 +74,12 @@ class File:
         size: bytes.
         urls: http(s) addresses, the official one first, then mirrors; empty where the licence wants a person to ask.
             One that ends in .gz, where the name does not, is unpacked as it arrives.
-        unpack: an archive whose content is wanted: `unpacked(source, name)` is the folder that has it.
     """
 
     name: str
     sha256: str
     size: int
     urls: tuple[str, ...] = ()
-    unpack: bool = False
 
     @classmethod
     def at(cls, bases: str | Sequence[str], name: str, sha256: str, size: int) -> File:
@@ -314,9 +312,6 @@ def locate(source: Source, *, check: bool = True) -> Path:
             _check(folder / file.name, file, hashed=check)
     if missing:
         _fetch_missing(source, missing, folder)
-    for file in source.files:
-        if file.unpack:
-            unpacked(source, file.name)
     return folder
 
 
@@ -374,23 +369,21 @@ def _fetch_missing(source: Source, missing: list[File], folder: Path) -> None:
 
 
 def unpacked(source: Source, name: str) -> Path:
-    """The folder with the content of the archive `name` of `source`, unpacked first if that was not done before.
+    """The folder with the content of the archive `name` of `source`, fetched and unpacked first if need be.
 
     It lies in the user's cache folder (XDG_CACHE_HOME moves that): the data root holds published files alone. It has
     the start of the archive's hash in its name, so another version never meets the content of an old one.
 
     Raises:
-        DataError: the archive is missing, not as declared, or refused by `unpack`.
+        DataError: as by `locate`, or the archive is refused by `unpack`.
     """
-    file = next(file for file in source.files if file.name == name)
-    root, cache = data_root(), cache_folder()
-    if root is None or cache is None:
-        raise DataError("there is no home folder to unpack into; set PADDLE_DATA and XDG_CACHE_HOME to folders")
-    archive = root / source.folder / name
-    place = cache / "unpacked" / source.folder / f"{archive.name.split('.')[0]}-{file.sha256[:12]}"
+    archive, cache = locate(source) / name, cache_folder()
+    if cache is None:
+        raise DataError("there is no home folder to unpack into; set XDG_CACHE_HOME to a folder")
+    digest = next(file.sha256 for file in source.files if file.name == name)
+    place = cache / "unpacked" / source.folder / f"{archive.name.split('.')[0]}-{digest[:12]}"
     if place.is_dir():
         return place
-    _check(archive, file)
     try:
         return unpack(archive, place)
     except DataError:

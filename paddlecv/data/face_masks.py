@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-from paddlecore.sources import File, Source, locate, unpacked
+from paddlecore.sources import File, Source, unpacked
 from paddlecv.data.detection import Record
 from paddlecv.data.pennfudan import held_out
 from paddlecv.data.shapes import Shape
@@ -14,11 +14,7 @@ from paddlecv.data.voc import VOCData
 SOURCE = Source(
     name="face masks",
     folder="cv/face_masks",
-    files=(
-        File(
-            "face_masks.tar", "c5ea8e5f37230e2fe4b48027da62c0ef1e485f06350f367bd62853d83a33712d", 3_328_000, unpack=True
-        ),
-    ),
+    files=(File("face_masks.tar", "c5ea8e5f37230e2fe4b48027da62c0ef1e485f06350f367bd62853d83a33712d", 3_328_000),),
     licence="GPL-3.0 (of the repository it is published in)",
     homepage="https://github.com/formatcom/tfm-mask-detect",
     manual=(
@@ -55,11 +51,7 @@ class FaceMasksData(VOCData):
             }
 
     def read(self) -> tuple[dict[str, list[Record]], list[str] | None]:
-        if self.source == "auto":
-            locate(SOURCE)
-            folder = unpacked(SOURCE, "face_masks.tar")
-        else:
-            folder = Path(self.source)
+        folder = unpacked(SOURCE, "face_masks.tar") if self.source == "auto" else Path(self.source)
         names = sorted(path.stem for path in (folder / "annotations").glob("*.xml"))
         records, _ = self.read_folder(folder, "face" if self.merge else None, held_out(names, (0,), 5, 8))
         return records, list(self.toy)

@@ -10,14 +10,7 @@ from paddlecv.data.image_folder import Classes, ImageFolderData, class_images, h
 SOURCE = Source(
     name="Hymenoptera",
     folder="cv/hymenoptera",
-    files=(
-        File(
-            "hymenoptera.tar",
-            "4fceef4359d349f6badb101bb69f03fe90fef22bc885e3511248e9d0c521bdd3",
-            7_854_080,
-            unpack=True,
-        ),
-    ),
+    files=(File("hymenoptera.tar", "4fceef4359d349f6badb101bb69f03fe90fef22bc885e3511248e9d0c521bdd3", 7_854_080),),
     licence="none is stated; the photographs are of ImageNet",
     homepage="https://docs.pytorch.org/tutorials/beginner/transfer_learning_tutorial.html",
     manual="Unpack the tutorial's hymenoptera_data.zip, call its val test, and name the folder: data.source=<folder>.\n"

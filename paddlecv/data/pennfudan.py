@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from paddlecore.errors import DataError
-from paddlecore.sources import File, Source, locate, unpacked
+from paddlecore.sources import File, Source, unpacked
 from paddlecv.data.detection import DetectionData, Record, encode_masks
 from paddlecv.data.images import images_by_name, opened
 from paddlecv.data.labelled import split_lists
@@ -17,14 +17,7 @@ from paddlecv.data.shapes import Shape, box_of
 SOURCE = Source(
     name="Penn-Fudan pedestrians",
     folder="cv/pennfudan",
-    files=(
-        File(
-            "pennfudan.tar.gz",
-            "505bdd0c400168eccc74fcf07e39104851dfc54017b912f366b87c83470f1fa7",
-            8_188_970,
-            unpack=True,
-        ),
-    ),
+    files=(File("pennfudan.tar.gz", "505bdd0c400168eccc74fcf07e39104851dfc54017b912f366b87c83470f1fa7", 8_188_970),),
     licence="copyright of its authors, no terms are published with it",
     homepage="https://www.cis.upenn.edu/~jshi/ped_html/",
     manual=(
@@ -57,11 +50,7 @@ class PennFudanData(DetectionData):
         self.label = label
 
     def read(self) -> tuple[dict[str, list[Record]], list[str] | None]:
-        if self.source == "auto":
-            locate(SOURCE)
-            folder = unpacked(SOURCE, "pennfudan.tar.gz")
-        else:
-            folder = Path(self.source)
+        folder = unpacked(SOURCE, "pennfudan.tar.gz") if self.source == "auto" else Path(self.source)
         places = [folder / name for name in ("images", "PNGImages") if (folder / name).is_dir()]
         masks = [folder / name for name in ("masks", "PedMasks") if (folder / name).is_dir()]
         if not places or not masks:
