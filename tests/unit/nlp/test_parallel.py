@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from paddlecore.data import FirstBatches
 from paddlecore.errors import DataError
 from paddlenlp.data import Multi30kData, ParallelData, TatoebaData
 from paddlenlp.data.parallel import BOS, EOS, PAD
@@ -249,3 +250,13 @@ def test_a_few_long_rows_do_not_join_a_batch_of_many_short_ones() -> None:
 def test_a_row_longer_than_a_batch_is_one() -> None:
     plan = TokenBuckets(np.array([3, 500, 3, 3]), 8, 20)
     assert sorted(len(plan.rows(0, s)) for s in range(plan.steps(0))) == [1, 3]
+
+
+def test_first_batches_are_the_plan_s_own_where_those_differ_in_size() -> None:
+    """Put together and cut anew, batches of so many tokens would have several times as many."""
+    plan = TokenBuckets(np.random.default_rng(0).integers(1, 40, 300), 64, 200)
+    few = FirstBatches(plan, 4)
+    assert few.steps(2) == 4 and few.size == len(few.order(0))
+    for step in range(4):
+        assert few.rows(2, step).tolist() == plan.rows(0, step).tolist()
+        assert few.count(2, step) == plan.count(0, step) < 64
