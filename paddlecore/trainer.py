@@ -620,7 +620,8 @@ class _Interval:
         options, plan = self.trainer.options, self.trainer.loader.plan
         ends: list[float] = []
         if options.max_steps is not None:
-            ends.append((options.max_steps - self.trainer.step) * plan.batch_size)
+            # not plan.batch_size a step: batches of so many tokens have fewer rows
+            ends.append((options.max_steps - self.trainer.step) * self.trainer.rows_seen / self.trainer.step)
         if options.max_epochs is not None:
             ends.append((options.max_epochs - self.trainer.epochs_done()) * plan.size)
         return max(min(ends), 0) / max(speed, 1e-9)

@@ -491,6 +491,14 @@ def test_each_line_has_what_a_user_watches() -> None:
     assert values["size"] == 1 and 0 <= values["data_wait"] <= 1 and values["memory_gb"] > 0.05
 
 
+def test_the_time_left_is_that_of_the_rows_that_steps_have() -> None:
+    """Here a few more than `batch_size`; often half of it, where batches are made by tokens."""
+    run = trainer(batch_size=100, max_steps=10, log_every=4)
+    run.fit()
+    _, _, values = run.journal.lines[0]  # type: ignore[union-attr]
+    assert values["seconds_left"] * values["examples_per_s"] == pytest.approx(6 * 103)
+
+
 def test_rows_are_fed_in_the_plan_s_order() -> None:
     seen: list[int] = []
 
