@@ -232,6 +232,7 @@ class ParallelData(DataModule):
         Raises:
             DataError: a file or pair that cannot be used, by file and line.
         """
+        self._paths = []
         read = self._toy() if self.source == "toy" else self._read_splits()
         self.splits = tuple(read)
         if self._processor is None:

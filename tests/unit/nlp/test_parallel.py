@@ -138,6 +138,13 @@ def test_a_source_that_is_a_file_or_its_own_translation_is_refused(tmp_path: Pat
     assert len(prepared(tmp_path / "table", source_language="de").rows("train")) == len(PAIRS)
 
 
+def test_to_prepare_twice_is_to_prepare_once(tmp_path: Path) -> None:
+    data = prepared(parallel(tmp_path))
+    once = data.fingerprint(), data.describe()
+    data.prepare()
+    assert (data.fingerprint(), data.describe()) == once
+
+
 def test_a_vocabulary_has_what_there_is_and_not_less_than_characters(tmp_path: Path) -> None:
     assert 280 < prepared(parallel(tmp_path), vocab_size=30000).spec["vocab_size"] < 600
     with pytest.raises(DataError, match=r"data\.vocab_size=262"):
