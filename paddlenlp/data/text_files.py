@@ -108,6 +108,8 @@ def _cells(content: str, kind: str) -> list[str]:
         return content.split("\t")
     if kind == "txt":
         return content.split(None, 1)
+    if len(content) > csv.field_size_limit():  # 131 072 at first; a cell may be a whole book
+        csv.field_size_limit(len(content))
     try:
         return next(csv.reader([content], strict=True))
     except csv.Error as error:
@@ -183,7 +185,7 @@ def check_reading(tokenizer: str, encoding: str) -> None:
     if tokenizer not in TOKENIZERS:
         raise ValueError(f"data.tokenizer must be one of {', '.join(TOKENIZERS)}, got {tokenizer!r}")
     try:
-        if "\n".encode(encoding) != b"\n":
+        if "\n".encode(encoding).removeprefix(codecs.BOM_UTF8) != b"\n":  # which utf-8-sig puts before any text
             raise ValueError(f"data.encoding={encoding}: lines cannot be told apart in it; convert to utf-8")
     except LookupError:
         raise ValueError(f"data.encoding={encoding!r}: there is no such encoding; try utf-8 or latin-1") from None

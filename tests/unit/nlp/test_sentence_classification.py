@@ -254,7 +254,14 @@ def test_other_encodings_are_asked_for_by_name(tmp_path: Path) -> None:
     assert words(prepared(tmp_path, encoding="latin-1"), "train", 0) == ["très", "bon"]
     for name in ("valid", "train"):
         (tmp_path / f"{name}.txt").write_bytes("\ufeff0 a\n1 b\n".encode())  # a byte-order mark is no part of the label
-    assert prepared(tmp_path).spec["labels"] == ["0", "1"]
+    for options in ({}, {"encoding": "utf-8-sig"}):  # which is UTF-8 with that mark
+        assert prepared(tmp_path, **options).spec["labels"] == ["0", "1"]
+
+
+def test_a_cell_may_be_a_whole_book(tmp_path: Path) -> None:
+    """Python's reader of CSV refuses more than 131 072 characters unless it is told otherwise."""
+    data = prepared(folder_of(tmp_path, "csv", [*TRAIN, ("pos", "good " * 40_000)]), max_length=50_000)
+    assert data.describe()["longest"]["train"] == 40_000
 
 
 @pytest.mark.parametrize(
