@@ -70,7 +70,7 @@ class SimNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.project = nn.Linear(self.encoder.size, size)
         if head == "cosine":
-            self.scale = nn.Parameter(torch.tensor(scale))
+            self.scale = nn.Parameter(torch.tensor(float(scale)))
         mlp = nn.Sequential(nn.Linear(4 * size, size), nn.Tanh(), nn.Linear(size, 1))
         self.compare = mlp if head == "mlp" else None
 

@@ -178,3 +178,8 @@ def test_refuses_sizes_without_meaning() -> None:
         DSSM(vocab_size=5, hidden=[])
     with pytest.raises(ValueError, match="encoder must be"):
         SimNet(vocab_size=5, encoder="rnn")
+
+
+def test_a_whole_number_may_stand_for_the_scale() -> None:
+    """As `model.scale=20` is read."""
+    assert float(SimNet(vocab_size=5, scale=20).scale.detach()) == 20.0
