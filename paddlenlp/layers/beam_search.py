@@ -313,10 +313,11 @@ def _drawn(chances: Tensor, generators: Sequence[torch.Generator] | None) -> Ten
 
 
 def cut(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
-    """[B, V] with -inf at all but the `top_k` largest and the nucleus of `top_p`; the largest always stays."""
+    """[B, V] with -inf at all but the `top_k` largest, no more where some are equal, and the nucleus of `top_p`; the
+    largest always stays."""
     if top_k is not None and top_k < logits.shape[1]:
-        least = logits.topk(top_k, 1).values[:, -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
+        best, places = logits.topk(top_k, 1)
+        logits = torch.full_like(logits, -torch.inf).scatter_(1, places, best)
     if top_p is not None and top_p < 1:
         ordered, order = logits.sort(1, descending=True)
         share = ordered.softmax(1)

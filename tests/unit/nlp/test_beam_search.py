@@ -220,6 +220,8 @@ def test_cut_leaves_the_best_k_and_the_nucleus() -> None:
     assert cut(logits, None, 0.41).isfinite().tolist() == [[False, True, False, True]]
     assert cut(logits, None, 1.0).isfinite().all()
     assert cut(logits, 9, 1e-9).isfinite().tolist() == [[False, True, False, False]]
+    for k in (1, 2):  # also where all are equal
+        assert int(cut(torch.zeros(1, 4), k, None).isfinite().sum()) == k
 
 
 def test_samples_follow_the_distribution() -> None:
