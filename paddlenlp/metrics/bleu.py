@@ -31,8 +31,8 @@ def moses_tokenize(text: str, language: str = "en") -> list[str]:
     text = re.sub(r"\.{2,}", lambda m: f" {m[0]} ", text)
     text = re.sub(r"(?<!\d),|,(?!\d)", " , ", text)
     if language == "en":
-        text = re.sub(r"(?<![^\W\d_])'|'(?![^\W\d_])", " ' ", text)
-        text = re.sub(r"(?<=[^\W\d_])'(?=[^\W\d_])", " '", text)
+        text = re.sub(r"(?<![^\W_])'|'(?![^\W\d_])", " ' ", text)
+        text = re.sub(r"(?<=[^\W\d_])'(?=[^\W\d_])|(?<=\d)'(?=s)", " '", text)  # the 1950's, too
     elif language in ("fr", "it"):
         text = re.sub(r"(?<![^\W\d_])'|'(?![^\W\d_])", " ' ", text)
         text = re.sub(r"(?<=[^\W\d_])'(?=[^\W\d_])", "' ", text)

@@ -308,6 +308,7 @@ def test_tokenised_bleu_compares_tokens_in_lower_case() -> None:
         ("de", "ein t-shirt für 1,50 € z.b. hier…", "ein t-shirt für 1,50 € z.b. hier ..."),
         ("de", "„Geht's?“, sagt er.", '" Geht \' s ? " , sagt er .'),
         ("en", "a man's dog isn't \"here\".", "a man 's dog isn 't \" here \" ."),
+        ("en", "1950's cars, the '30s, 6' tall", "1950 's cars , the ' 30s , 6 ' tall"),
         ("fr", "l'homme d'état", "l' homme d' état"),
         ("de", "nr. zwei ist 3.5 groß. Ende", "nr. zwei ist 3.5 groß . Ende"),
         ("de", "", ""),
