@@ -17,7 +17,7 @@ import numpy as np
 from paddlecore.errors import DataError
 from paddlecore.sources import exclusive, fingerprint
 
-FORMAT = 1  # part of every key: to be raised when columns are made in another way
+FORMAT = 2  # part of every key: to be raised when columns are made in another way
 
 Splits = dict[str, dict[str, np.ndarray]]
 

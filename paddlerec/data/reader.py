@@ -345,16 +345,10 @@ def numbers(column: pa.ChunkedArray, name: str, missing: float | None = None, *,
         BadValue: text, NaN, infinity, or an empty cell where `missing` is None.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    plain = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    plain = _plain(column, name)
     try:
-        if _is_text(plain.type):
-            plain = pc.utf8_trim_whitespace(plain.cast(pa.string()))
-            plain = pc.if_else(pc.equal(plain, ""), pa.scalar(None, pa.string()), plain)
-            cast = plain.cast(pa.float64())
-        else:
-            cast = plain.cast(pa.float64(), safe=False)  # "safe" refuses whole numbers above 2^53
+        cast = plain.cast(pa.float64(), safe=False)  # "safe" refuses whole numbers above 2^53
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise BadValue(f"column {name!r}: {column[0].as_py()!r} is not a number") from None
     values = np.array(cast.to_numpy(), dtype=np.float64)  # a copy, which may be written to; null becomes NaN
@@ -404,18 +398,35 @@ def _seconds(column: pa.ChunkedArray, name: str) -> np.ndarray:
     """A column of dates as seconds since 1970, [n] float64. Raises BadValue."""
     import pyarrow as pa
 
-    if _is_text(column.type) or pa.types.is_temporal(column.type):
+    plain = _plain(column, name)
+    if pa.types.is_string(plain.type) or pa.types.is_temporal(plain.type):
         for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC")):  # text without a zone, and with one
             try:
-                found = column.cast(kind, safe=False)
+                found = plain.cast(kind, safe=False)
             except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
                 continue
             if not found.null_count:
                 return np.array(found.cast(pa.int64()).to_numpy(), dtype=np.float64) / 1e6
-    value = column[0].as_py()
-    if value is None or value == "":
+    value = plain[0].as_py()
+    if value is None:
         raise BadValue(f"column {name!r} is empty")
     raise BadValue(f"column {name!r}: {value!r:.80} is not a number, nor a date like 2014-04-07 10:51:09")
+
+
+def _plain(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """A column without its dictionary; text of every type as strings without the blanks at their ends, null where
+    nothing is left. Raises BadValue."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    plain = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+    if not _is_text(plain.type):
+        return plain
+    try:
+        plain = pc.utf8_trim_whitespace(plain.cast(pa.string()))
+    except pa.ArrowInvalid:
+        raise BadValue(f"column {name!r}: {column[0].as_py()!r} is not UTF-8") from None
+    return pc.if_else(pc.equal(plain, ""), pa.scalar(None, pa.string()), plain)
 
 
 def strings(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, list[str]]:
@@ -430,7 +441,19 @@ def strings(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, list[str]]:
         encoded = column.cast(pa.string()).fill_null("").combine_chunks().dictionary_encode()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise BadValue(f"column {name!r}: {column[0].as_py()!r} is not text, nor a number") from None
-    return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    return encoded.indices.to_numpy(), _texts(encoded.dictionary, kind)
+
+
+def _texts(values: pa.Array, kind: pa.DataType) -> list[str]:
+    """Text that Arrow made of values of a type, but whole numbers as digits: from 10^10 on it has 1e+10 for a float,
+    and a column of whole numbers with an empty cell is one of floats in many programs."""
+    import pyarrow as pa
+
+    texts: list[str] = values.to_pylist()
+    if not pa.types.is_floating(kind):
+        return texts
+    return [str(int(float(t))) if "e+" in t and float(t).is_integer() else t for t in texts]
 
 
 def named(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, list[str]]:
@@ -459,12 +482,14 @@ def sequences(column: pa.ChunkedArray, name: str, separator: str, max_len: int) 
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    kind = column.type
     try:
-        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-            lists = column.cast(pa.large_list(pa.string())).combine_chunks()
+        if any(is_kind(kind) for is_kind in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)):
+            kind, lists = kind.value_type, column.cast(pa.large_list(pa.string())).combine_chunks()
         else:
             lists = pc.split_pattern(column.cast(pa.string()).fill_null("").combine_chunks(), separator)
-        owner = pc.list_parent_indices(lists).to_numpy()  # which row each value stands in
+        lengths = pc.list_value_length(lists).fill_null(0).to_numpy()
+        owner = np.repeat(np.arange(len(column)), lengths)  # which row each value stands in
         flat = pc.utf8_trim_whitespace(lists.flatten().fill_null(""))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise BadValue(f"column {name!r}: {column[0].as_py()!r} is not text, nor a list of values") from None
@@ -476,7 +501,7 @@ def sequences(column: pa.ChunkedArray, name: str, separator: str, max_len: int) 
     starts = np.maximum(np.concatenate([[0], ends[:-1]]), ends - max_len)
     codes = np.full((len(column), max_len), -1, dtype=np.int32)
     codes[owner[latest], (np.arange(len(owner)) - starts[owner])[latest]] = encoded.indices.to_numpy()[latest]
-    return codes, encoded.dictionary.to_pylist()
+    return codes, _texts(encoded.dictionary, kind)
 
 
 def row_table(given: dict[str, Any]) -> pa.Table:
@@ -490,7 +515,8 @@ def row_table(given: dict[str, Any]) -> pa.Table:
     columns = {}
     for name, value in given.items():
         try:
-            columns[name] = pa.array([value])
+            beyond = is_whole(value) and 2**63 <= value < 2**64  # of hashes without a sign
+            columns[name] = pa.array([value], pa.uint64() if beyond else None)
         except (ValueError, TypeError, OverflowError):  # values of several types in a list, lone surrogates, 10^400
             raise DataError(f"column {name!r}: {value!r:.80} is no value, nor a list of values of one type") from None
     return pa.table(columns)
@@ -552,4 +578,6 @@ def from_json(raw: Any) -> Any:
 def _is_text(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind))
+    known = pa.types
+    text = (known.is_string, known.is_large_string, known.is_string_view)
+    return any(is_kind(kind) for is_kind in (*text, known.is_binary, known.is_large_binary, known.is_binary_view))

@@ -84,12 +84,13 @@ def test_clicks_are_put_in_order_of_time(tmp_path: Path) -> None:
     assert sorted(examples(other.rows("train"))) == sorted(examples(data.rows("train")))
 
 
-@pytest.mark.parametrize("form", ["%Y-%m-%dT%H:%M:%S.%fZ", "%Y-%m-%d %H:%M", "%Y-%m-%d", "parquet"])
+@pytest.mark.parametrize("form", ["%Y-%m-%dT%H:%M:%S.%fZ", "%Y-%m-%d %H:%M", "%Y-%m-%d", "parquet", "category"])
 def test_times_may_be_dates(tmp_path: Path, form: str) -> None:
     when = pd.to_datetime(["2014-04-09 10:30", "2014-04-08 23:59", "2015-01-01 00:00", "2014-12-31 23:59"])
     table = pd.DataFrame({"SessionId": [1, 1, 2, 2], "ItemId": list("abcd"), "Time": when})
-    if form == "parquet":
-        table.to_parquet(tmp_path / "train.parquet")
+    if form in ("parquet", "category"):
+        time = when if form == "parquet" else pd.Categorical(when.strftime("%Y-%m-%d %H:%M"))
+        table.assign(Time=time).to_parquet(tmp_path / "train.parquet")
     else:
         table.assign(Time=when.strftime(form)).to_csv(tmp_path / "train.tsv", sep="\t", index=False)
     data = prepared(tmp_path, {})

@@ -371,6 +371,29 @@ def test_numbers_in_a_raw_row_are_the_values_of_the_table(tmp_path: Path) -> Non
     assert data.encode({"user": 8, "item": "x", "price": 2})["ids"].tolist() == [[2, 1]]
 
 
+def test_parquet_of_other_programs(tmp_path: Path) -> None:
+    """Whole numbers beside an empty cell, which makes them floats; hashes; views of text; lists of one length."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = {
+        "clicked": pa.array([1, 0]),
+        "user": pa.array([4006381333931.0, None]),
+        "item": pa.array([2**63 + 5, 7], pa.uint64()),
+        "price": pa.array([" 2", ""], pa.string_view()),
+        "seen": pa.array([[10, 20], [20, 30]], pa.list_(pa.int64(), 2)),
+    }
+    pq.write_table(pa.table(table), tmp_path / "t.parquet")
+    dense = {"price": {"normalise": "none", "missing": 0.0}}
+    data = whole(tmp_path / "t.parquet", sequences=["seen"], dense=dense)
+    found = {"user": ["4006381333931", ""], "item": [str(2**63 + 5), "7"], "seen": ["20", "10", "30"]}
+    assert data.state()["vocabularies"] == found
+    assert columns(data)["dense"].tolist() == [[2.0], [0.0]]
+    assert columns(data)["history"][:, :3].tolist() == [[2, 1, 0], [1, 3, 0]]
+    given = data.encode({"user": 4006381333931, "item": 2**63 + 5, "price": 1, "seen": [30]})
+    assert given["ids"].tolist() == [[1, 1]] and given["history"].tolist() == [[3]]
+
+
 @pytest.mark.parametrize(
     "raw, message",
     [
