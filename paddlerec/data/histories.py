@@ -164,6 +164,7 @@ class HistoryData(SessionData):
     """
 
     repeats = False
+    vocabulary_of = "interactions of these users"
 
     def __init__(
         self,
@@ -232,6 +233,10 @@ class HistoryData(SessionData):
             "users_without_training": int((train_ends - starts < 2).sum()),
             "longest": int(lengths.max()),
         }
+
+    def unknown_share(self) -> float:
+        counts = self._counts["all"]
+        return counts["left_out"] / max(counts["left_out"] + counts["interactions"], 1)
 
     def plan(self, rows: Rows) -> Plan:
         assert isinstance(rows, HistoryRows)

@@ -55,6 +55,16 @@ def test_columns_are_put_in_order_of_time_and_rare_items_left_out(tmp_path: Path
     assert data.describe()["splits"]["all"]["left_out"] == 1
 
 
+def test_the_share_that_given_weights_do_not_know(tmp_path: Path) -> None:
+    """Fine-tuning reports it."""
+    path = tmp_path / "log.txt"
+    path.write_text(LINES)
+    data = HistoryData(source=str(path))
+    data.restore({"items": ["a", "b", "c"]})
+    data.prepare()
+    assert data.unknown_share() == 2 / 11  # d and e
+
+
 def test_long_histories_keep_the_latest(tmp_path: Path) -> None:
     data = prepared(tmp_path / "log.txt", "u a b c d e f g h\n", max_len=3)
     train, test = data.rows("train").fetch(np.arange(1), 0), data.rows("test").fetch(np.arange(1), 0)
