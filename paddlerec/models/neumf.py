@@ -60,7 +60,7 @@ class NeuMF(nn.Module):
                 "item": RowTable(num_items, mlp_dim, init_std=init_std),
                 "layers": mlp([2 * mlp_dim, *hidden]),
             })  # fmt: skip
-            width += hidden[-1]
+            width += [2 * mlp_dim, *hidden][-1]
         self.output = nn.Linear(width, 1)
 
     def forward(self, user: Tensor, item: Tensor) -> Tensor:

@@ -33,10 +33,10 @@ def slow_logit(model: NeuMF, user: int, item: int) -> float:
     return sum(w * x for w, x in zip(weights, parts, strict=True)) + float(model.output.bias.detach())
 
 
-@pytest.mark.parametrize("part", ["fused", "gmf", "mlp"])
-def test_model_against_a_slow_transcription(part: str) -> None:
+@pytest.mark.parametrize("part, hidden", [("fused", [5, 2]), ("gmf", [5, 2]), ("mlp", [5, 2]), ("fused", [])])
+def test_model_against_a_slow_transcription(part: str, hidden: list[int]) -> None:
     torch.manual_seed(0)
-    model = NeuMF(**SIZES, part=part)
+    model = NeuMF(**{**SIZES, "hidden": hidden}, part=part)
     user, item = torch.randint(0, 6, (3, 4)), torch.randint(0, 9, (3, 4))
     out = model(user, item)
     expected = [
