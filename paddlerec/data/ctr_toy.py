@@ -16,6 +16,7 @@ from paddlerec.metrics import auc
 
 _FIELDS = {"user": 100, "item": 100, "city": 40, "hour": 24, "category": 20, "page": 12, "weekday": 7, "device": 5}
 _DENSE = ("price", "freshness")
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class World:
@@ -143,8 +144,8 @@ class CtrToyData(DataModule):
         given = row(raw, names)
         for name in names:
             value = given[name]
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-                raise DataError(f"column {name!r} must be a number, got {value!r}")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST:
+                raise DataError(f"column {name!r} must be a number, got {value!r:.80}")
         ids = [int(given[name]) if 1 <= given[name] <= size else 0 for name, size in _FIELDS.items()]
         return {
             "ids": torch.tensor([ids], dtype=torch.int32),

@@ -106,11 +106,13 @@ def test_toy_encodes_its_examples() -> None:
         assert encoded["ids"].shape == (1, 8) and (encoded["ids"] > 0).all()
         assert encoded["dense"].tolist()[0] == pytest.approx([example["price"], example["freshness"]])
     row = data.examples()[0]
-    assert data.encode({**row, "user": 10_000})["ids"][0, 0] == 0
+    assert data.encode({**row, "user": 10_000})["ids"][0, 0] == data.encode({**row, "user": 10**30})["ids"][0, 0] == 0
     for wrong, message in (
         ({**row, "usr": 1}, "did you mean 'user'"),
         ({k: v for k, v in row.items() if k != "price"}, "lacks 'price'"),
         ({**row, "price": "much"}, "'price' must be a number"),
+        ({**row, "price": float("nan")}, "'price' must be a number, got nan"),
+        ({**row, "price": 10**400}, "'price' must be a number, got 10+"),
         ("{", "not JSON"),
         ([1], "expected an object"),
     ):
