@@ -294,7 +294,7 @@ def _blocks(file: BufferedIOBase, rest: bytes) -> Iterator[bytes]:
 
 
 def _check_names(where: str, names: Sequence[str], wanted: Sequence[str], said_by: str = "") -> None:
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted({name for name in wanted if names.count(name) > 1}):  # others may have no name
         raise DataError(f"{where}: columns that are there twice: {', '.join(map(repr, twice))}{said_by}")
     for place, name in enumerate(wanted):
         if name in wanted[:place]:

@@ -75,6 +75,7 @@ def test_every_format_gives_the_same(tmp_path: Path) -> None:
         write(tmp_path / "t.txt.gz", tabs, HEADER.replace(",", "\t")),
         write(tmp_path / "crlf.csv", [line + "\r" for line in LINES], HEADER + "\r"),
         write(tmp_path / "bom.csv", LINES, "\ufeff" + HEADER),
+        write(tmp_path / "empty_columns.csv", [line + ",," for line in LINES], HEADER + ",,"),
         write(tmp_path / "quoted.csv", ['"1","anna","x","0.5"', *LINES[1:]]),
         write(tmp_path / "blank.csv", [*LINES[:3], "", *LINES[3:], "", ""]),
         write(tmp_path / "spaces.csv", [line.replace(",7", ", 7 ") for line in LINES]),
