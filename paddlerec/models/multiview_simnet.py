@@ -75,6 +75,8 @@ class MultiViewSimNet(nn.Module):
         encoders = dict(encoders or {})
         if unknown := [name for name in encoders if name not in {**user_views, **item_views}]:
             raise ValueError(f"encoders names {unknown[0]!r}; the views are {', '.join({**user_views, **item_views})}")
+        if not hidden:
+            raise ValueError("hidden needs a width: both sides meet in a space of the last layer's")
         self.user = Tower(user_views, encoders, dim, hidden, init_std)
         self.item = Tower(item_views, encoders, dim, hidden, init_std)
 

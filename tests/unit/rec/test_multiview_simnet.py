@@ -101,6 +101,8 @@ def test_score_is_the_cosine_of_two_towers() -> None:
             assert float(out[b, c].detach()) == pytest.approx(expected, abs=1e-5)
     with pytest.raises(ValueError, match="'word'"):
         MultiViewSimNet(user_views={"a": 2}, item_views={"words": 2}, encoders={"word": "cnn"})
+    with pytest.raises(ValueError, match="hidden needs a width"):
+        MultiViewSimNet(user_views={"a": 2}, item_views={"b": 2, "c": 2}, hidden=[])
 
 
 # ------------------------------------------------------------------------------------------------------ task
