@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ class Translation(Task):
         eos_id: end token.
         unknown_id: the piece that stands for what the vocabulary lacks; never produced.
         pad_id: padding.
-        target_language: of the translations, for the tokeniser of `bleu_tok_lc`.
+        target_language: of the translations, for the tokenisers of BLEU; what follows it, as in zh-CN, is passed over.
         lower: texts are in lower case, so scores are too.
         label_smoothing: share of the target that is spread evenly over the vocabulary, in training.
         beam: hypotheses that are followed.
@@ -102,9 +103,9 @@ class Translation(Task):
         self.vocabulary, self.pad_id, self.eos_id = vocabulary, pad_id, eos_id
         starts = [piece.startswith(SPACE) or i == eos_id for i, piece in enumerate(vocabulary)]
         self.register_buffer("starts", torch.tensor(starts), persistent=False)  # [V] bool: a word, or the end
-        self.target_language, self.lower = target_language, lower
+        self.target_language, self.lower = re.split("[-_]", target_language.lower())[0], lower
         self.tokenize = tokenize or (
-            "zh" if target_language == "zh" else "char" if target_language in _SOLID else "13a"
+            "zh" if self.target_language == "zh" else "char" if self.target_language in _SOLID else "13a"
         )
         if tokenize is not None:
             Bleu(tokenize=tokenize)  # refuses an unknown one before anything is trained

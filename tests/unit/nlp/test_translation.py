@@ -119,6 +119,9 @@ def test_bleu_has_tokens_where_words_are_written_without_spaces(language: str, t
     """With 13a a Chinese sentence is one token, and BLEU says whether all of it is right."""
     assert tokens in task(target_language=language).metrics()[3].signature
     assert "tok:intl" in task(target_language=language, tokenize="intl").metrics()[3].signature
+    for variety in (f"{language}-CH", f"{language.upper()}_tw"):  # files may be named train.zh-CN
+        names = [metric.signature for metric in task(target_language=variety).metrics()]
+        assert names == [metric.signature for metric in task(target_language=language).metrics()]
     with pytest.raises(ValueError, match="tokenize must be one of .*13a.*; got '13b'"):
         task(tokenize="13b")
 
