@@ -10,9 +10,9 @@ import numpy as np
 
 from paddlecore.data import mix
 from paddlecore.errors import DataError
-from paddlecore.sources import File, Source, locate
+from paddlecore.sources import File, Source, locate, split_files
 from paddlerec.data.interactions import InteractionData, Splits
-from paddlerec.data.reader import check_gaps, lines
+from paddlerec.data.reader import check_gaps, lines, suffix
 
 _USERS, _ITEMS = 29_858, 40_981
 
@@ -80,7 +80,7 @@ class GowallaData(InteractionData):
         if self.source == "auto":
             folder = locate(SOURCE)
             return {"train": folder / "train.txt.gz", "test": folder / "test.txt.gz"}
-        return super()._files()
+        return split_files(Path(self.source), suffix, ".txt, perhaps with .gz")
 
     def _read_splits(self) -> tuple[Splits, None]:
         files = self._files()

@@ -297,3 +297,5 @@ def test_gowalla_lines(tmp_path: Path) -> None:
     (tmp_path / "test.txt").write_text("0 1\n1 five\n")
     with pytest.raises(DataError, match=r"test\.txt:2: expected a user and its items"):
         GowallaData(source=str(tmp_path)).prepare()
+    with pytest.raises(DataError, match=r"train\.txt is a file: give the folder"):
+        GowallaData(source=str(tmp_path / "train.txt")).prepare()
