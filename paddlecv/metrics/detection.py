@@ -24,10 +24,11 @@ class DetectionAP(Metric):
     masks.
 
     `map50` (Everingham et al., 2010, "The PASCAL Visual Object Classes Challenge", section 4.2): the detections of a
-    class, best first over all pictures, each look at the box of their picture that they overlap most. They are right if
-    the overlap is at least 0.5 and no better detection has had the box; nothing at all if the box is difficult or a
-    crowd; else wrong. The area under precision over recall is exact (VOC since 2010), precision made monotone. Areas
-    are continuous, which VOC's are not: there a box includes its last pixel.
+    class, best first over all pictures (of equal scores the lower number of a picture first, as COCO's tools have it),
+    each look at the box of their picture that they overlap most. They are right if the overlap is at least 0.5 and no
+    better detection has had the box; nothing at all if the box is difficult or a crowd; else wrong. The area under
+    precision over recall is exact (VOC since 2010), precision made monotone. Areas are continuous, which VOC's are not:
+    there a box includes its last pixel.
 
     `ap` (Lin et al., 2014, "Microsoft COCO", and cocodataset.org): as faster-coco-eval has it, which equals
     pycocotools; difficult boxes count as crowds. A class without boxes has no part in a mean; without any it is NaN.
@@ -195,7 +196,7 @@ def voc_curve(
     Shapes: found [n, 7] picture, label, score, box; true [m, 7] picture, label, 1 for a crowd, box -> [k] each.
     """
     wanted = int((true[:, 2] == 0).sum())
-    found = found[np.argsort(-found[:, 2], kind="stable")]
+    found = found[np.lexsort((found[:, 0], -found[:, 2]))]  # not the order of arrival, which ranks would change
     verdict = np.zeros(len(found), np.int8)  # 1 right, -1 no matter, 0 wrong
     in_picture = {image: np.flatnonzero(true[:, 0] == image) for image in np.unique(true[:, 0])}
     taken = np.zeros(len(true), bool)

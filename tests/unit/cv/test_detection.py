@@ -316,6 +316,17 @@ def test_map50_equals_the_definition(seed: int) -> None:
     assert voc_ap(*rows) == metric.compute()["map50"]
 
 
+def test_equal_scores_are_ranked_alike_whatever_the_order_of_the_pictures() -> None:
+    found, true, ids = scenes(7, pictures=8)
+    found["scores"] = (4 * found["scores"]).ceil() / 4  # as those of half precision: many are the same
+    whole = DetectionAP(["a", "b", "c"])
+    whole.update(found, true, ids)
+    ranks = DetectionAP(["a", "b", "c"])  # gathered from two, which had turns of two pictures
+    for part in ([0, 1, 4, 5], [2, 3, 6, 7]):
+        ranks.update({k: v[part] for k, v in found.items()}, {k: v[part] for k, v in true.items()}, ids[part])
+    assert whole.compute() == ranks.compute()
+
+
 def test_what_the_metric_says_of_nothing() -> None:
     nothing = torch.zeros(2, 1, dtype=torch.int64)
     empty = {"boxes": torch.zeros(2, 1, 4), "scores": torch.zeros(2, 1), "labels": nothing}
