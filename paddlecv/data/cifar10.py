@@ -155,6 +155,7 @@ class CIFAR10Data(ClassifiedData):
             split: ImageRows(images, own[labels], seed=mix(self.seed), **(move if split == "train" else {}))
             for split, (images, labels) in read.items()
         }
+        self.refuse_empty(self._rows)
 
     # ------------------------------------------------------------------------------------------------ one input
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from paddlecore.data import Rows, SampleRows, mix
+from paddlecore.data import SampleRows, mix
 from paddlecore.errors import DataError
 from paddlecore.task import Batch
 from paddlecv.data.augment import GROUND, Colours, Scene, crop, kept, mosaic, quarter_turns, resized_masks, scene
@@ -87,9 +87,9 @@ class DetectionData(LabelledData):
     width of what is not filling; boxes [B, G, 4] float32 xyxy in pixels of `image`; labels [B, G] int64 1..C, 0 = no
     box; draw [B] int64, a random number of (seed, epoch, row); with `masks`, masks [B, G, H, W] uint8. Crowd boxes are
     left out. For evaluation, without draw and masks: scale [B, 2] float32, pixels of `image` per pixel of the picture
-    (y, x); original [B, 2] int64, its height and width; image_id [B] int64; true_boxes [B, G, 4] in its pixels,
-    true_labels [B, G], crowd [B, G] bool; with `masks`, true_masks, B lists of run lengths as COCO has them. A training
-    picture, changed as it is, has these too (train.overfit_batches measures on it).
+    (y, x); original [B, 2] int64, its height and width; image_id [B] int64, its row; true_boxes [B, G, 4] in its
+    pixels, true_labels [B, G], crowd [B, G] bool; with `masks`, true_masks, B lists of run lengths as COCO has them. A
+    training picture, changed as it is, has these too (train.overfit_batches measures on it).
 
     Args:
         train_on: `train`, or `trainval`: the pictures of validation are trained on too, and the last weights are kept,
@@ -204,8 +204,7 @@ class DetectionData(LabelledData):
             raise DataError(f"data.source={self.source}: two classes have the same name among {', '.join(declared)}")
         if declared and known and declared != known:
             raise DataError(disagreement("the weights", known, "the data", declared))
-        if empty := [split for split, records in self._records.items() if not records]:
-            raise DataError(f"data.source={self.source}: {empty[0]} has no pictures")
+        self.refuse_empty(self._records)
         seen = {split: sorted({n for r in records for n in r.names}) for split, records in self._records.items()}
         self._labels = known or declared or seen["train"]
         if not known and not seen["train"]:
@@ -229,6 +228,12 @@ class DetectionData(LabelledData):
                 raise DataError(
                     f"{split}: {len(absent)} of {len(records)} annotated pictures are not there:\n  {shown}"
                 )
+        for split, records in self._records.items():
+            if self.bad_rows.on_bad_row == "skip":
+                records = self._records[split] = [r for r in records if self._readable(r)]
+            sample = partial(self._training if split == "train" else self._evaluation, records)
+            self._rows[split] = SampleRows(len(records), sample, self._collate, mix(self.seed))
+        self.refuse_empty(self._rows)
 
     def checked(
         self, where: str | Path, line: int, box: Sequence[float], height: int, width: int
@@ -277,15 +282,6 @@ class DetectionData(LabelledData):
                 )
                 facts[f"{key}, 5 25 50 75 95 %"][split] = quantiles
         return facts
-
-    def rows(self, split: str) -> Rows:
-        if split not in self._rows:
-            if self.bad_rows.on_bad_row == "skip":
-                self._records[split] = [r for r in self._records[split] if self._readable(r)]
-            records = self._records[split]
-            sample = partial(self._training if split == "train" else self._evaluation, records)
-            self._rows[split] = SampleRows(len(records), sample, self._collate, mix(self.seed))
-        return self._rows[split]
 
     def _readable(self, record: Record) -> bool:
         try:
@@ -476,7 +472,6 @@ class DetectionData(LabelledData):
         return drawn(pixels_of(picture_of(raw)), answer["objects"], self._labels)
 
     def sample(self, split: str, row: int) -> tuple[Any, dict[str, Any]]:
-        self.rows(split)  # has left out what cannot be read
         record = self._records[split][row]
         objects: list[dict[str, Any]] = []
         for i, (name, box) in enumerate(zip(record.names, record.boxes.tolist(), strict=True)):

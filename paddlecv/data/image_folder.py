@@ -286,6 +286,7 @@ class ImageFolderData(ClassifiedData):
             self._inputs[split], self._targets[split] = inputs, target
             sample = partial(self._sample, kept or inputs, target, self._transform(split))
             self._rows[split] = SampleRows(len(inputs), sample, self._collate, mix(self.seed))
+        self.refuse_empty(self._rows)
 
     def find(self) -> dict[str, Classes]:
         """The files of each split and class; what a data set with a layout of its own overrides."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,6 +38,14 @@ class LabelledData(DataModule):
 
     def rows(self, split: str) -> Rows:
         return self._rows[split]
+
+    def refuse_empty(self, splits: Mapping[str, Sized]) -> None:
+        """
+        Raises:
+            DataError: nothing is in one of `splits`, perhaps because all its rows are bad.
+        """
+        if empty := [split for split, rows in splits.items() if not len(rows)]:
+            raise DataError(f"data.source={self.source}: {empty[0]} has no images that can be used")
 
     def state(self) -> dict[str, Any]:
         return {"labels": self._labels}

@@ -202,6 +202,7 @@ class MNISTData(ClassifiedData):
             split: ImageRows(images, own[labels], seed=mix(self.seed), **(move if split == "train" else {}))
             for split, (images, labels) in read.items()
         }
+        self.refuse_empty(self._rows)
 
     def _idx(self, folder: Path, known: bool = False) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """The splits of four files in MNIST's format; `known`: they must have MNIST's content."""

@@ -159,8 +159,7 @@ class SegmentationData(LabelledData):
         self._take_names(names, ids)
         if self.count or self.bad_rows.on_bad_row == "skip":
             found = self._count(found)
-        if empty := [split for split, rows in found.items() if not rows]:
-            raise DataError(f"data.source={self.source}: {empty[0]} has no images that can be used")
+        self.refuse_empty(found)
         self.splits, self._usable = tuple(found), found
         for split, rows in found.items():
             sample = partial(self._sample, split, rows, split == "train")

@@ -196,8 +196,12 @@ def test_pictures_that_cannot_be_read_are_named_or_left_out(tmp_path: Path) -> N
     with pytest.raises(DataError, match="b.png"):
         data.describe()
     data = prepared(VOCData, source=str(source), on_bad_row="skip")
+    assert data.bad_rows.summary().startswith("skipped 2 bad rows")  # which a run says before it begins
     assert data.describe()["rows"] == {"train": 1} and data.bad_rows.count == 2
     assert data.sample("train", 0)[0].endswith("a.png")
+    (tmp_path / "JPEGImages" / "a.png").write_bytes(b"")
+    with pytest.raises(DataError, match="train has no images that can be used"):
+        prepared(VOCData, source=str(source), on_bad_row="skip")
 
 
 # ---------------------------------------------------------------------------------------------------- classes
@@ -233,7 +237,7 @@ def test_data_without_any_box_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no boxes in the training pictures"):  # its classes have names all the same
         prepared(CocoData, source=str(coco(tmp_path / "coco", [])))
     (tmp_path / "voc/ImageSets/Main/train.txt").write_text("\n")
-    with pytest.raises(DataError, match="train has no pictures"):
+    with pytest.raises(DataError, match="train has no images"):
         prepared(VOCData, source=str(tmp_path / "voc"))
 
 

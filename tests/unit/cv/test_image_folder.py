@@ -155,6 +155,10 @@ def test_an_image_that_cannot_be_read_is_a_bad_row(cache: float, tmp_path: Path)
     data = prepared(tmp_path, cache=cache, on_bad_row="skip")
     assert data.bad_rows.count == 1 and counts(data)["train"] == {"a": 7, "b": 8}
     assert data.rows("train").fetch(np.arange(15), 0)["label"].tolist() == [0] * 7 + [1] * 8
+    for name in "ab":  # the only ones of validation
+        (tmp_path / name / "08.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match="valid has no images that can be used"):
+        prepared(tmp_path, cache=cache, on_bad_row="skip")
 
 
 def test_files_that_are_no_images_are_passed_over_and_counted_but_not_folders(tmp_path: Path) -> None:
