@@ -75,7 +75,7 @@ class CocoData(DetectionData):
             listed.add(name)
             place = place or _place(folder, split, path, name)
             empty = np.zeros((0, 4), np.float32)
-            pictures[ident] = Record(place / name, int(height), int(width), empty, [], np.zeros(0, np.bool_), id=ident)
+            pictures[ident] = Record(place / name, int(height), int(width), empty, [], np.zeros(0, np.bool_))
             rows[ident] = []
         for number, item in enumerate(content["annotations"]):
             which: Any = item.get("id", f"number {number}") if isinstance(item, dict) else f"number {number}"

@@ -55,7 +55,6 @@ class Record:
     names: list[str]  # [G] classes
     crowd: NDArray[np.bool_]  # [G] crowd or difficult: not trained on, neither hit nor miss when it is measured
     masks: list[dict[str, Any]] | None = None  # [G] COCO's run lengths, {"size": [H, W], "counts": bytes}
-    id: int | None = None  # the source's number of the picture; None: its row
     pixels: NDArray[np.uint8] | None = None  # [H, W, 3]
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # [G] 1..C, set by `prepare`
 
@@ -414,7 +413,7 @@ class DetectionData(LabelledData):
             **found,
             "boxes": boxes[~crowd] * found["scale"].flip(0).repeat(2),
             "labels": labels[~crowd],
-            "image_id": torch.tensor(row if record.id is None else record.id),
+            "image_id": torch.tensor(row),
             "true_boxes": boxes,
             "true_labels": labels,
             "crowd": crowd,
