@@ -61,7 +61,6 @@ class SSD(nn.Module):
 
     Raises:
         ValueError: numbers of ratios, scales, steps and maps that do not fit.
-        DataError: images that are too small for so many maps.
     """
 
     def __init__(
@@ -114,8 +113,6 @@ class SSD(nn.Module):
     def default_boxes(self, maps: Sequence[Tensor], image: Tensor) -> Tensor:
         """[N, 4] float32, in the order of the heads' outputs: map, row, column, box. Computed once for each size."""
         grids = tuple((m.shape[2], m.shape[3]) for m in maps)
-        if len(grids) != len(self.ratios) or 0 in grids[-1]:
-            raise DataError(f"an image of {tuple(image.shape[2:])} gives maps of {grids}; too small for so many maps")
         return _default_boxes(grids, (*image.shape[2:],), self.ratios, self.scales, self.steps, image.device)
 
     def _losses(self, scores: Tensor, codes: Tensor, anchors: Tensor, boxes: Tensor, labels: Tensor) -> DetectionLosses:
@@ -186,7 +183,7 @@ class SSD300(SSD):
         width: multiplier of all channels.
         batch_norm: a batch norm behind each convolution but the predicting ones.
         ratios: of the default boxes of each map; as many maps are made. The last two shrink a map by two pixels, so
-            six maps need images of 257 pixels or more, four of 33.
+            six maps need images of 268 pixels or more, five of 140, fewer of 12.
         scales: sides of the default boxes of each map, and one more; in shares of the image.
         steps: pixels between neighbouring places of each map, as in the authors' code for 300 pixels; None = the places
             fill the image evenly, which is right for every size.
@@ -196,6 +193,9 @@ class SSD300(SSD):
         max_iou: of two detections of a class that overlap by more, the better one stays.
         candidates: detections of a class that go into this comparison.
         keep: detections of an image.
+
+    Raises:
+        DataError: images that are too small for so many maps.
     """
 
     def __init__(
@@ -232,6 +232,10 @@ class SSD300(SSD):
             candidates=candidates,
             keep=keep,
         )
+
+
+SMALLEST = {2: 12, 3: 12, 4: 12, 5: 140, 6: 268}
+"""Pixels of a side that leave one for the last map, by the number of maps."""
 
 
 class VGGTrunk(nn.Module):
@@ -276,6 +280,7 @@ class VGGTrunk(nn.Module):
         ]
         self.extra = nn.ModuleList(nn.Sequential(*layers) for layers in rest[: maps - 1])
         self.channels = tuple(scaled(c) for c in (512, 1024, 512, 256, 256, 256)[:maps])
+        self.smallest = SMALLEST[maps]
         for module in vgg.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -283,6 +288,11 @@ class VGGTrunk(nn.Module):
             module.apply(_xavier)
 
     def forward(self, image: Tensor) -> list[Tensor]:
+        if min(image.shape[2:]) < self.smallest:
+            raise DataError(
+                f"the model gets images of {tuple(image.shape[2:])}: so many maps need sides of {self.smallest} pixels "
+                "or more (data.size); or give fewer model.ratios and model.scales"
+            )
         x = self.features(image)  # conv4_3 [B, 512 width, H / 8, W / 8]
         maps = [self.scale_weight[:, None, None] * F.normalize(x)]
         for block in self.extra:

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torchvision.models.detection import ssd300_vgg16, ssdlite320_mobilenet_v3_large
 from torchvision.ops import box_iou
 
+from paddlecore.errors import DataError
 from paddlecv import load_pretrained
 from paddlecv.layers.detection import encode_boxes
 from paddlecv.layers.fold import fold_batch_norm
 from paddlecv.models import SSD300, SSDlite
-from paddlecv.models.ssd import CODING, SSD
+from paddlecv.models.ssd import CODING, SSD, VGGTrunk
 
 SMALL = dict(ratios=[[2], [2, 3], [2, 3]], scales=[0.1, 0.2, 0.4, 0.6])
 BOXES = torch.tensor(
@@ -156,6 +157,14 @@ def test_a_narrow_ssd300_of_few_maps(batch_norm: bool) -> None:
     assert [m.shape[-1] for m in found] == [8, 4, 2]
     torch.testing.assert_close(found[0].norm(dim=1), torch.full((1, 8, 8), 20.0))
     assert any(isinstance(m, nn.BatchNorm2d) for m in model.modules()) == batch_norm
+
+
+@pytest.mark.parametrize(("maps", "smallest"), [(2, 12), (4, 12), (5, 140), (6, 268)])
+def test_the_smallest_image_of_so_many_maps(maps: int, smallest: int) -> None:
+    trunk = VGGTrunk(maps=maps, width=0.01).eval()
+    assert [*trunk(torch.zeros(1, 3, smallest, smallest + 1))[-1].shape[2:]] == [1, 1]
+    with pytest.raises(DataError, match=f"sides of {smallest} pixels or more"):
+        trunk(torch.zeros(1, 3, 300, smallest - 1))
 
 
 def test_says_what_does_not_fit() -> None:
