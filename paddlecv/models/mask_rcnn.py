@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import roi_align
 
+from paddlecore.errors import DataError
 from paddlecv.layers.detection import Detections
 from paddlecv.layers.roi_align import RoIAlign
 from paddlecv.models.faster_rcnn import FasterRCNN, Proposals, Samples
@@ -36,6 +37,9 @@ class MaskRCNN(FasterRCNN):
 
     Shapes: as `FasterRCNN`; the target has masks [B, G, H, W] uint8 (0 or 1) as well, and so have `Detections`, as
     probabilities on 28 x 28 points of the box.
+
+    Raises:
+        DataError: a target without masks.
     """
 
     def __init__(
@@ -61,6 +65,11 @@ class MaskRCNN(FasterRCNN):
 
         L_mask is the log loss of the pixels of the true class's mask, averaged over them and over the image's objects.
         """
+        if "masks" not in target:
+            raise DataError(
+                "Mask R-CNN learns from masks, and these data give none: set data.masks=true; boxes alone are enough "
+                "for paddlecv.models.FasterRCNN"
+            )
         heads: Any = self.roi_heads
         # objects come first, and no more than this many; places behind hold none
         first = slice(0, int(heads.samples * heads.fraction))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
+from paddlecore.errors import DataError
 from paddlecore.metric import Metric
 from paddlecore.task import Batch, Prediction, StepOutput
 from paddlecv.layers.detection import Detections, take
@@ -64,6 +65,8 @@ class Detection(VisionTask):
             raise ValueError(f"task.max_detections must be at least 1, got {max_detections}")
         if (flip or flip_vertical or len(scales) > 1) and masks:
             raise ValueError("task.flip, flip_vertical and several scales join boxes, they cannot join masks")
+        if metric not in ("map50", "ap", *(["mask_ap"] if masks else [])):
+            raise ValueError(f"task.metric must be map50 or ap, or with task.masks=true mask_ap, got {metric}")
         self.labels = labels if labels is not None else [str(i) for i in range(1, (num_classes or 0) + 1)]
         self.score_threshold, self.max_detections = score_threshold, max_detections
         self.flip, self.flip_vertical, self.scales, self.overlap = flip, flip_vertical, scales_of(scales), overlap
@@ -121,6 +124,9 @@ class Detection(VisionTask):
         return [DetectionAP(self.labels, max_detections=self.max_detections, masks=self.masks, main=self.metric)]
 
     def measure(self, metrics: Sequence[Metric], prediction: Prediction, batch: Batch) -> None:
+        if self.masks and ("masks" not in prediction or "true_masks" not in batch):
+            lack = "the model" if "true_masks" in batch else "the data (data.masks=true)"
+            raise DataError(f"task.masks=true: {lack} must give masks; task.masks=false measures boxes alone")
         true = {"boxes": batch["true_boxes"], "labels": batch["true_labels"], "crowd": batch["crowd"]}
         metrics[0].update(prediction, {**true, "masks": batch.get("true_masks")}, batch["image_id"])
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paddlecore.errors import ConfigError
 from paddlecore.metric import Metric
 from paddlecore.task import Batch, Prediction, StepOutput
 from paddlecv.metrics.segmentation import MeanIoU
@@ -35,7 +36,8 @@ class Segmentation(VisionTask):
         labels: their names in order, for `render`; None = their numbers.
         class_frequency: [C] share of each class in the training pixels, for `class_weights`.
         class_weights: none; enet = 1 / ln(1.02 + share) (Paszke et al., 2016, "ENet", section 5.2); median = median
-            share / share (Eigen, Fergus, 2015, section 4.3.2). Scaled so that a training pixel's mean weight is 1.
+            share / share (after Eigen, Fergus, 2015, who count for a class only images that have it). Scaled so that a
+            training pixel's mean weight is 1.
         auxiliary_weights: of the losses behind the first.
         full_size: take the main loss at the size of the mask.
         label_smoothing: share of the target that is spread evenly over all classes.
@@ -87,7 +89,7 @@ class Segmentation(VisionTask):
         logits = self.model(batch["image"])
         main, *others = [logits] if isinstance(logits, Tensor) else logits
         if len(others) > len(self.auxiliary_weights):
-            raise ValueError(f"the model has {len(others)} auxiliary outputs: give task.auxiliary_weights as many")
+            raise ConfigError(f"the model has {len(others)} auxiliary outputs: give task.auxiliary_weights as many")
         if self.full_size:
             main = _resize(main, mask.shape[1:])
         loss, right = self._loss(main, mask)

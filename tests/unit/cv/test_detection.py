@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from paddlecore.errors import DataError
 from paddlecv.layers.detection import DetectionLosses, Detections
 from paddlecv.metrics import DetectionAP
 from paddlecv.metrics.detection import voc_ap
@@ -150,12 +151,22 @@ def test_masks_are_pasted_into_the_picture_and_measured() -> None:
     assert metrics[0].compute() == {"mask_ap": 1.0, "map50": 1.0, "ap": 1.0, "map50/cat": 1.0}
 
 
+def test_says_who_gives_no_masks() -> None:
+    found = answer([[10, 10, 40, 30]], [0.9], [1])
+    task = Detection(Told(found), labels=["cat"], masks=True)
+    with pytest.raises(DataError, match=r"the data \(data.masks=true\) must give masks"):
+        task.measure(task.metrics(), task.predict(batch()), batch())
+    with pytest.raises(DataError, match="the model must give masks"):
+        task.measure(task.metrics(), task.predict(batch()), batch(true_masks=[[]]))
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"score_threshold": 2},
         {"max_detections": 0},
         {"flip_vertical": True, "masks": True},
+        {"metric": "mask_ap"},
         {"scales": [1.0, 1.5], "masks": True},
         {"scales": [0.0]},
     ],

@@ -193,6 +193,12 @@ def test_balanced_sample_counts_as_torchvision_and_is_random(
             assert set(largest.tolist()) == set(place[row, used[row]][chosen == value].tolist())
 
 
+def test_mask_rcnn_says_that_it_needs_masks() -> None:
+    given = {name: value for name, value in target(1).items() if name != "masks"}
+    with pytest.raises(DataError, match="set data.masks=true"):
+        small(MaskRCNN)(pictures(1), torch.tensor([[HIGH, WIDE]]), given)
+
+
 def test_sides_that_would_part_anchors_from_their_places_are_refused() -> None:
     with pytest.raises(DataError, match=r"images of \(64, 100\): sides must be multiples of 32"):
         small(FasterRCNN).eval()(torch.zeros(1, 3, 64, 100), torch.tensor([[64, 100]]))

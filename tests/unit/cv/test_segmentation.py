@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from paddlecore.errors import DataError
+from paddlecore.errors import ConfigError, DataError
 from paddlecv.data import CamVidData, CityscapesData, SegmentationData
 from paddlecv.data.cityscapes import LABEL_IDS
 from paddlecv.data.segmentation import decode_runs, palette, read_mask
@@ -333,7 +333,7 @@ def test_auxiliary_losses_stand_for_all_pixels_and_halves_for_the_whole(batch: d
     main = Segmentation(Fixed(outputs[0]), 3)(batch).loss_sum
     both = Segmentation(Fixed(*outputs), 3, auxiliary_weights=[0.4])(batch).loss_sum
     assert float(both - main) == pytest.approx(0.4 * float(expected), rel=1e-4)
-    with pytest.raises(ValueError, match="auxiliary_weights"):
+    with pytest.raises(ConfigError, match="auxiliary_weights"):
         Segmentation(Fixed(*outputs), 3)(batch)
 
 
