@@ -270,12 +270,12 @@ def fingerprint(paths: Iterable[str | os.PathLike[str]]) -> str:
     return hashlib.sha256(json.dumps(sorted(entries)).encode()).hexdigest()
 
 
-def _check(path: Path, file: File, *, hashed: bool = True) -> None:
+def _check(path: Path, file: File) -> None:
     try:
         size = path.stat().st_size
         if size != file.size:
             expected, got = f"{file.size} bytes", f"{size} bytes"
-        elif not hashed or (digest := _remembered_sha256(path)) == file.sha256:
+        elif (digest := _remembered_sha256(path)) == file.sha256:
             return
         else:
             expected, got = f"sha256 {file.sha256}", f"sha256 {digest}"
@@ -290,11 +290,8 @@ def _check(path: Path, file: File, *, hashed: bool = True) -> None:
 # ------------------------------------------------------------------------------------------------------ locate
 
 
-def locate(source: Source, *, check: bool = True) -> Path:
+def locate(source: Source) -> Path:
     """The folder in which all files of `source` lie, fetched first if need be, each with the declared size and sha256.
-
-    Args:
-        check: False leaves out the hashes of files that are already there; their sizes are still compared.
 
     Raises:
         DataError: a file is not as declared, or is missing and cannot be fetched. The message holds the licence, the
@@ -309,7 +306,7 @@ def locate(source: Source, *, check: bool = True) -> Path:
     missing = [file for file in source.files if not (folder / file.name).is_file()]
     for file in source.files:  # first of all: nobody should wait for a download that a damaged neighbour makes useless
         if file not in missing:
-            _check(folder / file.name, file, hashed=check)
+            _check(folder / file.name, file)
     if missing:
         _fetch_missing(source, missing, folder)
     return folder
