@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from paddlecore.sources import File, Source, published
-from paddlenlp.data.sentence_classification import TextTableData, _Texts
+from paddlenlp.data.sentence_classification import TextTableData
 
 _COPY = (
     "https://raw.githubusercontent.com/pengming617/bert_classification/c155e73ee9272aa61589116aebd762204c3e4c83/data/{}"
@@ -40,17 +41,14 @@ class ChnSentiCorpData(TextTableData):
         **options: see `TextTableData`.
     """
 
+    published_labels: ClassVar[dict[str, str]] = {"0": "negative", "1": "positive"}
     made_up = ("房间干净，服务很好，下次还会再来。", "电池不行，用了两天就坏了。", "书写得一般，不过价格便宜。")
 
     def __init__(self, *, text: str = "text_a", tokenizer: str = "characters", **options: Any) -> None:
         super().__init__(text=text, tokenizer=tokenizer, **options)
-        if self.labels is None and self.source in ("auto", "toy"):
-            self.labels = {"0": "negative", "1": "positive"}
 
-    def _read_splits(self) -> dict[str, _Texts]:
+    def _files(self) -> dict[str, Path]:
         if self.source != "auto":
-            return super()._read_splits()
+            return super()._files()
         files = published(CHNSENTICORP)
-        self._paths = list(files.values())
-        names = {"train": "train.tsv", "valid": "dev.tsv", "test": "test.tsv"}
-        return {split: self._read(files[name]) for split, name in names.items()}
+        return {"train": files["train.tsv"], "valid": files["dev.tsv"], "test": files["test.tsv"]}

@@ -128,6 +128,8 @@ class TextTableData(DataModule):
     vocabulary_state = "vocabulary"
     made_up: ClassVar[tuple[str, ...]] = ()
     """Inputs to show for published data, whose licences do not let rows travel with the weights."""
+    published_labels: ClassVar[list[str] | dict[str, str] | None] = None
+    """`labels` of published data, and of toy data in their place."""
 
     def __init__(
         self,
@@ -158,7 +160,8 @@ class TextTableData(DataModule):
             raise ValueError(f"data.labels must be different names, got {labels}; a map gives several labels one name")
         check_columns(columns, (text, label))
         self.text, self.label, self.columns, self.encoding = text, label, columns, encoding
-        self.labels, self.tokenizer, self.lower = labels, tokenizer, lower
+        published = self.published_labels if self.source in ("auto", "toy") else None
+        self.labels, self.tokenizer, self.lower = published if labels is None else labels, tokenizer, lower
         self.min_count, self.max_length = min_count, max_length
         self.split, self.split_seed, self.window = list(split), split_seed, window
         self._names: list[str] = []  # of the classes, in order
@@ -449,7 +452,6 @@ class TenFoldData(TextTableData):
     """
 
     origin: ClassVar[Source]
-    classes: ClassVar[dict[str, str]]  # what stands in the file, and what it means
 
     def __init__(self, *, fold: int = 0, **options: Any) -> None:
         super().__init__(**options)
@@ -458,8 +460,6 @@ class TenFoldData(TextTableData):
         if fold and self.source not in ("auto", "toy"):
             raise ValueError(f"data.fold={fold} is of the published set; own files have no folds, leave it out")
         self.fold = fold
-        if self.labels is None and self.source in ("auto", "toy"):
-            self.labels = self.classes
 
     def _read_splits(self) -> dict[str, _Texts]:
         if self.source != "auto":
@@ -476,8 +476,7 @@ class MRData(TenFoldData):
     """
 
     origin = MR
-    classes: ClassVar[dict[str, str]] = {"0": "negative", "1": "positive"}
-
+    published_labels: ClassVar[dict[str, str]] = {"0": "negative", "1": "positive"}
     made_up = (
         "A warm, funny and deeply moving film.",
         "Two hours of noise, and not one good joke.",
@@ -493,8 +492,7 @@ class SubjData(TenFoldData):
     """
 
     origin = SUBJ
-    classes: ClassVar[dict[str, str]] = {"0": "subjective", "1": "objective"}
-
+    published_labels: ClassVar[dict[str, str]] = {"0": "subjective", "1": "objective"}
     made_up = (
         "A slow start, but what follows is worth the wait.",
         "A young nurse finds a letter that her father never sent.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, published
@@ -69,6 +69,7 @@ class SST2Data(TextTableData):
         **options: see `TextTableData`.
     """
 
+    published_labels: ClassVar[list[str]] = ["negative", "positive"]
     made_up = (
         "A warm, funny and deeply moving film.",
         "Two hours of noise, and not one good joke.",
@@ -78,8 +79,6 @@ class SST2Data(TextTableData):
     def __init__(self, *, phrases: bool = True, **options: Any) -> None:
         super().__init__(**options)
         self.phrases = phrases
-        if self.labels is None and self.source in ("auto", "toy"):
-            self.labels = ["negative", "positive"]
 
     def _read_splits(self) -> dict[str, _Texts]:
         if self.source != "auto":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 from paddlecore.sources import File, Source, published
 from paddlenlp.data.sentence_classification import COPY, TextTableData, _Texts, folds
@@ -29,18 +29,12 @@ class TRECData(TextTableData):
 
     `source`: auto = nlp/english_sentence_classification under PADDLE_DATA, or fetched; toy = generated sentences; or
     own files, as in `TextTableData`.
-
-    Args:
-        **options: see `TextTableData`.
     """
 
+    published_labels: ClassVar[dict[str, str]] = {
+        "0": "description", "1": "entity", "2": "abbreviation", "3": "human", "4": "location", "5": "number",
+    }  # fmt: skip
     made_up = ("Who wrote the first dictionary?", "How far is the moon?", "Where do swallows spend the winter?")
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        if self.labels is None and self.source in ("auto", "toy"):
-            names = ("description", "entity", "abbreviation", "human", "location", "number")
-            self.labels = {str(number): name for number, name in enumerate(names)}
 
     def _read_splits(self) -> dict[str, _Texts]:
         if self.source != "auto":
