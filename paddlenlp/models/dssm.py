@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from paddlenlp.layers import word_vectors
+
 
 class DSSM(nn.Module):
     """gamma times the cosine of two texts (eq. 4, and gamma of eq. 5), each a tower over its bag of terms (eq. 3).
@@ -43,10 +45,8 @@ class DSSM(nn.Module):
         if not hidden:
             raise ValueError("hidden must have the width of one layer at least")
         self.gamma = gamma
-        self.terms = nn.Embedding(vocab_size, hidden[0], padding_idx=pad_id)
+        self.terms = word_vectors(vocab_size, hidden[0], pad_id, 0.2)
         self.bias = nn.Parameter(torch.zeros(hidden[0]))
-        with torch.no_grad():
-            self.terms.weight.uniform_(-0.2, 0.2)[pad_id] = 0.0
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(hidden, hidden[1:], strict=False))
         self.dropout = nn.Dropout(dropout)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from paddlenlp.layers import text_lengths
+from paddlenlp.layers import text_lengths, word_vectors
 
 
 class TextCNN(nn.Module):
@@ -54,10 +54,7 @@ class TextCNN(nn.Module):
         if not widths or (max_norm is not None and max_norm <= 0):
             raise ValueError(f"widths must be one at least, max_norm above 0: got {list(widths)}, {max_norm}")
         self.widths, self.pad_id, self.max_norm = tuple(widths), pad_id, max_norm
-        self.embedding = nn.Embedding(vocab_size, dim, padding_idx=pad_id)
-        nn.init.uniform_(self.embedding.weight, -0.25, 0.25)  # as the author's own program does
-        with torch.no_grad():
-            self.embedding.weight[pad_id].zero_()
+        self.embedding = word_vectors(vocab_size, dim, pad_id, 0.25)  # as the author's own program does
         self.convolutions = nn.ModuleList(nn.Conv1d(dim, maps, width, padding=width - 1) for width in widths)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(maps * len(widths), num_classes)
