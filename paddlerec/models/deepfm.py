@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
-from paddlerec.layers import FieldTable, check_dense, fm_pooling, mlp
+from paddlerec.layers import mlp, with_dense
+from paddlerec.models.fm import FM
 
 
-class DeepFM(nn.Module):
+class DeepFM(FM):
     """logit = b + first order + pairs (eq. 2) + deep network (eq. 3, 4), all trained together (eq. 1).
 
     A row of the table is an id's embedding and, in its last column, the id's first-order weight: one gather serves all
@@ -43,12 +43,7 @@ class DeepFM(nn.Module):
         batch_norm: bool = False,
         init_std: float = 1e-4,
     ) -> None:
-        super().__init__()
-        self.dim, self.num_dense = dim, num_dense
-        self.fields = FieldTable(vocab_sizes, dim + 1, init_std=init_std)
-        self.bias = nn.Parameter(torch.zeros(()))
-        self.dense = nn.Linear(num_dense, 1, bias=False) if num_dense else None  # first order
-        self.dense_embedding = nn.Parameter(init_std * torch.randn(num_dense, dim)) if num_dense else None  # [D, dim]
+        super().__init__(vocab_sizes=vocab_sizes, num_dense=num_dense, dim=dim, init_std=init_std)
         self.deep = None
         if hidden:
             width = len(vocab_sizes) * dim + num_dense
@@ -57,18 +52,8 @@ class DeepFM(nn.Module):
             )
 
     def forward(self, ids: Tensor, dense: Tensor | None = None) -> Tensor:
-        check_dense(dense, self.num_dense)
-        embedding, first = self.fields(ids).split([self.dim, 1], -1)  # [B, F, dim], [B, F, 1]
-        flat = embedding.flatten(1)  # [B, F * dim]: the one copy, which all that follows reads in order
-        total = flat.unflatten(1, (-1, self.dim)).sum(1)  # [B, dim]
-        squares = flat.square().sum(1)  # [B]
-        logit = self.bias + first.sum((1, 2))
-        if dense is not None and self.dense is not None and self.dense_embedding is not None:
-            logit = logit + self.dense(dense).squeeze(1)
-            total = total + dense @ self.dense_embedding
-            squares = squares + dense.square() @ self.dense_embedding.square().sum(1)
-            flat = torch.cat([flat, dense], 1)  # [B, F * dim + D]
-        logit = logit + fm_pooling(total, squares)
+        logit, flat = self.interactions(ids, dense)
         if self.deep is not None:
-            logit = logit + self.deep(flat).squeeze(1)
+            x = with_dense(flat, dense, self.num_dense)  # [B, F * dim + D]
+            logit = logit + self.deep(x).squeeze(1)
         return logit

@@ -39,13 +39,18 @@ class FM(nn.Module):
         self.dense_embedding = nn.Parameter(init_std * torch.randn(num_dense, dim)) if num_dense else None  # [D, dim]
 
     def forward(self, ids: Tensor, dense: Tensor | None = None) -> Tensor:
+        return self.interactions(ids, dense)[0]
+
+    def interactions(self, ids: Tensor, dense: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The logit [B], and the embeddings side by side [B, F * dim]."""
         check_dense(dense, self.num_dense)
         embedding, first = self.fields(ids).split([self.dim, 1], -1)  # [B, F, dim], [B, F, 1]
-        total = embedding.sum(1)  # [B, dim]
-        squares = embedding.square().sum((1, 2))  # [B]
+        flat = embedding.flatten(1)  # [B, F * dim]: the one copy, which all that follows reads in order
+        total = flat.unflatten(1, (-1, self.dim)).sum(1)  # [B, dim]
+        squares = flat.square().sum(1)  # [B]
         logit = self.bias + first.sum((1, 2))
         if dense is not None and self.dense is not None and self.dense_embedding is not None:
             logit = logit + self.dense(dense).squeeze(1)
             total = total + dense @ self.dense_embedding
             squares = squares + dense.square() @ self.dense_embedding.square().sum(1)
-        return logit + fm_pooling(total, squares)
+        return logit + fm_pooling(total, squares), flat
