@@ -193,12 +193,10 @@ def plot(folder: Path) -> Path:
     names = [n for x in evals[:1] for n in x if n not in ("step", "epoch", "kind")]
     main = (result.get("best") or {}).get("metric") or next(iter(names), None)
 
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     if losses:
         left.plot(*zip(*losses, strict=True), color="tab:blue")
     left.set(xlabel="step", ylabel="training loss")
@@ -213,7 +211,6 @@ def plot(folder: Path) -> Path:
     figure.suptitle(str(result.get("recipe") or folder.name))
     target = folder / "curve.png"
     figure.savefig(target, dpi=120)
-    pyplot.close(figure)
     return target
 
 

@@ -122,11 +122,6 @@ def write_report(
         worst: (row of `split`, error).
         answers: the rendered prediction for each of them.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for metric in metrics:
@@ -134,7 +129,6 @@ def write_report(
         if figure is not None:
             name = f"{type(metric).__name__.lower()}.png"
             figure.savefig(folder / name, dpi=120)
-            pyplot.close(figure)
             names.append(name)
     if worst:
         drawn, lines = [], []

@@ -24,7 +24,7 @@ sys.exit(int(connection.recv(16) or 1))
 
 
 def serve(path: str) -> None:
-    import matplotlib.pyplot  # noqa: F401
+    import matplotlib.figure  # noqa: F401
     import pyarrow.parquet  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401
 
