@@ -136,7 +136,7 @@ class DetectionAP(Metric):
         }
         truth = COCO(given)
         answers = truth.loadRes(self._annotations("found", found, kind))
-        evaluation = COCOeval_faster(truth, answers, kind, print_function=_silent)
+        evaluation = COCOeval_faster(truth, answers, kind, print_function=lambda *_: None)
         evaluation.params.maxDets = [1, 10, self.max_detections]
         evaluation.evaluate()
         evaluation.accumulate()
@@ -171,10 +171,6 @@ class DetectionAP(Metric):
                 if name == "found":
                     del answer["bbox"]
         return answers
-
-
-def _silent(*_: Any) -> None:
-    pass
 
 
 def voc_ap(found: NDArray[np.float64], true: NDArray[np.float64], overlap: float = 0.5) -> float:
