@@ -25,9 +25,6 @@ class CTR(Task):
         model: maps (ids, dense or None), and with `history_fields` {name: history}, to logits [B].
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-
     def logit(self, batch: Batch) -> Tensor:
         """[B] float32; a task with other inputs overrides it."""
         histories = {name: batch[name] for name in getattr(self.model, "history_fields", ())}
