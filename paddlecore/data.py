@@ -576,6 +576,7 @@ class DataModule:
             "rows": sizes,
             "spec": {k: v for k, v in self.spec.items() if isinstance(v, (int, float, str))},
             "bad_rows": self.bad_rows.count,
+            "skipped": self.bad_rows.first,
             **({"passed_over": dict(self.bad_rows.passed_over)} if self.bad_rows.passed_over else {}),
         }
 

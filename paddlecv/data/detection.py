@@ -256,7 +256,7 @@ class DetectionData(LabelledData):
         facts: dict[str, Any] = {
             **super().describe(), "boxes cut at the border": self.clipped, "boxes": {},
             "pictures without boxes": {}, "crowd or difficult": {}, "box size, 5 25 50 75 95 %": {},
-            "width / height, 5 25 50 75 95 %": {}, "skipped": self.bad_rows.first,
+            "width / height, 5 25 50 75 95 %": {},
         }  # fmt: skip
         for split, records in self._records.items():
             for record in records if self.bad_rows.on_bad_row == "error" else []:

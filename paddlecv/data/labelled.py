@@ -78,7 +78,7 @@ class ClassifiedData(LabelledData):
                             strict=True))
             for split in self._rows
         }  # fmt: skip
-        return {**super().describe(), "classes": counts, "skipped": self.bad_rows.first}
+        return {**super().describe(), "classes": counts}
 
     def read_each(
         self, classes: Mapping[str, Iterable[Path]], read: Callable[[Path], Any]

@@ -135,7 +135,7 @@ class SegmentationData(LabelledData):
             split: {name: round(float(n) / max(1, n_all.sum()), 6) for name, n in zip(self._labels, n_all, strict=True)}
             for split, n_all in self._pixels.items()
         }
-        return {**super().describe(), "pixels": shares, "skipped": self.bad_rows.first}
+        return {**super().describe(), "pixels": shares}
 
     # ------------------------------------------------------------------------------------------------ reading
 

@@ -222,7 +222,6 @@ class ParallelData(DataModule):
             "steps_an_epoch": plan.steps(0),
             "padding": dict(zip(("source", "target"), np.round(padding, 4).tolist(), strict=True)),
             "left_out_too_long": self._too_long,
-            "skipped": self.bad_rows.first,
         }
 
     # ------------------------------------------------------------------------------------------------ reading

@@ -183,7 +183,7 @@ class RunningTextData(DataModule):
     def describe(self) -> dict[str, Any]:
         unknown = {split: round(float((text == UNKNOWN).mean()), 4) for split, text in self._texts.items()}
         tokens = {split: len(text) - 1 for split, text in self._texts.items()}
-        return {**super().describe(), "tokens": tokens, "unknown_tokens": unknown, "skipped": self.bad_rows.first}
+        return {**super().describe(), "tokens": tokens, "unknown_tokens": unknown}
 
     def prepare(self) -> None:
         """

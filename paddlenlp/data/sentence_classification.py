@@ -226,7 +226,6 @@ class TextTableData(DataModule):
             "cut_off": self._cut,
             "unknown_tokens": shares,
             "padding": round(padding_share(self._rows["train"].lengths, self.plan(self._rows["train"])), 4),
-            "skipped": self.bad_rows.first,
         }
 
     # ------------------------------------------------------------------------------------------------ reading

@@ -272,13 +272,12 @@ class TextPairData(DataModule):
         ]
 
     def describe(self) -> dict[str, Any]:
-        """`rows` are queries; `files` has, by split, pairs, right ones, queries with right and wrong candidates, texts
+        """`rows` are queries; `splits` has, by split, pairs, right ones, queries with right and wrong candidates, texts
         that were cut off, and the share of tokens without an id of their own."""
         return {
             **super().describe(),
             "files": [str(path) for path in self._paths],
             "splits": self._facts,
-            "skipped": self.bad_rows.first,
         }
 
     # ------------------------------------------------------------------------------------------------ reading

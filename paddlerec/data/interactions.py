@@ -308,7 +308,6 @@ class InteractionData(DataModule):
             **super().describe(),
             "files": [str(path) for path in self._paths],
             "splits": self._counts,
-            "skipped": self.bad_rows.first,
         }
 
     def examples(self) -> list[Any]:

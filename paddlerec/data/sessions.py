@@ -219,7 +219,6 @@ class SessionData(DataModule):
             **super().describe(),
             "files": [str(path) for path in self._paths],
             "splits": self._counts,
-            "skipped": self.bad_rows.first,
         }
 
     # ------------------------------------------------------------------------------------------------ reading

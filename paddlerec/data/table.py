@@ -206,7 +206,6 @@ class TableData(DataModule):
             "positive": {split: float(rows.columns["label"].mean()) for split, rows in self._rows.items()},
             "ids": dict(zip(self.map.categorical, self.spec["vocab_sizes"], strict=True)) | sequences,
             "unseen": {split: {name: n for name, n in found.items() if n} for split, found in self.unseen.items()},
-            "skipped": self.bad_rows.first,
         }
 
     # ------------------------------------------------------------------------------------------------ reading

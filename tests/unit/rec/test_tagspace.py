@@ -185,6 +185,7 @@ def test_bad_rows_are_named_by_file_and_line(tmp_path: Path, line: str, why: str
         prepared(source)
     data = prepared(source, on_bad_row="skip")
     assert data.bad_rows.count == 1 and len(data.rows("train")) == 4
+    assert "train.tsv:3: " in data.describe()["skipped"][0]
 
 
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:
