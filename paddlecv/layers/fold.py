@@ -48,13 +48,8 @@ def _fold(module: nn.Module) -> None:
             continue
         convolution = module.get_submodule(before.target)
         if isinstance(convolution, nn.Conv2d) and norm.running_mean is not None:
-            _replace(module, before.target, fuse_conv_bn_eval(convolution, norm))
-            _replace(module, node.target, nn.Identity())
-
-
-def _replace(module: nn.Module, name: str, new: nn.Module) -> None:
-    parent, _, last = name.rpartition(".")
-    setattr(module.get_submodule(parent), last, new)
+            module.set_submodule(before.target, fuse_conv_bn_eval(convolution, norm))
+            module.set_submodule(node.target, nn.Identity())
 
 
 class _Tracer(fx.Tracer):

@@ -233,8 +233,7 @@ def _maps(net: nn.Module, steps: list[str]) -> dict[int, tuple[str, int]]:
 def _reshape_first(net: nn.Module, in_channels: int) -> None:
     """Give `net` a first convolution for images of `in_channels` channels."""
     name, old = next((name, module) for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
-    parent, _, last = name.rpartition(".")
     sizes = (old.kernel_size[0], old.stride[0], old.padding[0])
     new = type(old)(in_channels, old.out_channels, *sizes, bias=old.bias is not None)
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
-    setattr(net.get_submodule(parent), last, new)
+    net.set_submodule(name, new)

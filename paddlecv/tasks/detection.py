@@ -14,7 +14,7 @@ from torchvision.ops import box_iou
 from paddlecore.errors import DataError
 from paddlecore.metric import Metric
 from paddlecore.task import Batch, Prediction, StepOutput
-from paddlecv.layers.detection import Detections, take
+from paddlecv.layers.detection import Detections, clip_boxes, take
 from paddlecv.metrics import DetectionAP
 from paddlecv.tasks.vision import VisionTask, scales_of
 
@@ -86,8 +86,7 @@ class Detection(VisionTask):
             found = joined(found, other, self.overlap, looks)
         boxes, scores, labels = (value[:, : self.max_detections] for value in found[:3])
         boxes = boxes.float() / batch["scale"].flip(1).repeat(1, 2)[:, None]
-        limit = batch["original"].flip(1).repeat(1, 2)[:, None].to(boxes)
-        boxes = torch.minimum(boxes.clamp(min=0), limit)
+        boxes = clip_boxes(boxes, batch["original"])
         prediction = {"boxes": boxes, "scores": scores, "labels": labels, "size": batch["original"]}
         if found.masks is not None:
             masks = found.masks[:, : self.max_detections]
