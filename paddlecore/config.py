@@ -7,6 +7,7 @@ from source, so that a mistake is refused before torch is loaded. Importing this
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -17,6 +18,7 @@ import os
 import re
 import shutil
 import textwrap
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -412,6 +414,7 @@ def _plain_overrides(pairs: list[tuple[str, str]]) -> dict[str, Any] | None:
 
 
 _OWN = "_own_recipe"  # what Hydra knows a user's own file as
+_HYDRA = threading.Lock()
 
 
 def _replaced(pairs: list[tuple[str, str]], below: dict[str, Any]) -> list[str]:
@@ -426,6 +429,22 @@ def _replaced(pairs: list[tuple[str, str]], below: dict[str, Any]) -> list[str]:
         if inner and isinstance(there, dict) and text.lstrip().startswith("["):
             words.append(f"~{key}")
     return list(dict.fromkeys(words))
+
+
+@contextlib.contextmanager
+def _hydra_alone() -> Iterator[None]:
+    """Hydra's state is one for the process: no other thread's use comes in between, and where the program that calls
+    this is itself one of Hydra's, it finds what it had."""
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.version import VersionBase
+
+    with _HYDRA:
+        program, version = GlobalHydra.instance().hydra, VersionBase.instance().version_base
+        GlobalHydra.instance().hydra = None
+        try:
+            yield
+        finally:
+            GlobalHydra.instance().hydra, VersionBase.instance().version_base = program, version
 
 
 def _hydra(
@@ -449,15 +468,15 @@ def _hydra(
             problems.append(f"{key}: {text!r} cannot be read as a value ({reason}); quote text as '{key}=\"...\"'")
     if problems:
         raise ConfigError(_joined(problems))
-    name = recipe
-    if recipe.endswith(".yaml"):
-        name = _OWN
-        ConfigStore.instance().store(_OWN, _read(Path(recipe)), group="recipe", package="_global_")
+    name = _OWN if recipe.endswith(".yaml") else recipe
     groups = [f"recipe={name}", *([f"debug={debug}"] if debug else [])]
+    words = groups + _replaced(pairs, below) + [f"++{key}={text}" for key, text in pairs]
     try:
-        with hydra.initialize_config_dir(str(root.resolve()), version_base="1.3"):
-            words = groups + _replaced(pairs, below) + [f"++{key}={text}" for key, text in pairs]
-            composed = hydra.compose("train", words)
+        with _hydra_alone():
+            if name == _OWN:
+                ConfigStore.instance().store(_OWN, _read(Path(recipe)), group="recipe", package="_global_")
+            with hydra.initialize_config_dir(str(root.resolve()), version_base="1.3"):
+                composed = hydra.compose("train", words)
         plain = OmegaConf.to_container(composed, resolve=False)
     except Exception as error:  # Hydra and OmegaConf have no common base for theirs
         raise ConfigError(f"cannot compose {recipe}: {' '.join(str(error).split())}") from error

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -370,6 +371,31 @@ def test_hydra_leaves_no_trace(root: Path, tmp_path: Path, monkeypatch: pytest.M
     compose(["recipe=rec/toy"], root=root)
     assert not GlobalHydra.instance().is_initialized()
     assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_a_program_of_hydras_own_composes_too(root: Path) -> None:
+    """As under @hydra.main: what it has begun is there afterwards."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.version import getbase
+
+    with hydra.initialize_config_dir(str(root), version_base="1.2"):
+        program = GlobalHydra.instance().hydra
+        assert compose(["recipe=rec/toy", "seed=5"], root=root).seed == 5
+        with pytest.raises(ConfigError):
+            compose(["recipe=rec/toy", "seed=[5]"], root=root)
+        assert GlobalHydra.instance().hydra is program
+        assert str(getbase()) == "1.2"
+
+
+def test_threads_compose_at_the_same_time(root: Path) -> None:
+    own = own_recipe(root, TOY.replace("Toy net", "Own net"))
+    with ThreadPoolExecutor(4) as threads:
+        configs = threads.map(
+            lambda n: compose([own if n % 2 else "recipe=rec/toy", f"seed={n}"], root=root), range(8)
+        )
+        found = [(c.seed, c.about.title) for c in configs]
+    assert found == [(n, "Own net" if n % 2 else "Toy net") for n in range(8)]
 
 
 # --- building
