@@ -418,15 +418,16 @@ _HYDRA = threading.Lock()
 
 
 def _replaced(pairs: list[tuple[str, str]], below: dict[str, Any]) -> list[str]:
-    """Hydra's words for taking away the mappings inside a section that a list takes the place of: it would merge them.
-    `data.categorical` of a table, for one, may be either."""
+    """Hydra's words for taking away what a list or a mapping inside a section takes the place of where it is of the
+    other kind: Hydra would merge the two. `data.categorical` of a table, for one, may be either."""
     words = []
     for key, text in pairs:
         section, *inner = key.split(".")
         there: Any = below.get(section)
         for part in inner:
             there = there.get(part) if isinstance(there, dict) else None
-        if inner and isinstance(there, dict) and text.lstrip().startswith("["):
+        other = {"[": dict, "{": list}.get(text.lstrip()[:1])
+        if inner and other is not None and isinstance(there, other):
             words.append(f"~{key}")
     return list(dict.fromkeys(words))
 
@@ -479,7 +480,8 @@ def _hydra(
                 composed = hydra.compose("train", words)
         plain = OmegaConf.to_container(composed, resolve=False)
     except Exception as error:  # Hydra and OmegaConf have no common base for theirs
-        raise ConfigError(f"cannot compose {recipe}: {' '.join(str(error).split())}") from error
+        reason = " ".join(f"{error} {error.__cause__ or ''}".split())
+        raise ConfigError(f"cannot compose {recipe}: {reason}") from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 

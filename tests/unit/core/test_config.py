@@ -122,6 +122,15 @@ def test_a_list_takes_the_place_of_a_mapping_inside_a_section() -> None:
     assert list(merged) == ["user", "friend", "item", "page", "shop"]
 
 
+def test_a_mapping_takes_the_place_of_a_list_inside_a_section(root: Path) -> None:
+    table = "{_target_: paddlerec.data.TableData, label: clicked, categorical: [shop, page]}"
+    own = own_recipe(root, re.sub("data: .*", f"data: {table}", TOY))
+    maps = {"shop": {"min_count": 2}}
+    assert compose([own, "data.categorical={shop: {min_count: 2}}"], root=root).data["categorical"] == maps
+    assert "model.dropout: expected float, got {'a': 1}" in refused(root, "model.dropout={a: 1}")
+    assert "optim.groups: expected list" in refused(root, "optim.groups={a: 1}")
+
+
 def test_phases_lie_over_the_optimiser(root: Path) -> None:
     gen, disc = "{lr: 1e-4, schedule: {kind: cosine}}", "{_target_: torch.optim.SGD, momentum: 0.9}"
     phases = f"optim.phases={{gen: {gen}, disc: {disc}}}"
@@ -391,9 +400,7 @@ def test_a_program_of_hydras_own_composes_too(root: Path) -> None:
 def test_threads_compose_at_the_same_time(root: Path) -> None:
     own = own_recipe(root, TOY.replace("Toy net", "Own net"))
     with ThreadPoolExecutor(4) as threads:
-        configs = threads.map(
-            lambda n: compose([own if n % 2 else "recipe=rec/toy", f"seed={n}"], root=root), range(8)
-        )
+        configs = threads.map(lambda n: compose([own if n % 2 else "recipe=rec/toy", f"seed={n}"], root=root), range(8))
         found = [(c.seed, c.about.title) for c in configs]
     assert found == [(n, "Own net" if n % 2 else "Toy net") for n in range(8)]
 
