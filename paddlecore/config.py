@@ -858,6 +858,19 @@ def flatten(config: RunConfig | Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def as_option(value: Any) -> str:
+    """A value of an option as the command line takes it: `compose` reads it back."""
+    if isinstance(value, list):
+        return f"[{','.join(map(as_option, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{as_option(inner)}' for key, inner in value.items())}}}"
+    if isinstance(value, str) and _plain_overrides([("x", value)]) != {"x": value}:
+        from hydra.core.override_parser.types import Quote, QuotedString
+
+        return QuotedString(value, Quote.double).with_quotes()
+    return _plain_text(value)
+
+
 def dump(config: RunConfig) -> str:
     """The configuration as YAML, for run_config.yaml."""
     return yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

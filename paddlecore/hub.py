@@ -13,6 +13,7 @@ import importlib
 import json
 import logging
 import math
+import shlex
 import shutil
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -579,8 +580,7 @@ def write_artefact(
             "data_sha256": read_object(first.path / "trainer.json").get("data", {}).get("fingerprint", ""),
             "labels": list(first.data_state.get("labels") or ()) or None,
             "parameters": results[0]["parameters"],
-            "command": _command(name, identities[0]),
-            "eval_command": f"paddlesuite eval recipe={name} init.weights={name}",
+            **_commands(name, identities[0]),
             "train_seconds": results[0]["seconds"],
             **_made_on(read_object(folders[0] / "environment.json")),
             "notes": notes,
@@ -743,18 +743,24 @@ def record_scores(folder: Path, split: str, metrics: Mapping[str, float | None],
     write_json(folder / "card.json", card)
 
 
-def _command(recipe: str, identity: Mapping[str, Any]) -> str:
-    """The command that makes the run again: the recipe, the seed, and each option that is not the recipe's own."""
-    words = [f"paddlesuite train recipe={recipe} seed={identity.get('seed')}"]
-    if recipe in config.list_recipes():
+def _commands(recipe: str, identity: Mapping[str, Any]) -> dict[str, str]:
+    """For a shell: `command` makes the run again, with the recipe, the seed, and each option that is not the recipe's
+    own; `eval_command` scores the artefact, and needs those options that decide what is built."""
+    options, published = [], recipe in config.list_recipes()
+    if published:
         own = json.loads(json.dumps(config.identity(config.compose([f"recipe={recipe}"]))))
         for name in config.differing(identity, own):
             if name in identity and name not in ("seed", "recipe", "data.source"):
                 value = identity[name]
                 if isinstance(value, str) and Path(value).is_absolute():  # one machine's folders mean nothing elsewhere
                     value = f"<folder>/{Path(value).name}"
-                words.append(f"{name}={json.dumps(value)}")
-    return " ".join(words)
+                options.append(f"{name}={config.as_option(value)}")
+    built = [option for option in options if option.startswith(("model.", "task.", "data."))]
+    weights = f"init.weights={recipe if published else '<this folder>'}"
+    return {
+        "command": shlex.join(["paddlesuite", "train", f"recipe={recipe}", f"seed={identity.get('seed')}", *options]),
+        "eval_command": shlex.join(["paddlesuite", "eval", f"recipe={recipe}", weights, *built]),
+    }
 
 
 def card_markdown(card: Mapping[str, Any]) -> str:

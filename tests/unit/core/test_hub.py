@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -348,8 +349,22 @@ def test_a_card_alone_says_what_was_reached_and_has_no_weights(tmp_path: Path, z
 
 
 def test_a_card_names_no_folder_of_one_machine(tmp_path: Path, zoo: Path) -> None:
-    command = hub._command("rec/one", {"seed": 3, "init.weights": str(tmp_path / "trunk.safetensors")})
-    assert command == 'paddlesuite train recipe=rec/one seed=3 init.weights="<folder>/trunk.safetensors"'
+    made = hub._commands("rec/one", {"seed": 3, "init.weights": str(tmp_path / "trunk.safetensors")})
+    assert made["command"] == "paddlesuite train recipe=rec/one seed=3 'init.weights=\"<folder>/trunk.safetensors\"'"
+
+
+def test_the_commands_of_a_card_can_be_given_to_a_shell(zoo: Path) -> None:
+    options = {
+        "model.hidden_channels": [8, 2], "optim.groups": [{"match": "*.bias", "lr_scale": 0.5}], "seed": 3,
+        "model.in_channels": 5, "train.best_metric": "it's \u00e9", "train.clip_norm": None,
+    }  # fmt: skip
+    made = hub._commands("rec/one", {**config.identity(config.compose(["recipe=rec/one"])), **options})
+    train, score = (shlex.split(command) for command in made.values())
+    assert train[:2] == ["paddlesuite", "train"] and score[:2] == ["paddlesuite", "eval"]
+    again = config.flatten(config.compose(train[2:]))
+    assert {name: again[name] for name in options} == options
+    assert score[2:] == ["recipe=rec/one", "init.weights=rec/one", "model.hidden_channels=[8,2]", "model.in_channels=5"]
+    assert "<this folder>" in hub._commands("mine.yaml", {"seed": 1})["eval_command"]
 
 
 def test_an_artefact_is_scored_before_it_replaces_another(
