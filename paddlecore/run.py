@@ -333,7 +333,8 @@ def _restore(data: DataModule, artefact: hub.Artefact, without: Sequence[str] = 
     """Take over what the data of these weights have learned, but for the keys `without`.
 
     Raises:
-        ConfigError: the weights were made with other options than those of `data`.
+        ConfigError: the weights were made with other options than those of `data`, or on data of which it can take over
+            nothing.
     """
     made = artefact.recipe.get("data") or {}
     for name in () if data.vocabulary_state in without else data.input_options:
@@ -341,7 +342,16 @@ def _restore(data: DataModule, artefact: hub.Artefact, without: Sequence[str] = 
         if (there := made.get(name, here)) != here:
             shown, wanted = (f"data.{name}={str(value).lower()}" for value in (here, there))
             raise ConfigError(f"{shown}, but the weights in {artefact.path} were made with {wanted}; give that")
-    data.restore({k: v for k, v in artefact.data_state.items() if k not in without})
+    try:
+        data.restore({k: v for k, v in artefact.data_state.items() if k not in without})
+    except (KeyError, TypeError, ValueError) as error:
+        theirs, ours = str(made.get("_target_")), type(data).__name__
+        if theirs.rpartition(".")[2] == ours:
+            raise
+        raise ConfigError(
+            f"the weights in {artefact.path} are of {theirs}, and {ours} cannot take over what that learned; to start "
+            "from the tensors alone, copy model.safetensors out of that folder and name the copy"
+        ) from error
 
 
 def _fine_tuned(cfg: RunConfig, task: Task, data: DataModule, pretrained: hub.Artefact) -> str:
@@ -356,7 +366,7 @@ def _fine_tuned(cfg: RunConfig, task: Task, data: DataModule, pretrained: hub.Ar
         said = (
             f"\nvocabulary: {both:,} of {len(after):,} tokens are also in that of the weights; the others start afresh"
         )
-    elif data.vocabulary_state and (share := data.unknown_share()):
+    elif data.vocabulary_state in pretrained.data_state and (share := data.unknown_share()):
         said = (
             f"\nvocabulary: {share:.1%} of the {data.vocabulary_of} are not in that of the weights; "
             "init.vocabulary=data makes a new one"

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ import torch
 from paddlecore import checkpoint, config, files, hub, run
 from paddlecore.errors import CheckpointError, ConfigError, DataError, Stopped
 from paddlecore.schema import RunConfig
+from paddlecore.task import Task
 from paddlecore.trainer import Trainer
 
 DATA = ["data.train_rows=2000", "data.valid_rows=500", "data.test_rows=500", "data.batch_size=100"]
@@ -407,3 +409,23 @@ def test_bare_files_of_tensors(capfd: pytest.CaptureFixture[str]) -> None:
     Path("none.pth").write_bytes(b"no")
     with pytest.raises(CheckpointError, match="not a readable"):
         run.evaluate(compose("init.weights=none.pth"))
+
+
+def test_weights_of_data_that_learned_something_else_are_refused() -> None:
+    """MovieLens counts users and items; a table's vocabularies say nothing of that, and names are no counts."""
+    data = config.build({"_target_": "paddlerec.data.MovieLensData", "source": "toy"}, "data")
+    for state in ({"vocabularies": {}, "scales": {}}, {"users": ["a"], "items": ["b"]}):
+        weights = hub.Artefact(Path("other"), {}, {"data": {"_target_": "paddlerec.data.OtherData"}}, state, {})
+        with pytest.raises(
+            ConfigError, match="other are of paddlerec.data.OtherData, and MovieLensData cannot .* copy"
+        ):
+            run._restore(data, weights)
+
+
+def test_a_vocabulary_that_came_with_no_weights_is_not_compared_with_theirs() -> None:
+    task = Task(torch.nn.Linear(2, 1))
+    data: Any = SimpleNamespace(vocabulary_state="vocabulary", vocabulary_of="tokens", unknown_share=lambda: 0.5)
+    for state in ({}, {"vocabulary": ["a"]}):
+        weights = hub.Artefact(Path("w.pt"), {}, {}, state, task.state_dict())
+        said = run._fine_tuned(compose("init.weights=w.pt"), task, data, weights)
+        assert ("50.0% of the tokens are not in that of the weights" in said) == bool(state)
