@@ -256,12 +256,15 @@ def by_token(
 
 
 def _names_for(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state`, a task's, by the names of `module`: a model's lack the `model.`, and the task's own are left out."""
+    """`state`, a task's, by the names of `module`: a model's lack the `model.`, and the task's own are left out.
+
+    That of a module with a part called `model` has its names already.
+    """
     from paddlecore.task import Task
 
     if isinstance(module, Task):
         return {name: value for name, value in state.items() if name not in module.run_state}
-    if not any(name.startswith("model.") for name in state):
+    if not any(name.startswith("model.") for name in state) or not module.state_dict().keys().isdisjoint(state):
         return dict(state)
     return {name[6:]: value for name, value in state.items() if name.startswith("model.")}
 

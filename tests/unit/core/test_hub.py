@@ -106,6 +106,17 @@ def test_missing_and_unused_are_reported_and_the_tasks_own_tensors_are_not_the_m
     assert report.missing == ["0.bias"] and report.unused == ["old"] and len(report.loaded) == 3
 
 
+def test_a_part_called_model_is_no_task(tmp_path: Path) -> None:
+    """A module of somebody's own, whose names may begin as a task's do: from its file, and from a task around it."""
+    source, target = (nn.ModuleDict({"model": mlp(seed=seed), "head": nn.Linear(2, 1)}) for seed in (1, 2))
+    checkpoint.save_tensors(tmp_path / "own.safetensors", source.state_dict())
+    assert hub.load_pretrained(target, tmp_path / "own.safetensors", strict=True).complete
+    assert same(target.state_dict(), source.state_dict())
+    other = nn.ModuleDict({"model": mlp(seed=3), "head": nn.Linear(2, 1)})
+    assert hub.load_state(other, Task(source).state_dict()).complete
+    assert same(other.state_dict(), source.state_dict())
+
+
 def test_what_a_task_carries_from_step_to_step_is_no_weight() -> None:
     class Carrying(Task):
         run_state = ("state",)
