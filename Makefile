@@ -11,7 +11,7 @@ RUN := runs/demo
 # Installed again only when the dependencies change; an interrupted installation leaves no stamp and is taken up again.
 $(STAMP): pyproject.toml setup.py constraints.txt
 	@echo "setting up $(VENV) (once; some minutes, mostly torch)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -214,6 +215,19 @@ def test_ci_and_make_agree_on_the_command(tmp_path: Path) -> None:
     shown = subprocess.run(["sh", ".ci/run"], cwd=checkout, env=environment, capture_output=True, text=True)
     assert shown.returncode == 7
     assert shown.stdout == f"data={tmp_path / 'shared' / 'data'} threads= path=\n" and shown.stderr == ""
+
+
+def test_an_environment_that_was_interrupted_while_it_was_made_is_completed(tmp_path: Path) -> None:
+    """venv makes the interpreter first and pip last; one without pip has to be made again."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("pyproject.toml", "setup.py", "constraints.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name, line in ((".venv/bin/python", "exit 1"), ("stub", "printf '#!/bin/sh\\n' > .venv/bin/python")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    subprocess.run(["make", "setup", "PYTHON=./stub"], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / ".venv" / ".installed").is_file()
 
 
 # ---------------------------------------------------------------------------------------------------- options
