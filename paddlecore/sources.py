@@ -494,8 +494,9 @@ def _attempt(url: str, file: File, part: Path, timeout: float) -> bool:
             else:
                 raise _Failed(f"HTTP {response.status} {response.reason}", again=False)
             length = response.headers.get("Content-Length", "")
-            if not packed and length.isdigit() and have + int(length) != file.size:
-                raise _Failed(f"has {have + int(length)} bytes, expected {file.size}", again=False)
+            # of a range a server may send the beginning only (RFC 9110, section 15.3.7): the next attempt goes on there
+            if not have and not packed and length.isdecimal() and int(length) != file.size:
+                raise _Failed(f"has {length} bytes, expected {file.size}", again=False)
             if not have:
                 part.write_bytes(b"")
                 _remember(part, url, response.headers)

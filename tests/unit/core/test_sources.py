@@ -180,6 +180,22 @@ def test_a_later_call_goes_on_too_and_a_finished_part_is_not_fetched_again(serve
     assert len(server.seen) == 3
 
 
+def test_a_server_that_sends_a_range_in_pieces_is_asked_for_each(server: Server, tmp_path: Path) -> None:
+    def piece(handler: Handler) -> None:
+        start = int(handler.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        end = min(start + 100_000, len(BODY))
+        handler.reply(206, BODY[start:end], ETag='"one"', Content_Range=f"bytes {start}-{end - 1}/{len(BODY)}")
+
+    assert fetch(file(server.url("/a", serve(cut=50_000), piece)), tmp_path, tries=9).read_bytes() == BODY
+    assert server.ranges == [None, *(f"bytes={start}-" for start in (50_000, 150_000, 250_000))]
+    assert server.sent == len(BODY)
+
+
+def test_a_length_that_is_no_number_is_passed_over(server: Server, tmp_path: Path) -> None:
+    odd = server.url("/a", lambda handler: handler.reply(200, BODY, Content_Length="\u00b2", Connection="close"))
+    assert fetch(file(odd), tmp_path).read_bytes() == BODY
+
+
 def test_a_server_that_ignores_range_is_read_from_the_start(server: Server, tmp_path: Path) -> None:
     path = fetch(file(server.url("/a", serve(cut=100_000), serve(ranges=False))), tmp_path)
     assert path.read_bytes() == BODY
