@@ -420,7 +420,7 @@ _HYDRA = threading.Lock()
 def _replaced(pairs: list[tuple[str, str]], below: dict[str, Any]) -> list[str]:
     """Hydra's words for taking away what a list or a mapping inside a section takes the place of where it is of the
     other kind: Hydra would merge the two. `data.categorical` of a table, for one, may be either."""
-    words = []
+    words: list[str] = []
     for key, text in pairs:
         section, *inner = key.split(".")
         there: Any = below.get(section)

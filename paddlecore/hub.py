@@ -105,7 +105,9 @@ def create_model(
                 f"{name} has no weights of its own; give pretrained=<folder or file of weights>, or name a recipe "
                 f"({_published(list_models(pretrained=True))})"
             )
-        artefact = read_artefact(resolve(str(recipe) if pretrained is True else pretrained))
+        # a folder of the recipe's name that happens to be here is not meant
+        published = artefact_folder(str(recipe)) if pretrained is True else None
+        artefact = read_artefact(published or resolve(str(recipe) if pretrained is True else pretrained))
     section = dict(own)
     # a bare file of tensors says nothing of sizes
     recorded = artefact.recipe.get("model") if artefact is not None else read_card(recipe or "").get("model")

@@ -597,13 +597,12 @@ def _weights(cfg: RunConfig) -> str | Path:
             f"output_dir={own} holds no checkpoint; train first, name weights with init.weights=<folder or recipe>, or "
             "leave output_dir out for the recipe's own run or published weights"
         )
-    try:
-        return hub.resolve(cfg.recipe)
-    except (ConfigError, CheckpointError):
+    if (published := hub.artefact_folder(cfg.recipe)) is None:
         raise ConfigError(
             f"no weights: there is neither a run of {cfg.recipe} with these options in {own} nor a published artefact; "
             "train first, or name them with init.weights=<folder or recipe>"
-        ) from None
+        )
+    return published
 
 
 def load_exact(task: Task, artefact: hub.Artefact, where: Path, into: str = "model") -> None:

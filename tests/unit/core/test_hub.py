@@ -495,6 +495,15 @@ def test_a_published_recipe_by_name(zoo: Path, name: str) -> None:
     assert same(fresh.state_dict(), mlp(seed=3).state_dict())
 
 
+def test_published_weights_are_not_those_of_a_folder_of_that_name(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "here" / "rec" / "one", seed=5)
+    monkeypatch.chdir(tmp_path / "here")
+    assert same(hub.create_model("rec/one", pretrained=True).state_dict(), mlp(seed=1).state_dict())
+    assert same(hub.create_model("rec/one", pretrained="rec/one").state_dict(), mlp(seed=501).state_dict())
+
+
 def test_other_sizes_and_other_weights(zoo: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("WARNING"):
         model = hub.create_model("rec/one", pretrained=True, hidden_channels=[4, 7])
