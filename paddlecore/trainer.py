@@ -125,6 +125,8 @@ class Trainer:
 
     def _wrap(self) -> nn.Module:
         """The task as the loop calls it: compiled, checkpointed and averaged over ranks where asked for."""
+        if distributed.world_size() > 1:
+            distributed.sync_batch_norm(self.task)  # first: blocks to recompute hold on to their batch norms
         if self.options.channels_last:
             self.task.to(memory_format=torch.channels_last)
         if self.options.activation_checkpointing:
@@ -133,7 +135,6 @@ class Trainer:
             self.task.model.compile()  # in place, so names in checkpoints stay as they are
         if distributed.world_size() == 1:
             return self.task
-        distributed.sync_batch_norm(self.task)
         tables = {id(m.weight) for m in self.task.modules() if isinstance(m, RowTable) and m.adopted}
         names = [name for name, p in self.task.named_parameters() if id(p) in tables]
         # tables send touched rows, not a gradient of their own size (see PhaseOptimizer.collect)

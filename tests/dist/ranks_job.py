@@ -32,6 +32,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "dense_adam_rows": {"section": {"tables": "rows", "tables_rule": "dense_adam"}, "clip_norm": 0.5},
     "adagrad_rows": {"section": {"tables": "rows", "tables_rule": "adagrad"}},
     "batch_norm": {"net": {"batch_norm": True}},
+    "batch_norm_recomputed": {"net": {"batch_norm": True}, "activation_checkpointing": True},
     "uneven": {"batch_size": 5},
     "fewer_rows_than_ranks": {"rows": 1, "batch_size": 2},
     "ema": {"ema": 0.9},

@@ -45,7 +45,7 @@ def test_two_ranks_one_rank_and_accumulation_are_equal(name: str, two_ranks: Pat
     one = ranks_job.make(name)
     one.fit()
     assert parts.largest_difference(parts.weights(one.task), theirs) < 1e-6
-    if name != "batch_norm":  # halves have statistics of their own, ranks share theirs
+    if "batch_norm" not in name:  # halves have statistics of their own, ranks share theirs
         halves = ranks_job.make(name, accumulate=2)
         halves.fit()
         assert parts.largest_difference(parts.weights(halves.task), theirs) < 1e-6
