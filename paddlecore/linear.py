@@ -24,6 +24,7 @@ class Linear(nn.Linear):
         if (
             not torch.compiler.is_compiling()  # first: an exported graph must not depend on the number of rows
             and x.device.type == "cpu"
+            and x.dim() > 1
             and x.dtype == self.weight.dtype == torch.float32
             and x.numel() * self.out_features >= _SMALL
             and torch.backends.mkldnn.is_available()

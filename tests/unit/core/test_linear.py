@@ -38,6 +38,9 @@ def test_small_products_other_widths_are_torchs() -> None:
 
     assert operator(layer(x)) == "_ProductBackward"
     assert operator(layer(x[:4])) == "AddmmBackward0"
+    wide = Linear(4096, 256)
+    wide(torch.ones(4096)).sum().backward()  # one row alone, [in] -> [out]
+    assert wide.weight.grad is not None and wide.weight.grad.eq(1).all()
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x).dtype == torch.bfloat16
     assert layer.double()(x.double()).dtype == torch.float64
