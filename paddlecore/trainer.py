@@ -96,6 +96,7 @@ class Trainer:
         self.best: dict[str, Any] | None = None  # {"step", "metric", "value", "metrics"}
         self.last_metrics: dict[str, float] = {}
         self.evaluations_without_gain = 0
+        self.to_beat: float | None = None  # for early stopping: the best value of the evaluations that were due
         self.evaluated_at, self.saved_at = -1, -1
 
         self.goals = {name: goal for metric in task.metrics() for name, goal in metric.goals.items()}
@@ -410,11 +411,13 @@ class Trainer:
         goal = self.goals.get(self.best_metric, "max")
         if self.best is None or is_better(value, self.best["value"], goal):
             self.best = {"step": self.step, "metric": self.best_metric, "value": value, "metrics": metrics}
-            self.evaluations_without_gain = 0
-        else:
-            self.evaluations_without_gain += due
-        for schedule in self.schedules.values() if due else ():
-            schedule.observe(value, goal)
+        if due:
+            if self.to_beat is None or is_better(value, self.to_beat, goal):
+                self.to_beat, self.evaluations_without_gain = value, 0
+            else:
+                self.evaluations_without_gain += 1
+            for schedule in self.schedules.values():
+                schedule.observe(value, goal)
         if self.journal is not None:
             self.journal.log(self.step, self.epochs_done(), "eval", metrics)
 
@@ -468,6 +471,7 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         return {
             **{name: getattr(self, name) for name in _STATE},
+            "to_beat": self.to_beat,
             "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
             "data": self.data_record,
@@ -504,6 +508,7 @@ class Trainer:
             self.ema.load_state_dict(checkpoint.load_tensors(folder / "ema.safetensors"))
         for name in _STATE:
             setattr(self, name, state[name])
+        self.to_beat = state.get("to_beat", self.best and self.best["value"])  # older checkpoints: without
         for name, schedule in self.schedules.items():
             schedule.load_state_dict(state["schedules"][name])
         if self.scaler is not None and state["scaler"] is not None:

@@ -197,6 +197,20 @@ def test_early_stop_and_best_checkpoint(tmp_path: Path) -> None:
     assert [p.name for p in checkpoint.steps(tmp_path / "checkpoints")] == ["step_00000004", "step_00000008"]
 
 
+def test_a_longer_run_stops_early_where_one_that_was_long_does(tmp_path: Path) -> None:
+    """The evaluation at the end of the shorter run, the best of all, is none of the longer one's."""
+    scores = {4: 3.0, 6: 1.0, 8: 2.0, 12: 1.5, 16: 1.2, 20: 1.6, 24: 1.7}
+    last = None
+    for steps in (6, 40):
+        run = trainer(
+            max_steps=steps, eval_every=4, early_stop=2, folder=tmp_path, valid=rows(8), keep=9, resume_from=last
+        )
+        run.evaluate = lambda _, run=run: {"mse": scores[run.step]}  # type: ignore[method-assign, misc]
+        outcome = run.fit()
+        last = checkpoint.latest(tmp_path / "checkpoints")
+    assert outcome["step"] == 24 and outcome["best"]["step"] == 6
+
+
 def test_the_evaluation_at_the_end_is_saved_where_a_checkpoint_is_due_before_it(tmp_path: Path) -> None:
     """Saved every 5 steps, evaluated every 7: the run's end at 10 is an evaluation of its own, and the best one."""
     options = {"max_steps": 10, "save_every": 5, "eval_every": 7, "folder": tmp_path, "valid": rows(8)}
