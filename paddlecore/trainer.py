@@ -233,9 +233,8 @@ class Trainer:
                     if stop or (self._due_save() and not self.finished()):
                         self._save()
                     if stop:
-                        raise Stopped(
-                            f"stopped as asked at step {self.step}, saved; the same command goes on from there"
-                        )
+                        saved = "" if self.folder is None else ", saved; the same command goes on from there"
+                        raise Stopped(f"stopped as asked at step {self.step}{saved}")
 
             interval.pause()
             self._read()
