@@ -180,6 +180,8 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             stack.callback(stream.close)  # ends the data workers
             stack.enter_context(self._signals())
+            for optimizer in self.optimizers.values():
+                stack.callback(optimizer.requires_grad_)  # after the last phase, too, the others can be trained
             if profiler is not None:
                 stack.enter_context(profiler)
 
@@ -305,10 +307,11 @@ class Trainer:
             optimizer.settle()
 
     def _only(self, phase: str) -> None:
-        """With several phases, let gradients flow into the parameters of `phase` only."""
+        """With several phases, let gradients flow into the parameters of `phase` only, also those of other phases."""
         if len(self.optimizers) > 1:
-            for name, optimizer in self.optimizers.items():
-                optimizer.requires_grad_(name == phase)
+            for optimizer in self.optimizers.values():
+                optimizer.requires_grad_(False)
+            self.optimizers[phase].requires_grad_()
 
     def _advance(self, sums: list[Tensor]) -> None:
         self.counted.append(sums)

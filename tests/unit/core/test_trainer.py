@@ -468,6 +468,7 @@ def test_a_gan_needs_no_second_loop(tmp_path: Path) -> None:
         judged.backward()
         d.step()
     assert largest_difference(weights(run.task.model), weights(net)) < 2e-6
+    assert all(p.requires_grad for p in run.task.parameters())  # as before, for another run on it
     assert run.journal.of("train", "judge/d") == run.journal.of("train", "judge/loss")  # type: ignore[union-attr]
     again = trainer(Gan(gan()), section=section, max_steps=9, resume_from=tmp_path / "checkpoints" / "step_00000008")
     again.fit()
@@ -475,6 +476,26 @@ def test_a_gan_needs_no_second_loop(tmp_path: Path) -> None:
     halves = trainer(Gan(gan()), section=section, max_steps=9, accumulate=2)
     halves.fit()
     assert largest_difference(weights(run.task), weights(halves.task)) < 1e-6
+
+
+class _Twice(_Plain):
+    phases = {"first": ("*",), "second": ("model.weight",)}
+
+
+def test_phases_may_share_parameters() -> None:
+    torch.manual_seed(0)
+    run = trainer(_Twice(nn.Linear(3, 1)), max_steps=5, section={"_target_": "torch.optim.SGD"})
+    torch.manual_seed(0)
+    net = nn.Linear(3, 1)
+    data, plan = rows(), Plan(103, 16, seed=5)
+    for step in range(5):
+        batch = data.fetch(plan.rows(0, step), 0)
+        for parameters in ([net.weight, net.bias], [net.weight]):
+            net.zero_grad()
+            (net(batch["x"]).squeeze(1) - batch["y"]).square().mean().backward()
+            torch.optim.SGD(parameters, lr=0.01).step()
+    run.fit()
+    assert largest_difference(weights(run.task.model), weights(net)) < 1e-6
 
 
 def test_profile_leaves_a_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
