@@ -39,13 +39,23 @@ def flush(path: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write so that `path` holds either the old or the new content, whatever happens in between."""
+    """A file to write so that `path` holds either the old or the new content, whatever happens in between.
+
+    Raises:
+        OSError: it cannot be written; names the file, also where the disk is full.
+    """
     part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)  # the system names none of a file that is open
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -67,11 +67,19 @@ class Journal:
             self._bar = tqdm(total=total_steps, initial=resume_step, unit="step", dynamic_ncols=True, file=sys.stderr)
 
     def log(self, step: int, epoch: float, kind: str, values: Mapping[str, Any]) -> None:
-        """Record `values` (numbers; for a note also text) at `step`, of `kind` train, eval, test or note."""
+        """Record `values` (numbers; for a note also text) at `step`, of `kind` train, eval, test or note.
+
+        Raises:
+            OSError: metrics.jsonl cannot be written; names it, also where the disk is full.
+        """
         clean = finite(values)
         line = {"step": step, "epoch": epoch, "kind": kind, **clean}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            error.filename = str(self.folder / "metrics.jsonl")
+            raise
         numbers = {
             f"{kind}/{name}": float(value)
             for name, value in clean.items()
@@ -100,7 +108,8 @@ class Journal:
 
     def close(self) -> None:
         """Write out everything and end the trackers' runs."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # a line that could not be written: `log` has said so
+            self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
         if self._bar is not None:

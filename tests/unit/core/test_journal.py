@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from paddlecore import journal
+from paddlecore import files, journal
 from paddlecore.errors import CheckpointError, ConfigError
 from paddlecore.journal import Journal
 
@@ -101,6 +101,20 @@ def test_a_terminal_gets_one_bar_with_evaluations_above_it(tmp_path: Path, capsy
     assert "100/200" in shown and "loss 0.4" in shown
     lines = shown.replace("\r", "\n").split("\n")
     assert any(line.strip().endswith("eval  step 100  epoch 1.00  auc 0.8") for line in lines)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    log = Journal(tmp_path, terminal=False)
+    log._file.close()
+    log._file = open("/dev/full", "w")
+    with pytest.raises(OSError, match="No space left.*metrics.jsonl"):
+        log.log(1, 0.1, "train", {"loss": 0.5})
+    log.close()
+    (tmp_path / "result.json.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left.*/result.json'"):
+        files.write_json(tmp_path / "result.json", "a" * 9000)
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
