@@ -43,13 +43,11 @@ def train(cfg: RunConfig) -> dict[str, Any]:
             )
         folder, last = _agreed_folder(cfg, held)
         trainer, data = build_trainer(cfg, device, folder, last)
-        outcome = trainer.fit()
-        result = _finished_result(folder, outcome["step"])
-        if result is None:
-            result = _result(cfg, trainer, data, outcome, folder)
         if trainer.journal is not None:
-            trainer.journal.close()
-        return result
+            held.callback(trainer.journal.close)
+        outcome = trainer.fit()
+        result = distributed.on_first(lambda: _finished_result(folder, outcome["step"]))
+        return _result(cfg, trainer, data, outcome, folder) if result is None else result
 
 
 def evaluate(cfg: RunConfig, split: str | None = None, report: Path | None = None, worst: int = 16) -> dict[str, Any]:
@@ -465,12 +463,15 @@ def _journal(cfg: RunConfig, folder: Path, last: Path | None, total: int | None)
 
     def begin() -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        step = int(last.name[5:]) if last is not None else 0
+        if _result_of(folder).get("steps", 0) > step:  # its weights are gone; those of this run will have their own
+            (folder / "result.json").unlink()
         if last is None:
             (folder / "run_config.yaml").write_text(config.dump(cfg), encoding="utf-8")
             write_json(folder / "environment.json", environment())
         journal = Journal(
             folder,
-            resume_step=int(last.name[5:]) if last is not None else 0,
+            resume_step=step,
             trackers=cfg.train.trackers,
             run_name=folder.name,
             total_steps=total,
@@ -619,9 +620,14 @@ def load_exact(task: Task, artefact: hub.Artefact, where: Path, into: str = "mod
 # ---------------------------------------------------------------------------------------------------- the result
 
 
-def _finished_result(folder: Path, step: int) -> dict[str, Any] | None:
+def _result_of(folder: Path) -> dict[str, Any]:
+    """What result.json holds; empty if there is none."""
     path = folder / "result.json"
-    result = read_object(path) if path.is_file() else {}
+    return read_object(path) if path.is_file() else {}
+
+
+def _finished_result(folder: Path, step: int) -> dict[str, Any] | None:
+    result = _result_of(folder)
     return result if result.get("steps") == step else None
 
 
@@ -637,8 +643,6 @@ def _result(
             trainer.task.load_state_dict(hub.read_artefact(chosen).state_dict)  # the average, where there is one
             trainer.ema = None  # at the end it is another average than the one that was loaded
         test = trainer.evaluate(data.rows("test"))
-        if trainer.journal is not None:
-            trainer.journal.log(outcome["step"], trainer.epochs_done(), "test", test)
     result = {
         "recipe": cfg.recipe,
         "run": str(folder),
@@ -657,4 +661,6 @@ def _result(
     if data.bounds():
         result["best_possible"] = data.bounds()
     distributed.on_first(lambda: write_json(folder / "result.json", result))
+    if test and trainer.journal is not None:  # last, for the same command would log it again if there were no result
+        trainer.journal.log(outcome["step"], trainer.epochs_done(), "test", test)
     return result

@@ -7,6 +7,7 @@ import fcntl
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import torch
 
 from paddlecore import checkpoint, config, files, hub, run
 from paddlecore.errors import CheckpointError, ConfigError, DataError, Stopped
+from paddlecore.journal import Journal, read_metrics
 from paddlecore.schema import RunConfig
 from paddlecore.task import Task
 from paddlecore.trainer import Trainer
@@ -66,6 +68,48 @@ def test_the_same_command_goes_on_and_a_finished_run_is_not_run_again() -> None:
     assert longer["run"] != first["run"]  # another schedule is another run
     shorter = run.train(compose("optim.schedule.kind=constant"))
     assert shorter == longer and shorter["steps"] == 40  # it has gone further than asked for: nothing to do
+
+
+def test_a_result_is_of_the_weights_that_lie_beside_it() -> None:
+    """A folder whose checkpoints were deleted is a new run's, and one whose last is damaged trains it again."""
+    options = ("output_dir=out", "train.max_steps=4", "train.save_every=2", "optim.schedule.kind=constant")
+    first = run.train(compose(*options))
+    shutil.rmtree("out/checkpoints")
+    second = run.train(compose(*options, "optim.lr=1e-6"))
+    assert second["test"] != first["test"] and files.read_json(Path("out/result.json")) == second
+    Path("out/checkpoints/step_00000004/optimizer.pt").unlink()
+    third = run.train(compose(*options, "optim.lr=1e-6"))
+    assert third["test"] == second["test"]
+    assert [line["kind"] for line in read_metrics(Path("out/metrics.jsonl"))].count("test") == 1
+
+
+def test_a_result_that_could_not_be_written_leaves_one_test_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = run.write_json
+
+    def full(path: Path, value: Any) -> None:
+        if path.name == "result.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, value)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space"):
+        patched.setattr(run, "write_json", full)
+        run.train(compose("output_dir=out", "train.max_steps=2"))
+    run.train(compose("output_dir=out", "train.max_steps=2"))
+    assert [line["kind"] for line in read_metrics(Path("out/metrics.jsonl"))].count("test") == 1
+
+
+def test_a_stopped_run_closes_its_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow, for one, begins no second run in a process before the first has ended."""
+    closed = []
+    monkeypatch.setattr(Journal, "close", lambda self: closed.append(self.folder))
+
+    def stop(self: Trainer) -> None:
+        raise Stopped("as asked")
+
+    monkeypatch.setattr(Trainer, "fit", stop)
+    with pytest.raises(Stopped):
+        run.train(compose("output_dir=out"))
+    assert closed == [Path("out")]
 
 
 def test_a_result_that_is_none_is_named() -> None:
