@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,7 @@ def stopped(folder: Path) -> None:
 if __name__ == "__main__":
     where = Path(sys.argv[1])
     with distributed.job("cpu"):
+        group = weakref.ref(distributed.dist.group.WORLD) if distributed.world_size() > 1 else lambda: None
         if sys.argv[2] == "equal":
             sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "core"))
             equal_runs(where)
@@ -154,3 +156,4 @@ if __name__ == "__main__":
             stopped(where)
         else:
             recorded(where, int(sys.argv[2]))
+    assert group() is None  # a group that outlives the interpreter may abort the process
