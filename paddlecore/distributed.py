@@ -80,7 +80,7 @@ def start(device: str = "auto", timeout: float = 30.0) -> torch.device:
     if ranks > 1 and not dist.is_initialized():
         # DDP imports it, and what is imported with a group keeps that as a default argument for ever: its threads would
         # outlive the interpreter, which now and then aborts a process that has done its work
-        import torch.distributed.nn.functional  # noqa: F401
+        from torch.distributed.nn import functional  # noqa: F401
 
         # gloo beside nccl: counters, stop flags and metric states are reduced on the CPU
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
