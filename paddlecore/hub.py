@@ -105,9 +105,8 @@ def create_model(
                 f"{name} has no weights of its own; give pretrained=<folder or file of weights>, or name a recipe "
                 f"({_published(list_models(pretrained=True))})"
             )
-        # a folder of the recipe's name that happens to be here is not meant
-        published = artefact_folder(str(recipe)) if pretrained is True else None
-        artefact = read_artefact(published or resolve(str(recipe) if pretrained is True else pretrained))
+        # True is not the recipe's name: a folder called so that happens to be here is not meant
+        artefact = read_artefact(_published_folder(str(recipe)) if pretrained is True else resolve(pretrained))
     section = dict(own)
     # a bare file of tensors says nothing of sizes
     recorded = artefact.recipe.get("model") if artefact is not None else read_card(recipe or "").get("model")
@@ -266,7 +265,8 @@ def _names_for(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tens
 
     if isinstance(module, Task):
         return {name: value for name, value in state.items() if name not in module.run_state}
-    if not any(name.startswith("model.") for name in state) or not module.state_dict().keys().isdisjoint(state):
+    own_part = {name for name in module.state_dict() if name.startswith("model.")}
+    if not any(name.startswith("model.") for name in state) or not own_part.isdisjoint(state):
         return dict(state)
     return {name[6:]: value for name, value in state.items() if name.startswith("model.")}
 
@@ -313,6 +313,14 @@ def artefact_folder(recipe: str) -> Path | None:
     return folder if (folder / "card.json").is_file() and (folder / "data.json").is_file() else None
 
 
+def _published_folder(recipe: str) -> Path:
+    if (folder := artefact_folder(recipe)) is None:
+        raise ConfigError(
+            f"{recipe} has no published weights; train it (paddlesuite train recipe={recipe}) and give its run folder"
+        )
+    return folder
+
+
 def read_card(recipe: str) -> dict[str, Any]:
     """A recipe's card; empty if nothing is published for it. It may stand alone: see `write_artefact`."""
     card = pretrained_root() / recipe / "card.json"
@@ -353,9 +361,7 @@ def resolve(where: str | Path) -> Path:
         )
     recipes = config.list_recipes()
     if name in recipes:
-        raise ConfigError(
-            f"{name} has no published weights; train it (paddlesuite train recipe={name}) and give its run folder"
-        )
+        return _published_folder(name)
     published = [r for r in recipes if artefact_folder(r)]
     raise ConfigError(
         f"no weights at {name!r}: neither a file, a folder nor a published recipe{nearest(name, published)} "

@@ -502,6 +502,9 @@ def test_published_weights_are_not_those_of_a_folder_of_that_name(
     monkeypatch.chdir(tmp_path / "here")
     assert same(hub.create_model("rec/one", pretrained=True).state_dict(), mlp(seed=1).state_dict())
     assert same(hub.create_model("rec/one", pretrained="rec/one").state_dict(), mlp(seed=501).state_dict())
+    make_run(tmp_path / "here" / "rec" / "two", seed=5)
+    with pytest.raises(ConfigError, match="rec/two has no published weights"):
+        hub.create_model("rec/two", pretrained=True)
 
 
 def test_other_sizes_and_other_weights(zoo: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
