@@ -159,7 +159,9 @@ def _flag(values: list[str], name: str) -> bool:
 
 
 def _print_json(value: Any, indent: int | None = None) -> None:
-    text = json.dumps(value, ensure_ascii=False, indent=indent, default=str)
+    from paddlecore.journal import finite
+
+    text = json.dumps(finite(value), ensure_ascii=False, indent=indent, default=str)
     print(text.encode(errors="replace").decode(), flush=True)  # an input may have halves of surrogate pairs
 
 

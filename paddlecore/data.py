@@ -172,15 +172,12 @@ class Plan:
     `steps`, `rows` and `count`.
     """
 
-    def __init__(
-        self, size: int, batch_size: int, *, seed: int = 0, shuffle: bool = True, drop_last: bool = False
-    ) -> None:
+    def __init__(self, size: int, batch_size: int, *, seed: int = 0, shuffle: bool = True) -> None:
         if size < 1:
             raise DataError("the training split is empty")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.size, self.batch_size, self.seed, self.shuffle = size, batch_size, seed, shuffle
-        self.drop_last = drop_last and size >= batch_size  # an epoch has at least one step
         # two epochs: near the end of one, workers already ask for the next
         self._cached: dict[int, np.ndarray] = {}
 
@@ -197,7 +194,7 @@ class Plan:
     def steps(self, epoch: int) -> int:
         """Optimiser steps of an epoch."""
         full, rest = divmod(self.size, self.batch_size)
-        return full if full and (self.drop_last or rest == 1 or 16 * rest < self.batch_size) else full + 1
+        return full if full and (rest == 1 or 16 * rest < self.batch_size) else full + 1
 
     def rows(self, epoch: int, step: int) -> np.ndarray:
         """[b] int64: the rows of one whole step (all ranks and micro-batches)."""
@@ -206,7 +203,7 @@ class Plan:
 
     def count(self, epoch: int, step: int) -> int:
         """Rows of a step."""
-        last = step == self.steps(epoch) - 1 and not self.drop_last
+        last = step == self.steps(epoch) - 1
         return self.size - step * self.batch_size if last else self.batch_size
 
 

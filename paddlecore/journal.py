@@ -135,10 +135,13 @@ class Tape:
         pass
 
 
-def finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with None for NaN and infinities, which JSON does not have."""
-    bad = [name for name, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
-    return {**values, **dict.fromkeys(bad)}
+def finite(value: Any) -> Any:
+    """`value` with None for NaN and infinities, which JSON does not have, also inside of dicts and lists."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: finite(inner) for name, inner in value.items()}
+    return [finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def human(values: Mapping[str, Any]) -> str:

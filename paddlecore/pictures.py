@@ -18,6 +18,7 @@ import torch
 from paddlecore import distributed
 from paddlecore.data import DataModule
 from paddlecore.files import write_json
+from paddlecore.journal import finite
 from paddlecore.metric import Metric
 from paddlecore.task import Batch, Prediction, Task
 
@@ -64,7 +65,7 @@ def write_prediction(data: DataModule, folder: Path, number: int, raw: Any, answ
     path = folder / f"{number:05d}_{name}.png"
     data.picture(raw, answer).save(path)
     path.with_suffix(".json").write_text(
-        json.dumps({"input": str(raw) if isinstance(raw, Path) else raw, **answer}, ensure_ascii=False) + "\n",
+        json.dumps({"input": str(raw) if isinstance(raw, Path) else raw, **finite(answer)}, ensure_ascii=False) + "\n",
         encoding="utf-8",
     )
     return path

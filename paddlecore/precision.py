@@ -54,8 +54,8 @@ class LossScaler:
         self.interval, self.floor = interval, floor
         self.good_steps = 0  # since the scale last changed
 
-    def good(self, norm: Tensor | None) -> bool:
-        """Whether to take the step, from the norm [] of the unscaled gradient. Adapts the scale for the next one.
+    def good(self, norm: Tensor | None, step: int) -> bool:
+        """Whether to take the (0-based) step, from the norm [] of its unscaled gradient. Adapts the scale for the next.
 
         Raises:
             NonFiniteLoss: the gradient is not finite at the least scale either, so it is not overflow.
@@ -68,7 +68,7 @@ class LossScaler:
             return True
         if float(self.scale) <= self.floor:
             raise NonFiniteLoss(
-                f"the gradient is not finite in fp16 even at a loss scale of {self.floor:g}; "
+                f"the gradient of step {step + 1} is not finite in fp16 even at a loss scale of {self.floor:g}; "
                 "train.precision=bf16 or fp32 has the range, a lower optim.lr or train.clip_norm=1 may help"
             )
         self.scale, self.good_steps = (self.scale * 0.5).clamp(min=self.floor), 0

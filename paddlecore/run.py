@@ -283,11 +283,18 @@ def bench(cfg: RunConfig, steps: int = 100) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------- the parts
 
 
-def _job(cfg: RunConfig) -> contextlib.AbstractContextManager[torch.device]:
-    if cfg.train.deterministic:
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
-    return distributed.job(cfg.device, cfg.train.rank_timeout)
+@contextlib.contextmanager
+def _job(cfg: RunConfig) -> Iterator[torch.device]:
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    try:
+        if cfg.train.deterministic:
+            torch.use_deterministic_algorithms(True)
+            torch.backends.cudnn.benchmark = False
+        with distributed.job(cfg.device, cfg.train.rank_timeout) as device:
+            yield device
+    finally:  # a program of one's own goes on as it was
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 def _data(cfg: RunConfig) -> DataModule:
@@ -650,7 +657,7 @@ def _result(
         "steps": outcome["step"],
         "epochs": outcome["epoch"],
         "final": finite(outcome["final"]),
-        "best": None if best is None else {**finite(best), "metrics": finite(best["metrics"])},
+        "best": finite(best),
         "test": finite(test),
         "parameters": sum(p.numel() for p in trainer.task.parameters()),
         "seconds": round(outcome["seconds"], 3),

@@ -213,7 +213,7 @@ class Trainer:
                         norm = optimizer.clip(options.clip_norm)
                     elif at_log or self.scaler is not None:
                         norm = optimizer.norm()
-                    if self.scaler is None or self.scaler.good(norm):
+                    if self.scaler is None or self.scaler.good(norm, self.step):
                         optimizer.step(self.schedules[phase].factor(self.step))
                     optimizer.zero()
                     sums.append(counted)

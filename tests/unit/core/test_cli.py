@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import math
 import os
 import platform
 import shutil
@@ -192,6 +193,11 @@ def test_predict_takes_text_json_files_and_stdin(
     assert run.calls == [wanted]
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["input"] for line in lines] == wanted
+
+
+def test_what_is_printed_is_json_also_where_a_score_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    cli._print_json({"scores": [{"score": math.nan}, (math.inf, 0.5)], "text": "NaN"})
+    assert capsys.readouterr().out == '{"scores": [{"score": null}, [null, 0.5]], "text": "NaN"}\n'
 
 
 def test_vectors_are_written_without_inputs(

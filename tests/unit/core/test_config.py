@@ -213,6 +213,7 @@ def test_what_other_programs_call_an_option_is_known_of_options_that_there_are()
         ("train.ema=1.0", ["train.ema: must be below 1, got 1"]),
         ("seed=9223372036854775808", ["seed: must be below 9223372036854775808"]),
         ("output_dir=~/runs", ["~ is not replaced here; write $HOME"]),
+        ("init.weights=", ["init.weights: is empty", "leave it out"]),
         ("optim.lr=-1", ["optim.lr: must be at least 0"]),
         ("optim.lr=fast", ["expected float, got 'fast'"]),
         ("optim.eps=small", ["optim.eps: expected float, got 'small'"]),

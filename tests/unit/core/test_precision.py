@@ -45,24 +45,24 @@ def test_emulation_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_scale_halves_doubles_and_recovers() -> None:
     scaler = LossScaler(CPU, initial=8.0, interval=3)
     fine, bad = torch.tensor(1.0), torch.tensor(math.inf)
-    taken = [scaler.good(n) for n in (fine, fine, bad, fine, fine, fine, fine)]
+    taken = [scaler.good(n, 0) for n in (fine, fine, bad, fine, fine, fine, fine)]
     assert taken == [True, True, False, True, True, True, True]
     assert float(scaler.scale) == 8.0 / 2 * 2 and scaler.good_steps == 1  # the bad step began the count anew
-    assert not scaler.good(torch.tensor(math.nan)) and float(scaler.scale) == 4.0
+    assert not scaler.good(torch.tensor(math.nan), 7) and float(scaler.scale) == 4.0
 
 
 def test_at_the_floor_it_is_not_overflow() -> None:
     scaler = LossScaler(CPU, initial=4.0, floor=1.5)
     bad = torch.tensor(math.nan)
-    assert [scaler.good(bad), scaler.good(bad)] == [False, False] and float(scaler.scale) == 1.5
-    with pytest.raises(NonFiniteLoss, match=r"loss scale of 1.5; train.precision=bf16"):
-        scaler.good(bad)
+    assert [scaler.good(bad, 0), scaler.good(bad, 1)] == [False, False] and float(scaler.scale) == 1.5
+    with pytest.raises(NonFiniteLoss, match=r"of step 3 is not .* loss scale of 1.5; train.precision=bf16"):
+        scaler.good(bad, 2)
 
 
 def test_state_is_json() -> None:
     scaler = LossScaler(CPU, interval=5)
     for norm in (1.0, math.inf, 1.0, 1.0):
-        scaler.good(torch.tensor(norm))
+        scaler.good(torch.tensor(norm), 0)
     again = LossScaler(CPU, interval=5)
     again.load_state_dict(json.loads(json.dumps(scaler.state_dict())))
     assert float(again.scale) == 2.0**15 and again.good_steps == 2

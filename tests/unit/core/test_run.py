@@ -365,11 +365,11 @@ def test_debug_modes(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_deterministic_switch() -> None:
-    try:
-        result = run.train(compose("train.deterministic=true", "train.max_steps=3"))
-        assert torch.are_deterministic_algorithms_enabled() and math.isfinite(result["test"]["auc"])
-    finally:
-        torch.use_deterministic_algorithms(False)
+    with run._job(compose("train.deterministic=true")):
+        assert torch.are_deterministic_algorithms_enabled()
+    result = run.train(compose("train.deterministic=true", "train.max_steps=3"))
+    assert math.isfinite(result["test"]["auc"])
+    assert not torch.are_deterministic_algorithms_enabled()  # a program of one's own goes on as it was
 
 
 def test_bench_measures_and_writes_nothing() -> None:
