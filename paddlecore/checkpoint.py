@@ -26,7 +26,7 @@ from paddlecore.files import flush, read_json, sha256_of, write_json
 
 
 def save_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write a state dict as safetensors, readable for all who may read the folder.
+    """Write a state dict as safetensors, readable by all who may read the folder.
 
     The format wants contiguous tensors that share no memory, so tied weights are stored under each of their names.
 
@@ -146,7 +146,7 @@ def latest(root: Path) -> Path | None:
 
 
 def whole(root: Path) -> str:
-    """What an error says of the checkpoints under `root` that can be used in place of a damaged one."""
+    """What an error says of the checkpoints under `root` that can be used instead of a damaged one."""
     found = []
     for folder in steps(root):
         with contextlib.suppress(CheckpointError):

@@ -239,7 +239,7 @@ def read_inputs(values: Sequence[str]) -> Iterator[Any]:
     for value in values:
         file: BinaryIO | None = None
         if value == "-":
-            file = sys.stdin.buffer  # bytes, for the locale may have another encoding
+            file = sys.stdin.buffer  # bytes, since the locale may have another encoding
         elif value.startswith("@"):
             try:
                 file = open(value[1:], "rb")  # noqa: SIM115 - it is read to its end

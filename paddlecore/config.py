@@ -578,7 +578,7 @@ class _Checker:
             if why is None and choices and item is not None and item not in choices:
                 why = f"expected {_or(choices)}, got {item!r}{nearest(str(item), choices)}"
             elif why is None and item == "" and field.default is None:
-                why = "is empty, perhaps by a variable of the shell that is not set; leave it out, or give null"
+                why = "is empty (an unset shell variable?); leave it out, or give null"
             elif why is None and item is not None:
                 why = outside(field, item)
         if why is not None:

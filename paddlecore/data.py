@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Rows(Protocol):
-    """The rows of one split. `fetch` must depend on its arguments only, for it runs in worker processes."""
+    """The rows of one split. `fetch` must depend on its arguments only, since it runs in worker processes."""
 
     def __len__(self) -> int: ...
 
@@ -369,7 +369,7 @@ class FirstBatches(Plan):
     def order(self, epoch: int) -> np.ndarray:
         return np.concatenate([self.plan.rows(0, s) for s in range(self.batches)])
 
-    # as the plan has them: batches of so many tokens differ in their rows
+    # as the plan has them: batches by tokens differ in their number of rows
 
     def steps(self, epoch: int) -> int:
         return self.batches

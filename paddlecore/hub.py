@@ -308,7 +308,7 @@ def pretrained_root() -> Path:
 
 
 def artefact_folder(recipe: str) -> Path | None:
-    """Where a recipe's published weights are; None if there are none, but perhaps a card."""
+    """Where a recipe's published weights are; None if there are none, even if there is a card."""
     folder = pretrained_root() / recipe
     return folder if (folder / "card.json").is_file() and (folder / "data.json").is_file() else None
 
@@ -332,7 +332,7 @@ def resolve(where: str | Path) -> Path:
 
     An artefact or a checkpoint folder is itself, and so is a file of tensors that belongs to neither; a run folder
     means its best checkpoint, without validation its last; a recipe's name means its published weights. Whether they
-    are whole is not looked at: in place of a damaged one no other is taken, for its score would be taken for the run's.
+    are whole is not looked at: a damaged one is never replaced by another, whose score would be taken for the run's.
 
     Raises:
         ConfigError: neither a folder with weights nor a recipe with any; names the nearest.
@@ -545,7 +545,7 @@ def write_artefact(
         fp16: store floats as float16, half the size. Scoring `out` again shows whether that costs anything.
         notes: free text for the card.
         over: the option that differs between the runs: seed, or e.g. data.fold in a cross-validation.
-        average: the weights are the mean of the run's so many last checkpoints; see `read_weights`. Of one run only,
+        average: the weights are the mean of the run's last `average` checkpoints; see `read_weights`. Of one run only,
             since the runs' own scores, which mean and deviation are made of, are those of their best checkpoints.
         score: called with the artefact while it is still in a folder beside `out`, see `record_scores`. If it fails,
             `out` stays as it was.
@@ -737,7 +737,7 @@ def _made_on(environment: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _keep_the_card(folder: Path) -> None:
-    """Away with the weights and what belongs to them."""
+    """Delete the weights and what belongs to them."""
     card = read_object(folder / "card.json")
     for file in card["files"]:
         (folder / file).unlink()

@@ -86,7 +86,7 @@ class Journal:
             if isinstance(value, (int, float)) and name != "seconds_left"
         }
         if numbers:
-            if self._tensorboard is None:  # here, for its import takes a second that the first step need not wait for
+            if self._tensorboard is None:  # here, since its import takes a second: not before the first step
                 from torch.utils.tensorboard import SummaryWriter
 
                 self._tensorboard = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.resume_step + 1)

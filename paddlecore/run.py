@@ -141,7 +141,7 @@ def predict(
 
 
 class Predictor:
-    """Trained weights that answer raw inputs, for a program of one's own; `load_predictor` makes one.
+    """Trained weights that answer raw inputs, for your own program; made by `load_predictor`.
 
     Attributes:
         task, data: what the recipe is made of, ready to predict.
@@ -292,7 +292,7 @@ def _job(cfg: RunConfig) -> Iterator[torch.device]:
             torch.backends.cudnn.benchmark = False
         with distributed.job(cfg.device, cfg.train.rank_timeout) as device:
             yield device
-    finally:  # a program of one's own goes on as it was
+    finally:  # the caller's program goes on as it was
         torch.use_deterministic_algorithms(before[0])
         torch.backends.cudnn.benchmark = before[1]
 
@@ -587,7 +587,7 @@ def _last_checkpoint(cfg: RunConfig, folder: Path) -> Path | None:
     if differing := config.differing(theirs, ours):
         shown = "\n  ".join(f"{k}: there {theirs.get(k)!r}, here {ours.get(k)!r}" for k in differing[:10])
         raise ConfigError(
-            f"{folder} holds a run with other options:\n  {shown}\n  give another output_dir, and in place of "
+            f"{folder} holds a run with other options:\n  {shown}\n  give another output_dir, and instead of "
             f"init.resume, where its weights are wanted, init.weights={folder}"
         )
     return last
@@ -668,6 +668,6 @@ def _result(
     if data.bounds():
         result["best_possible"] = data.bounds()
     distributed.on_first(lambda: write_json(folder / "result.json", result))
-    if test and trainer.journal is not None:  # last, for the same command would log it again if there were no result
+    if test and trainer.journal is not None:  # last, since without a result the same command would log it again
         trainer.journal.log(outcome["step"], trainer.epochs_done(), "test", test)
     return result

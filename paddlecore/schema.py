@@ -63,7 +63,7 @@ class Schedule:
         "shape after the warm-up",
         choices=("constant", "step", "plateau", "cosine", "linear", "inverse_sqrt"),
     )
-    warmup_steps: int = opt(0, "linear warm-up to the full rate over so many", unit="steps", low=0)
+    warmup_steps: int = opt(0, "length of a linear warm-up to the full rate", unit="steps", low=0)
     total_steps: int | None = opt(None, "end of cosine and linear; default: the length of the run", unit="steps", low=1)
     every_steps: int | None = opt(None, "step: multiply by `factor` after this many", unit="steps", low=1)
     every_epochs: int | None = opt(None, "step: the same in epochs", unit="epochs", low=1)
@@ -147,7 +147,7 @@ class Init:
         "of texts, tables, sessions: weights = that of the weights; data = a new one; what is in both keeps its vector",
         choices=("weights", "data"),
     )
-    average: int = opt(1, "take the mean of the weights of a run's so many last checkpoints (see train.keep)", low=1)
+    average: int = opt(1, "average the weights of this many of a run's last checkpoints (see train.keep)", low=1)
     resume: str = opt("auto", "auto = go on in the run folder if it holds a checkpoint; never; or a run folder")
 
 

@@ -277,7 +277,7 @@ def _constructor(line: Iterator[_Definition | None]) -> tuple[dict[str, Paramete
 def _line(definition: _Definition) -> Iterator[_Definition | None]:
     """A class and those that it inherits from, in the order in which Python asks them; None: one that is not found.
 
-    The bases are read only if they are asked for, for torch's sources are long.
+    The bases are read only if they are asked for, since torch's sources are long.
     """
     yield definition
     yield from _linear(definition)[1:]
@@ -347,7 +347,7 @@ def integers(value: Any) -> list[int]:
 
 def least(parameter: Parameter) -> int | None:
     """The least number that a parameter of integers can take, as far as its default shows: 1 or 0 where that is not
-    below; 1 where there is none, for then it is a size (or 0, if by its name an id). None: any, or it is of other kind.
+    below; 1 where there is none, since then it is a size (or 0, if its name says id). None: any, or of another kind.
     """
     if parameter.annotation is None or re.findall(r"\b(?:int|float|str)\b", parameter.annotation) != ["int"]:
         return None

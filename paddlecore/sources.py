@@ -304,7 +304,7 @@ def locate(source: Source) -> Path:
         raise DataError(f"PADDLE_DATA={os.environ['PADDLE_DATA']} is not a folder; create it, or correct the variable")
     folder = root / source.folder
     missing = [file for file in source.files if not (folder / file.name).is_file()]
-    for file in source.files:  # first of all: nobody should wait for a download that a damaged neighbour makes useless
+    for file in source.files:  # first of all: a damaged neighbour would make the download useless
         if file not in missing:
             _check(folder / file.name, file)
     if missing:

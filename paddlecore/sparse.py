@@ -248,5 +248,5 @@ class Fading:
 
 
 def _power(base: float, exponents: Tensor) -> Tensor:
-    """base^exponents as float32; exponents >= 1 in float64, for they may be large. Twice as fast as torch.pow."""
+    """base^exponents as float32; exponents >= 1 in float64, since they may be large. Twice as fast as torch.pow."""
     return (exponents * (math.log(base) if base > 0 else -math.inf)).exp_().float()

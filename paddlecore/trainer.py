@@ -116,8 +116,8 @@ class Trainer:
         self.ema = EMA(task, options.ema) if options.ema is not None else None
         self.scaler = LossScaler(device) if options.precision == "fp16" else None
         self.wrapped = self._wrap()
-        # what each phase has counted, [3 + logs]: weight, loss, logs, stop flag; of the steps that nobody has read yet,
-        # for to read is to wait for the device
+        # what each phase has counted, [3 + logs]: weight, loss, logs, stop flag; of the steps that have not been read
+        # yet, because reading waits for the device
         self.counted: list[list[Tensor]] = []
         self.totals: list[list[float]] = []  # the same of each phase, summed since the last log line
         self.log_names: dict[str, list[str]] = {}  # they come with the first step
@@ -289,7 +289,7 @@ class Trainer:
 
     def _vector(self, numbers: Sequence[Tensor | float]) -> Tensor:
         """[numbers] float64 on the device, in few kernels: in the step of a small model each of them shows. What is on
-        the host is filled in on the device, for to copy it would be to wait.
+        the host is filled in on the device, because copying it would mean waiting.
         """
         if self.device.type == "cpu":
             return torch.tensor([float(n) for n in numbers], dtype=torch.float64)
@@ -302,7 +302,7 @@ class Trainer:
         return torch.stack([here(n) for n in numbers])
 
     def _settle(self) -> None:
-        """Weights are about to be read as a whole. All ranks do it at the same steps, for it rounds."""
+        """Weights are about to be read as a whole. All ranks do it at the same steps, because it rounds."""
         for optimizer in self.optimizers.values():
             optimizer.settle()
 
@@ -460,7 +460,7 @@ class Trainer:
             raise CheckpointError(str(error)) from error
 
     def _point(self, written: Path) -> None:
-        """last.json and best.json, and away with old checkpoints."""
+        """Write last.json and best.json, and delete old checkpoints."""
         assert self.folder is not None
         write_json(self.folder / "last.json", {"checkpoint": written.name, "metrics": self.last_metrics})
         best = None
@@ -628,7 +628,7 @@ class _Interval:
         options, plan = self.trainer.options, self.trainer.loader.plan
         ends: list[float] = []
         if options.max_steps is not None:
-            # not plan.batch_size a step: batches of so many tokens have fewer rows
+            # not plan.batch_size a step: batches by tokens have fewer rows
             ends.append((options.max_steps - self.trainer.step) * self.trainer.rows_seen / self.trainer.step)
         if options.max_epochs is not None:
             ends.append((options.max_epochs - self.trainer.epochs_done()) * plan.size)
