@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -400,7 +401,7 @@ def pair_up(images: Path, masks: Path, bad_rows: BadRows | None = None) -> list[
 
 
 def read_mask(path: Path, image: Path | None = None) -> np.ndarray:
-    """A mask [H, W] uint8: its pixels, or its indices where it has a palette.
+    """A mask [H, W] uint8: its pixels as they are stored, or its indices where it has a palette.
 
     Args:
         image: that it belongs to; its size is compared.
@@ -415,7 +416,9 @@ def read_mask(path: Path, image: Path | None = None) -> np.ndarray:
         if file.mode not in ("L", "P", "1"):
             kind = "16 bits or more a pixel" if file.mode[0] in "IF" else f"colours ({file.mode})"
             raise DataError(f"{path}: a mask has class ids of 8 bits in one channel, this has {kind}")
-        mask = np.array(file).astype(np.uint8)
+        few = re.search("L;([24])", str(file.tile[:1]))  # grey of 2 or 4 bits, which Pillow spreads over 0..255
+        step = {"2": 85, "4": 17}[few[1]] if few else 1
+        mask = np.array(file).astype(np.uint8) // step
     if image is not None:
         size = image_size(image)[::-1]
         if size != mask.shape:

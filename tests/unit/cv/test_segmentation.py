@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,22 @@ def test_masks_are_stored_without_loss_and_may_not_lie_on_their_side(tmp_path: P
     Image.open(image).save(image.with_suffix(".tif"), exif=exif)
     image.unlink()
     assert own(folder).rows("train").fetch(np.arange(1), 0)["image"].shape == (1, 3, 16, 16)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_ids_of_grey_masks_of_few_bits_are_as_stored(bits: int, tmp_path: Path) -> None:
+    ids = np.arange(2**bits, dtype=np.uint8)[None]
+    path = tmp_path / "mask.png"
+    palette_of_few = Image.fromarray(ids).convert("P")
+    palette_of_few.putdata(ids.ravel().tolist())
+    palette_of_few.save(path, bits=bits)
+    np.testing.assert_array_equal(read_mask(path), ids)
+    content = bytearray(path.read_bytes())
+    content[25] = 0  # the same pixels as grey
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    path.write_bytes(content)
+    assert Image.open(path).mode in ("1", "L")
+    np.testing.assert_array_equal(read_mask(path), ids)
 
 
 def test_training_masks_without_any_class_are_refused(tmp_path: Path) -> None:
