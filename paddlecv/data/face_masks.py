@@ -9,7 +9,7 @@ from paddlecore.sources import File, Source, unpacked
 from paddlecv.data.detection import Record
 from paddlecv.data.pennfudan import held_out
 from paddlecv.data.shapes import Shape
-from paddlecv.data.voc import VOCData
+from paddlecv.data.voc import VOCData, annotations_of
 
 SOURCE = Source(
     name="face masks",
@@ -31,8 +31,8 @@ class FaceMasksData(VOCData):
     There is no official split: by name, each fifth picture is for testing (28); of the others, each eighth is for
     validation (14), the rest to train (98).
 
-    `source`: auto = face_masks.tar under PADDLE_DATA (cv/face_masks); a folder with images and annotations; or toy =
-    generated. See `VOCData` and `DetectionData` for options and the batch.
+    `source`: auto = face_masks.tar under PADDLE_DATA (cv/face_masks); a folder with images and annotations, or
+    JPEGImages and Annotations; or toy = generated. See `VOCData` and `DetectionData` for options and the batch.
 
     Args:
         merge: all are of the one class `face`; otherwise the classes are with_mask and without_mask.
@@ -52,6 +52,6 @@ class FaceMasksData(VOCData):
 
     def read(self) -> tuple[dict[str, list[Record]], list[str] | None]:
         folder = unpacked(SOURCE, "face_masks.tar") if self.source == "auto" else Path(self.source)
-        names = sorted(path.stem for path in (folder / "annotations").glob("*.xml"))
+        names = sorted(path.stem for path in annotations_of(folder).glob("*.xml"))
         records, _ = self.read_folder(folder, "face" if self.merge else None, held_out(names, (0,), 5, 8))
         return records, list(self.toy)

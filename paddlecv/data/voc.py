@@ -56,9 +56,7 @@ class VOCData(DetectionData):
         Raises:
             DataError: what is missing, or wrong in a file, by name and line.
         """
-        if not folder.is_dir():
-            raise DataError(f"data.source={folder}: there is no such folder")
-        annotations = _first(folder, "Annotations", "annotations")
+        annotations = annotations_of(folder)
         place = _first(folder, "JPEGImages", "images")
         images = images_by_name(place, self.bad_rows)
         lists = folder / "ImageSets" / "Main"
@@ -107,6 +105,17 @@ class VOCData(DetectionData):
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "annotations in no list": len(self.unlisted), "first of them": self.unlisted[:5]}
+
+
+def annotations_of(folder: Path) -> Path:
+    """Where a folder in this layout has its annotations.
+
+    Raises:
+        DataError: there is no such folder, or none in it; names what was looked for.
+    """
+    if not folder.is_dir():
+        raise DataError(f"data.source={folder}: there is no such folder")
+    return _first(folder, "Annotations", "annotations")
 
 
 def _first(folder: Path, *names: str) -> Path:

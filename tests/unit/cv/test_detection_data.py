@@ -645,6 +645,18 @@ def test_own_pictures_in_the_place_of_blood_cells(tmp_path: Path) -> None:
         data.prepare()
 
 
+def test_own_faces_may_lie_in_folders_of_vocs_names(tmp_path: Path) -> None:
+    (tmp_path / "faces").mkdir()
+    with pytest.raises(DataError, match="faces has no Annotations or annotations"):
+        prepared(FaceMasksData, source=str(tmp_path / "faces"))
+    with pytest.raises(DataError, match="none: there is no such folder"):
+        prepared(FaceMasksData, source=str(tmp_path / "none"))
+    voc(tmp_path / "faces", {name: xml(thing("with_mask", (1, 1, 9, 9))) for name in "abcdefghijkl"})
+    (tmp_path / "faces/ImageSets/Main/train.txt").unlink()
+    data = prepared(FaceMasksData, source=str(tmp_path / "faces"))
+    assert {split: len(data.rows(split)) for split in data.splits} == {"train": 8, "valid": 1, "test": 3}
+
+
 def test_two_classes_of_faces() -> None:
     assert prepared(FaceMasksData, merge=False).spec["labels"] == ["with_mask", "without_mask"]
     assert prepared(FaceMasksData).spec["labels"] == ["face"]
