@@ -484,13 +484,14 @@ def sequences(column: pa.ChunkedArray, name: str, separator: str, max_len: int) 
 
     kind = column.type
     try:
-        if any(is_kind(kind) for is_kind in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)):
-            kind, lists = kind.value_type, column.cast(pa.large_list(pa.string())).combine_chunks()
+        if _is_list(kind):
+            kind, lists = kind.value_type, column.combine_chunks()
         else:
             lists = pc.split_pattern(column.cast(pa.string()).fill_null("").combine_chunks(), separator)
         lengths = pc.list_value_length(lists).fill_null(0).to_numpy()
         owner = np.repeat(np.arange(len(column)), lengths)  # which row each value stands in
-        flat = pc.utf8_trim_whitespace(lists.flatten().fill_null(""))
+        # values are cast, not lists: pyarrow 26 loses values where it casts list views beside a null
+        flat = pc.utf8_trim_whitespace(lists.flatten().cast(pa.string()).fill_null(""))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise BadValue(f"column {name!r}: {column[0].as_py()!r} is not text, nor a list of values") from None
     there = pc.not_equal(flat, "")
@@ -573,6 +574,14 @@ def from_json(raw: Any) -> Any:
         return json.loads(raw) if isinstance(raw, str) else raw
     except json.JSONDecodeError as error:
         raise DataError(f"not JSON: {error}: {raw!r:.80}; names stand in quotes, lists of them in brackets") from None
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    known = pa.types
+    lists = (known.is_list, known.is_large_list, known.is_fixed_size_list, known.is_list_view, known.is_large_list_view)
+    return any(is_kind(kind) for is_kind in lists)
 
 
 def _is_text(kind: pa.DataType) -> bool:

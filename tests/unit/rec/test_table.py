@@ -372,6 +372,16 @@ def test_numbers_in_a_raw_row_are_the_values_of_the_table(tmp_path: Path) -> Non
     assert data.encode({"user": 8, "item": "x", "price": 2})["ids"].tolist() == [[2, 1]]
 
 
+def test_every_kind_of_list_is_a_sequence() -> None:
+    import pyarrow as pa
+
+    cells, of = [[9, 9], [1, 2], None, [3, None], [4, 5]], pa.int64()
+    for kind in (pa.list_(of), pa.large_list(of), pa.list_(of, 2), pa.list_view(of), pa.large_list_view(of)):
+        codes, values = reader.sequences(pa.chunked_array([pa.array(cells, kind)]).slice(1), "seen", " ", 2)
+        assert values == ["1", "2", "3", "4", "5"], kind
+        assert codes.tolist() == [[0, 1], [-1, -1], [2, -1], [3, 4]], kind
+
+
 def test_parquet_of_other_programs(tmp_path: Path) -> None:
     """Whole numbers beside an empty cell, which makes them floats; hashes; views of text; lists of one length."""
     import pyarrow as pa
