@@ -15,6 +15,7 @@ _SCORES = 1 << 21  # scores held at a time: 8 MiB, which stay in the cache from 
 _GROUP = 32  # items that send one maximum ahead
 _WHOLE = 1 << 16  # items that are scored in one piece
 _CHUNK = 1 << 13  # of more items, those that are scored at a time
+UNRANKED = torch.iinfo(torch.int64).max  # the place of what cannot be ranked: behind any k, however few items there are
 
 
 def top_k(
@@ -82,8 +83,8 @@ def rank_of(
         bias, seen, chunk: see `top_k`.
 
     Returns:
-        [B] int64: how many other items, not seen, score higher, or equal with a lower id. N where the target cannot be
-        ranked: it is 0, it is among the seen ones, or its score is NaN.
+        [B] int64: how many other items, not seen, score higher, or equal with a lower id. `UNRANKED` where the target
+        cannot be ranked: it is 0, it is among the seen ones, or its score is NaN.
     """
     chunk = _check(queries, items, bias, seen, chunk)
     if target.shape != (len(queries),):
@@ -114,7 +115,7 @@ def rank_of(
         if len(some):
             tied = (block[some] == score[some]) & (torch.arange(block.shape[1], device=block.device) < place[some])
             ahead[rows].index_add_(0, some, tied.sum(1))
-    return ahead.masked_fill_(~(own > -torch.inf), len(items))
+    return ahead.masked_fill_(~(own > -torch.inf), UNRANKED)
 
 
 def rank_among(queries: Tensor, items: Tensor, target: Tensor, others: Tensor, *, bias: Tensor | None = None) -> Tensor:
@@ -128,8 +129,8 @@ def rank_among(queries: Tensor, items: Tensor, target: Tensor, others: Tensor, *
         bias: [N] float, added to the scores of each query.
 
     Returns:
-        [B] int64: how many of the others score higher, or equal with a lower id. N where the target is 0 or its score
-        is NaN.
+        [B] int64: how many of the others score higher, or equal with a lower id. `UNRANKED` where the target is 0 or
+        its score is NaN.
     """
     _check(queries, items, bias, others, 1)
     ids = torch.cat([target[:, None], others], 1)  # [B, 1 + S]
@@ -140,7 +141,7 @@ def rank_among(queries: Tensor, items: Tensor, target: Tensor, others: Tensor, *
     own, other = scores[:, :1], scores[:, 1:]
     ahead = (other > own) | ((other == own) & (others < target[:, None]))
     rank = (ahead & (others > 0) & (others != target[:, None])).sum(1)
-    return rank.masked_fill_((target == 0) | own.squeeze(1).isnan(), len(items))
+    return rank.masked_fill_((target == 0) | own.squeeze(1).isnan(), UNRANKED)
 
 
 def _check(queries: Tensor, items: Tensor, bias: Tensor | None, seen: Tensor | None, chunk: int | None) -> int:

@@ -66,6 +66,16 @@ def test_loss_and_ranks_are_those_of_plain_loops(bias: bool) -> None:
     assert task.render(prediction)[0]["items"][0]["item"] == f"item {best[0]}"
 
 
+def test_an_unknown_target_is_a_miss_however_few_items_there_are() -> None:
+    task = NextItem(Mean(num_items=4), measures=["recall@20"]).eval()
+    for negatives in ({}, {"negatives": torch.tensor([[1, 3], [1, 2]])}):
+        batch = {"history": torch.tensor([[1, 2], [1, 2]]), "target": torch.tensor([2, 0]), **negatives}
+        metrics = task.metrics()
+        with torch.no_grad():
+            task.measure(metrics, task.predict(batch), batch)
+        assert metrics[0].compute() == {"recall@20": 0.5}
+
+
 def test_items_that_were_seen_are_not_recommended() -> None:
     torch.manual_seed(1)
     task = NextItem(Mean(), top=30).eval()

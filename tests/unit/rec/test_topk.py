@@ -8,6 +8,7 @@ import torch
 
 from paddlerec.layers import rank_among, rank_of, top_k
 from paddlerec.layers import topk as module
+from paddlerec.layers.topk import UNRANKED
 
 
 def by_sorting(queries, items, bias=None, seen=None):
@@ -43,7 +44,7 @@ def test_ranking_is_that_of_a_sort(chunk, with_bias, with_seen, monkeypatch):
     target[0] = 0
     ranks = rank_of(queries, items, target, bias=bias, seen=seen, chunk=chunk).tolist()
     assert ranks == [
-        best.index(t) if t in best else 501 for t, (_, best) in zip(target.tolist(), expected, strict=True)
+        best.index(t) if t in best else UNRANKED for t, (_, best) in zip(target.tolist(), expected, strict=True)
     ]
 
 
@@ -73,7 +74,7 @@ def test_fewer_items_than_k_and_nothing_left():
     scores, ids = top_k(queries, items, 5, seen=torch.tensor([[2, 0, 0], [3, 1, 2]]))
     assert sorted(ids[0].tolist()) == [0, 0, 0, 1, 3] and ids[1].tolist() == [0] * 5
     assert scores[0, 2:].tolist() == [-torch.inf] * 3 and scores[1].tolist() == [-torch.inf] * 5
-    assert rank_of(queries, items, torch.tensor([2, 1]), seen=torch.tensor([[2], [1]])).tolist() == [4, 4]
+    assert rank_of(queries, items, torch.tensor([2, 1]), seen=torch.tensor([[2], [1]])).tolist() == [UNRANKED] * 2
     scores, ids = top_k(queries[:0], items, 3)
     assert scores.shape == ids.shape == (0, 3)
 
@@ -85,7 +86,7 @@ def test_nan_is_never_recommended():
     scores, ids = top_k(queries, items, 10)
     assert ids.tolist() == [[i for i in items.sum(1).nan_to_num(-9).argsort(descending=True).tolist() if i][:10]]
     assert not scores.isnan().any()
-    assert rank_of(queries, items, torch.tensor([5])).tolist() == [3000]
+    assert rank_of(queries, items, torch.tensor([5])).tolist() == [UNRANKED]
     assert rank_of(queries, items, ids[0, 3:4]).tolist() == [3]
 
 
@@ -114,10 +115,10 @@ def test_rank_among_others_against_a_loop() -> None:
     for b in range(40):
         own, t = scores[b, target[b]], int(target[b])
         ahead = [i for i in others[b].tolist() if i not in (0, t) and (scores[b, i], -i) > (own, -t)]
-        expected.append(len(ahead) if t else 12)
+        expected.append(len(ahead) if t else UNRANKED)
     assert rank_among(queries, items, target, others, bias=bias).tolist() == expected
     queries[0] = torch.nan
-    assert int(rank_among(queries, items, target, others)[0]) == 12
+    assert int(rank_among(queries, items, target, others)[0]) == UNRANKED
 
 
 @pytest.mark.parametrize("order", ["random", "rising", "falling"])
