@@ -88,7 +88,8 @@ class ML1MNCFData(DataModule):
 
     The protocol of He et al. (2017, "Neural Collaborative Filtering", section 4.1), from its files. For validation one
     random training pair of each user (of those with two or more) is held out and put among 99 items that the user has
-    no training pair with, drawn without replacement; the published files have no times, so it is not the latest.
+    no training pair with, drawn without replacement; the published files have no times, so it is not the latest. A pair
+    that stands in the file twice counts once.
     Training negatives are drawn in each epoch anew, evenly from the items that the user has no training pair with, as
     in the authors' program: the held-out and the test item are among them, for training knows neither.
 
@@ -146,7 +147,7 @@ class ML1MNCFData(DataModule):
         if self.num_users and (users > self.num_users or items > self.num_items):
             raise DataError(
                 f"the data have {users - 1} users and {items - 1} items, the given weights know "
-                f"{self.num_users - 1} and {self.num_items - 1}"
+                f"{self.num_users - 1} and {self.num_items - 1}: train without init.weights"
             )
         self.num_users, self.num_items = self.num_users or users, self.num_items or items
         self._keep(pairs, held_out(pairs.users, self.split_seed))
@@ -173,7 +174,9 @@ class ML1MNCFData(DataModule):
         else:
             self._paths = [find_file(Path(self.source), name) for name in ("train.tsv", "test.negative")]
         train = self._read_train(self._paths[0])
-        train = train[np.lexsort((train[:, 1], train[:, 0]))]  # by user, then item: the order of the file says nothing
+        # each pair once, or its twin would train where it is held out; by user, then item: the order says nothing
+        width = 1 + train.max()
+        train = np.stack(np.divmod(np.unique(train[:, 0] * width + train[:, 1]), width), 1)
         users, items = self._read_test(self._paths[1])
         check_gaps(self._paths[0], "users", np.concatenate([train[:, 0], users]))
         check_gaps(self._paths[0], "items", np.concatenate([train[:, 1], items.ravel()]))

@@ -63,6 +63,11 @@ def test_own_files_and_bad_lines(tmp_path: Path) -> None:
     test = data.rows("test").fetch(np.array([0, 1]), 0)
     assert test["user"].tolist() == [1, 2] and test["candidates"].tolist() == [[1, 4, 5], [3, 5, 0]]
     assert data.rows("valid").fetch(np.array([0, 1]), 0)["candidates"].shape == (2, 3)
+    write(tmp_path, "0\t2\n0\t1\n0\t2\n0\t1\n0\t2\n", "(0,0)\t3\t4\n")
+    twice = ML1MNCFData(source=str(source), negatives=0)
+    twice.prepare()
+    train, valid = twice.rows("train").fetch(np.array([0]), 0), twice.rows("valid").fetch(np.array([0]), 0)
+    assert len(twice.rows("train")) == 1 and {int(train["item"]), int(valid["candidates"][0, 0])} == {2, 3}
     for line, why in (("1", "expected 2 columns"), ("a\t1", "not a number"), ("-1\t1", "whole numbers from 0, got -1")):
         write(tmp_path, f"1\t0\n{line}\n1\t3\n1\t2\n", "(0,0)\t3\n")
         with pytest.raises(DataError, match=rf"train\.tsv:2: .*{why}"):
