@@ -80,7 +80,13 @@ class CriteoData(TableData):
             names = COLUMNS if len(cells) == len(COLUMNS) else COLUMNS[1:]
             if len(cells) != len(names):
                 raise DataError(f"expected {len(COLUMNS)} cells, or {len(names)} without a label; got {len(cells)}")
-            if names is not COLUMNS and len(cells[len(DENSE)]) < 8:  # C1 is never empty: this is I13, after a label
-                raise DataError(f"the line has {len(cells)} cells and begins with a label, so it lost its last cell")
+            end = cells[len(DENSE)]  # C1, which has eight digits in the published file, or, after a label, I13
+            labelled = cells[0] in ("0", "1") and len(end) < 8 and (not end or end.lstrip("-").isdecimal())
+            if names is not COLUMNS and labelled:
+                raise DataError(
+                    f"the line has {len(cells)} cells, and the {len(DENSE) + 1}th is {end!r}: I13 after a label, of a "
+                    f"line that lost its last cell, or C1 without a label? Give all {len(COLUMNS)} cells, or an object "
+                    'like {"I1": 3, ..., "C26": "a1b2c3d4"}'
+                )
             raw = dict(zip(names, cells, strict=True))
         return super().encode(from_json(raw))

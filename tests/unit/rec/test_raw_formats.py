@@ -137,8 +137,13 @@ def test_a_raw_row_of_criteo(tmp_path: Path, lines: list[str]) -> None:
         assert batch["dense"].tolist() == [got["dense"][3].tolist()]
     with pytest.raises(DataError, match="expected 40 cells, or 39 without a label; got 3"):
         fresh.encode("1\t2\t3")
-    with pytest.raises(DataError, match="begins with a label, so it lost its last cell"):
+    with pytest.raises(DataError, match="39 cells, and the 14th is '.*': I13 after a label.* or C1 without a label"):
         fresh.encode(lines[3].rsplit("\t", 1)[0])
+    cells = lines[3].split("\t")[1:]
+    for first, c1 in (("1", "a7"), ("25", "7")):  # short categories of one's own: no number, or no label
+        short = [first, *cells[1:13], c1, *cells[14:]]
+        as_dict = dict(zip(criteo.COLUMNS[1:], short, strict=True))
+        assert fresh.encode("\t".join(short))["ids"].tolist() == fresh.encode(as_dict)["ids"].tolist()
     with pytest.raises(DataError, match="rec/criteo holds no train file.*\n.*licence"):
         CriteoData().prepare()
 
