@@ -40,8 +40,9 @@ class GowallaData(InteractionData):
     takes one out of train, with `split_seed`, for everything that is chosen. Published scores are of training on all of
     train, so a recipe trains with 0 once its settings are chosen, and its last checkpoint is scored.
 
-    Ids are the numbers of the files plus 1; there are no names, and `encode` takes ids. The lists
-    have no order of time: a user's items are put into a random one, once for all, so a window of them says nothing.
+    Ids are the numbers of the files plus 1; there are no names, and `encode` takes ids. Given weights keep their sizes,
+    so data may have fewer users and items than these know, and not more. The lists have no order of time: a user's
+    items are put into a random one, once for all, so a window of them says nothing.
 
     Args:
         valid_share: share of each user's training pairs that become validation; 0 = none, all are trained on.
@@ -55,6 +56,7 @@ class GowallaData(InteractionData):
             test_share=0.2, valid_share=valid_share, **options,
         )  # fmt: skip
         self._sizes = {"users": 1 + _USERS, "items": 1 + _ITEMS}
+        self._given = False  # are these sizes those of weights?
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -74,7 +76,8 @@ class GowallaData(InteractionData):
         return dict(self._sizes)
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._sizes = {**self._sizes, **{k: int(v) for k, v in state.items() if k in self._sizes}}
+        found = {k: int(v) for k, v in state.items() if k in self._sizes}
+        self._sizes, self._given = self._sizes | found, bool(found)
 
     def _files(self) -> dict[str, Path]:
         if self.source == "auto":
@@ -86,15 +89,24 @@ class GowallaData(InteractionData):
         files = self._files()
         self._paths = list(files.values())
         read = {split: self._read_lines(path) for split, path in files.items()}
-        if self.source != "auto":
-            for kind, column in (("users", 0), ("items", 1)):
-                numbers = np.concatenate([pairs[column] for pairs in read.values()])
-                check_gaps(files["train"], kind, numbers)
-                self._sizes[kind] = 1 + int(numbers.max())
+        for kind, column in (("users", 0), ("items", 1)):
+            numbers = np.concatenate([pairs[column] for pairs in read.values()])
+            check_gaps(files["train"], kind, numbers)
+            self._hold(kind, int(numbers.max()))
         random = np.random.Generator(np.random.Philox(key=mix(22)))
         order = random.permutation(len(read["train"][0]))
         read["train"] = (read["train"][0][order], read["train"][1][order])
         return read, None
+
+    def _hold(self, kind: str, highest: int) -> None:
+        """Make room for ids up to `highest`. Raises DataError: given weights have no row for it."""
+        if not self._given:
+            self._sizes[kind] = 1 + highest
+        elif highest >= self._sizes[kind]:
+            raise DataError(
+                f"data.source={self.source}: {kind} have numbers up to {highest - 1}, and the given weights know those "
+                f"up to {self._sizes[kind] - 2}: leave the others out, or train without init.weights"
+            )
 
     def _read_lines(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
         """Pairs of ids from lines `user item item ...`."""
@@ -118,5 +130,6 @@ class GowallaData(InteractionData):
         return user[once], item[once]
 
     def _toy(self) -> Splits:
-        self._sizes = {"users": 121, "items": 81}
+        self._hold("users", 120)
+        self._hold("items", 80)
         return super()._toy()

@@ -294,6 +294,15 @@ def test_gowalla_lines(tmp_path: Path) -> None:
     assert batch["seen"].sort(1).values.tolist() == [[3, 6], [0, 1]]
     assert data.encode(2)["seen"].tolist() == [[1]]
     assert data.encode([6, "7", 3])["history"].tolist() == [[6, 3]]
+    for few in (1, 2):  # weights that know more keep their sizes, those that know less are refused
+        other = GowallaData(source=str(tmp_path))
+        other.restore({"users": 9, "items": 7 if few == 1 else 6})
+        if few == 1:
+            other.prepare()
+            assert other.spec == {"num_users": 9, "num_items": 7} and len(other.rows("train")) == 3
+        else:
+            with pytest.raises(DataError, match="items have numbers up to 5, and the given weights know those up to 4"):
+                other.prepare()
     (tmp_path / "test.txt").write_text("0 1\n1 five\n")
     with pytest.raises(DataError, match=r"test\.txt:2: expected a user and its items"):
         GowallaData(source=str(tmp_path)).prepare()
