@@ -6,6 +6,8 @@ import numpy as np
 
 from paddlecore.data import mix, uniform
 
+_MANY = 1 << 20  # items that one of 2^24 random numbers cannot choose from evenly
+
 
 class Negatives:
     """Draws evenly from the items that each user has not had: exact, without a loop or a second try.
@@ -37,10 +39,14 @@ class Negatives:
     def draw(self, users: np.ndarray, rows: np.ndarray, draws: int, *, seed: int, epoch: int = 0) -> np.ndarray:
         """[b, draws] int64, with replacement, for `users` [b]: a function of (seed, epoch, row), `rows` [b].
 
-        0 where a user has had every item. An item's probability is even to 2^-24 of them all.
+        0 where a user has had every item. An item's probability is even to 2^-24 of them all; from a million items on,
+        to 2^-48.
         """
         count = self.count(users)[:, None]
-        items = self._unseen(users, (uniform(seed, epoch, rows, draws) * count).astype(np.int64))
+        chance = uniform(seed, epoch, rows, draws)  # 24 bits
+        if self.num_items > _MANY:
+            chance = chance + 2.0**-24 * uniform(mix(seed, 2), epoch, rows, draws).astype(np.float64)
+        items = self._unseen(users, (chance * count).astype(np.int64))
         if len(count) and not count.all():
             items[count[:, 0] == 0] = 0
         return items

@@ -65,6 +65,15 @@ def test_draws_are_a_function_of_seed_epoch_and_row() -> None:
     assert (negatives.draw(users, rows + 4, 8, seed=5, epoch=2) != whole).mean() > 0.9
 
 
+def test_many_items_are_drawn_evenly_too() -> None:
+    """Of 3 * 2^23 items 2^24 random numbers would leave a third out: one of each three that follow each other."""
+    many = 3 << 23
+    drawn = Negatives(np.array([0]), np.array([many]), 2, many + 1).draw(np.ones(3000, int), np.arange(3000), 2, seed=1)
+    assert 1 <= drawn.min() and drawn.max() <= many
+    assert chi_square(np.bincount(drawn.ravel() % 3, minlength=3), np.ones(3)) < 4
+    assert chi_square(np.bincount(drawn.ravel() * 8 // (many + 1), minlength=8), np.ones(8)) < 4
+
+
 def test_distinct_items_each_once_and_0_where_there_are_no_more() -> None:
     negatives = Negatives(USERS, ITEMS, 5, 7)
     found = negatives.distinct(np.array([1, 4]), 5, seed=1)
