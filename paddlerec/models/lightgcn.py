@@ -18,7 +18,8 @@ class LightGCN(nn.Module):
     S is the adjacency of users and items, an edge of u and i weighing 1 / sqrt(deg u deg i) (eq. 3).
 
     The graph is given by `set_graph` and is no part of the weights. What E is at the time is saved beside E0, as the
-    buffer `final`: a model that was loaded without its graph recommends by that. In evaluation mode E is made once.
+    buffer `final`, zeros at the start: a model that was loaded without its graph recommends by that. In evaluation mode
+    E is made once.
 
     Row u of the table is user u, row num_users + i item i. An unknown user (0) gets the mean of the item vectors of
     their history, as MF gives it.
@@ -75,9 +76,9 @@ class LightGCN(nn.Module):
 
     def vectors(self) -> Tensor:
         """[num_users + num_items, dim] E, not normalised."""
-        if self.training or torch.is_grad_enabled():
-            if self._graph is None:
-                raise RuntimeError("LightGCN needs the graph to train: call set_graph(user, item) first")
+        if self._graph is None and self.training:
+            raise RuntimeError("LightGCN needs the graph to train: call set_graph(user, item) first")
+        if self._graph is not None and (self.training or torch.is_grad_enabled()):
             return _Propagate.apply(self.table, *self._graph, self.layers)
         if not self._fresh:
             self._refresh()

@@ -24,7 +24,7 @@ class TwoTower(nn.Module):
     item tower takes the item's vector. History and item share their table. On top of each stands a network of its own
     where `hidden` is not empty: its layers with ReLU, then a linear one back to `dim`.
 
-    A user with an empty history and no row of their own has one vector like all such users.
+    An unknown user (0) is their history alone; with an empty one, all such users have one vector.
 
     Args:
         num_users: users, 0 = unknown.
@@ -70,7 +70,7 @@ class TwoTower(nn.Module):
         """[B], [B, T] -> [B, dim]."""
         vectors = mean_of_history(self.items, history)
         if self.users is not None:
-            vectors = vectors + self.users(user)
+            vectors = vectors + self.users(user) * (user > 0).unsqueeze(1)  # row 0 is never trained
         return self._scaled(vectors if self.user_tower is None else self.user_tower(vectors))
 
     def item_vectors(self) -> Tensor:

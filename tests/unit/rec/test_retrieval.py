@@ -85,6 +85,17 @@ def test_lightgcn_without_its_graph_recommends_by_what_was_saved() -> None:
         history = torch.tensor([[2, 5, 0]])  # an unknown user is folded in
         torch.testing.assert_close(other.encode(torch.tensor([0]), history)[0], (expected[8] + expected[11]) / 2)
         assert not other.encode(torch.tensor([0]), torch.tensor([[0]])).any()
+    torch.testing.assert_close(other.item_vectors(), expected[6:])  # also where gradients are enabled
+
+
+def test_two_towers_know_nothing_of_an_unknown_user_without_a_history() -> None:
+    torch.manual_seed(0)
+    model = TwoTower(num_users=6, num_items=8, dim=4)
+    history = torch.tensor([[0, 0], [3, 0], [3, 0]])
+    nobody, by_history, known = model.encode(torch.tensor([0, 0, 2]), history)
+    assert not nobody.any()
+    torch.testing.assert_close(by_history, model.item_vectors()[3])
+    assert not torch.allclose(known, by_history)
 
 
 def test_mean_of_history_with_and_without_gradient() -> None:
