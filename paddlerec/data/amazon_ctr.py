@@ -142,7 +142,10 @@ class AmazonCtrData(DataModule):
         if not len(self._categories):
             self._categories = special(found, int(items.max()), self.min_items)
         if items.max() >= len(self._categories):
-            raise DataError(f"item {items.max()} is unknown: the given weights have {len(self._categories) - 1} items")
+            raise DataError(
+                f"item {items.max()} is unknown: the given weights have {len(self._categories) - 1} items; train "
+                "without init.weights"
+            )
         counts = np.diff(offsets)
         user = np.repeat(np.arange(len(counts)), counts)  # of each place
         left = offsets[1:][user] - np.arange(len(items))  # 1 = the last item of its user
@@ -166,6 +169,12 @@ class AmazonCtrData(DataModule):
         if self.source == "auto":
             files = published(SOURCE)
             return [files[f"{self.corpus}.txt"], files[f"{self.corpus}_item2attributes.json"]]
+        if Path(self.source).is_file():
+            raise DataError(
+                f"data.source={self.source} is a file; expected a folder with sequences.txt and attributes.json. A "
+                "table with a column of histories is for DeepCTR, not DIN: copy recipe rec/deepfm_table, with "
+                "model._target_=paddlerec.models.DeepCTR and the column in data.sequences (docs/own_data.md)"
+            )
         return [find_file(Path(self.source), name) for name in ("sequences.txt", "attributes.json")]
 
     # ------------------------------------------------------------------------------------------------ raw input

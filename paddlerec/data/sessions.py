@@ -410,7 +410,10 @@ class Numbered:
         expected, self._items, self._ids = len(self._items), [], {}
         super().prepare()  # type: ignore[misc]
         if expected and expected != len(self._items):
-            raise DataError(f"the weights know {expected} items, these data have {len(self._items)}")
+            raise DataError(
+                f"the weights know {expected} items, these data have {len(self._items)}: other ones with the same ids; "
+                "train without init.weights"
+            )
 
     def _vocabulary(self, train: Log) -> list[str]:
         try:

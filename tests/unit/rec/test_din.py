@@ -222,6 +222,9 @@ def test_bad_lines_items_and_raw_rows(tmp_path: Path) -> None:
     fresh.restore({"categories": [0, 1, 1]})
     with pytest.raises(DataError, match="item 5 is unknown"):
         fresh.prepare()
+    (tmp_path / "clicks.csv").write_text("label,item,viewed\n")
+    with pytest.raises(DataError, match=r"is for DeepCTR, not DIN: copy recipe rec/deepfm_table"):
+        AmazonCtrData(source=str(tmp_path / "clicks.csv")).prepare()
     (tmp_path / "attributes.json.gz").unlink()
     with pytest.raises(DataError, match=r"no attributes\.json"):
         data.prepare()
