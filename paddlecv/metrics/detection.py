@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,12 +33,11 @@ class DetectionAP(Metric):
     `ap` (Lin et al., 2014, "Microsoft COCO", and cocodataset.org): as faster-coco-eval has it, which equals
     pycocotools; difficult boxes count as crowds. A class without boxes has no part in a mean; without any it is NaN.
 
-    States, `cat`: 56 bytes a detection (at most `max_detections` a picture) and a box, and with `masks` the run lengths
-    of each, about 100 to 500 bytes.
+    States, `cat`: 56 bytes a detection and a box, and with `masks` the run lengths of each, about 100 to 500 bytes.
 
     Args:
         labels: names of the classes 1..C.
-        max_detections: so many of each picture count, the best ones; COCO's is 100.
+        max_detections: so many of each picture and class count, the best ones; COCO's is 100.
         masks: measure masks as well.
         main: the one that comes first, and selects the checkpoint.
     """
@@ -94,8 +93,7 @@ class DetectionAP(Metric):
                 getattr(self, f"{name}_sizes").append(torch.tensor(sizes, dtype=torch.int64).reshape(-1, 3))
 
     def compute(self) -> dict[str, float]:
-        found, true = self.cat("found").numpy(), self.cat("true").numpy()
-        each = [voc_ap(*(rows[rows[:, 1] == i] for rows in (found, true))) for i in range(1, len(self.labels) + 1)]
+        each = [voc_ap(found, true) for found, true in self._by_class()]
         results = {f"map50/{label}": ap for label, ap in zip(self.labels, each, strict=True)}
         there = [ap for ap in each if not np.isnan(ap)]
         results["map50"] = float(np.mean(there)) if there else float("nan")
@@ -112,15 +110,22 @@ class DetectionAP(Metric):
         axes = figure.add_subplot(
             xlabel="recall", ylabel="precision at IoU 0.5", xlim=(0, 1.01), ylim=(0, 1.01), title="map50"
         )
-        every = [self.cat(name).numpy() for name in ("found", "true")]
-        for i, label in enumerate(self.labels[:NAMED], 1):
-            found, true = (rows[rows[:, 1] == i] for rows in every)
+        for label, (found, true) in zip(self.labels[:NAMED], self._by_class(), strict=False):
             if (true[:, 2] == 0).any():
                 precision, recall = voc_curve(found, true)
                 axes.step(recall, precision, where="pre", label=f"{label} {voc_ap(found, true):.3f}")
         if axes.lines:
             axes.legend(loc="lower left")
         return figure
+
+    def _by_class(self) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """The rows of each class: of what was found the best `max_detections` of each picture, and the truth."""
+        every, true = self.cat("found").numpy(), self.cat("true").numpy()
+        every = every[np.lexsort((-every[:, 2], every[:, 0]))]
+        for label in range(1, len(self.labels) + 1):
+            found = every[every[:, 1] == label]
+            rank = np.arange(len(found)) - np.searchsorted(found[:, 0], found[:, 0])  # within its picture
+            yield found[rank < self.max_detections], true[true[:, 1] == label]
 
     def _coco(self, kind: str) -> float:
         from faster_coco_eval import COCO, COCOeval_faster
@@ -137,7 +142,7 @@ class DetectionAP(Metric):
         truth = COCO(given)
         answers = truth.loadRes(self._annotations("found", found, kind))
         evaluation = COCOeval_faster(truth, answers, kind, print_function=lambda *_: None)
-        evaluation.params.maxDets = [1, 10, self.max_detections]
+        evaluation.params.maxDets = [self.max_detections]  # sorted there: beside 10, fewer would not be the last
         evaluation.evaluate()
         evaluation.accumulate()
         precision = evaluation.eval["precision"][:, :, :, 0, -1]  # overlaps, recalls, classes; all areas

@@ -327,6 +327,17 @@ def test_map50_equals_the_definition(seed: int) -> None:
     assert voc_ap(*rows) == metric.compute()["map50"]
 
 
+def test_so_many_of_a_picture_and_class_count_in_each_number() -> None:
+    found, true, ids = scenes(3)
+    few, trimmed = DetectionAP(["a", "b", "c"], max_detections=1), DetectionAP(["a", "b", "c"])
+    few.update(found, true, ids)
+    better = (found["labels"][:, :, None] == found["labels"][:, None]).tril(-1).any(2)  # scores fall along a row
+    best = {**found, "labels": found["labels"].masked_fill(better, 0)}
+    trimmed.update(best, true, ids)
+    assert few.compute() == trimmed.compute()
+    assert few.compute()["ap"] == pytest.approx(coco_by_pycocotools(best, true, ids, 3), abs=1e-12)
+
+
 def test_equal_scores_are_ranked_alike_whatever_the_order_of_the_pictures() -> None:
     found, true, ids = scenes(7, pictures=8)
     found["scores"] = (4 * found["scores"]).ceil() / 4  # as those of half precision: many are the same
