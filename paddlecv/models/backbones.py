@@ -16,7 +16,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from paddlecore.errors import nearest
+from paddlecore.errors import DataError, nearest
 from paddlecv.layers.dilation import dilate
 from paddlecv.models.cifar_resnet import CifarResNet
 from paddlecv.models.dpn import DPN
@@ -92,6 +92,7 @@ class Backbone(nn.Module):
 
     Raises:
         ValueError: no such architecture, it has no such stride, dilation or width, or `num_classes` is below 1.
+        DataError: images so small that nothing is left of them, in networks whose layers do not pad.
     """
 
     architectures: tuple[str, ...] = tuple(sorted((*TORCHVISION, *OWN)))
@@ -140,6 +141,16 @@ class Backbone(nn.Module):
             _reshape_first(self, in_channels)
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
+        try:
+            return self._forward(image)
+        except RuntimeError as error:
+            # what torch says of a window that is larger than its map; how large images must be, it does not say
+            if "is too small" not in str(error) and "greater than actual input size" not in str(error):
+                raise
+            shown = tuple(image.shape[2:])
+            raise DataError(f"images of {shown} pixels are too small for {self.architecture} (data.size)") from error
+
+    def _forward(self, image: Tensor) -> Tensor | list[Tensor]:
         x, maps = image, []
         for step in self._steps:
             x = self.get_submodule(step)(x)

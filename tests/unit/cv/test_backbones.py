@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import paddlecv
-from paddlecore.errors import CheckpointError, ConfigError
+from paddlecore.errors import CheckpointError, ConfigError, DataError
 from paddlecore.hub import create_model, list_models
 from paddlecv.models import Backbone, MobileNetV1
 
@@ -107,6 +107,15 @@ def test_other_images_sizes_and_dropout() -> None:
         assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [0.5]
     narrow = Backbone(architecture="mobilenet_v2", width=0.25, features_only=True)
     assert narrow.channels == (8, 8, 24, 1280)
+
+
+@pytest.mark.parametrize(("architecture", "size"), [("squeezenet1_1", 4), ("googlenet", 8), ("alexnet", 30)])
+def test_images_of_which_nothing_is_left_are_refused(architecture: str, size: int) -> None:
+    model = Backbone(architecture=architecture, num_classes=2)
+    with pytest.raises(DataError, match=rf"images of \({size}, {size}\) .* too small for {architecture} \(data.size\)"):
+        model(torch.zeros(2, 3, size, size))
+    with pytest.raises(RuntimeError, match="channels"):
+        model(torch.zeros(2, 1, 64, 64))
 
 
 def test_what_there_is_not_is_refused() -> None:
