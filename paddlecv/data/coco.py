@@ -51,6 +51,13 @@ class CocoData(DetectionData):
                 raise DataError(disagreement(str(files["train"]), tables[0], str(files[split]), tables[1]))
         names = dict(sorted(classes["train"].items()))
         records = {split: self._read_split(folder, split, files[split], contents[split], names) for split in files}
+        seen: dict[Path | None, str] = {}
+        for split, pictures in records.items():
+            for path in (picture.path for picture in pictures):
+                if path in seen:
+                    both = f"{files[seen[path]]} and in {files[split]}"
+                    raise DataError(f"{path} is in {both}; a picture is in one split")
+                seen[path] = split
         return records, list(names.values())
 
     def _read_split(

@@ -261,6 +261,16 @@ def item(ident: int = 5, box: Any = (10, 5, 10, 10), **more: Any) -> dict[str, A
     return {"id": ident, "image_id": 42, "category_id": 7, "bbox": box, **more}
 
 
+def test_a_picture_in_two_splits_of_coco_is_refused(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        coco(tmp_path / "coco", [item()], split, f"{split}.json")
+    assert len(prepared(CocoData, source=str(tmp_path / "coco")).rows("valid")) == 1  # another picture of that name
+    for split in ("train", "valid"):
+        coco(tmp_path / "one", [item()], "images", f"{split}.json")
+    with pytest.raises(DataError, match=r"one/images/a.jpg is in \S+/train.json and in \S+/valid.json; a picture is"):
+        prepared(CocoData, source=str(tmp_path / "one"))
+
+
 def test_two_lists_or_files_of_one_split_are_refused(tmp_path: Path) -> None:
     source = voc(tmp_path / "voc", {"a": xml(thing("cat", (1, 1, 9, 9)))}, {"b": xml()})
     (source / "ImageSets/Main/valid.txt").write_text("b\n")
