@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+import paddlecv.data
 from paddlecore import config, hub, run
 from paddlecore.data import DataModule
 from paddlecore.errors import ConfigError, DataError
@@ -142,3 +143,9 @@ def test_weights_are_refused_where_pixels_are_scaled_otherwise(kind: type[DataMo
     run._restore(kind(mean=[0.4, 0.5, 0.5]), weights)  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match=r"data.mean=\[0.485, .* in w were made with data.mean=\[0.4, .*; give that"):
         run._restore(kind(), weights)
+
+
+@pytest.mark.parametrize("recipe", hub.list_models(suite="cv", pretrained=True))
+def test_published_weights_say_how_pixels_were_scaled(recipe: str) -> None:
+    made = hub.read_card(recipe)["data"]
+    assert set(getattr(paddlecv.data, made["_target_"].rpartition(".")[2]).input_options) <= made.keys()
