@@ -31,6 +31,8 @@ class Categorical:
             raise ValueError(f"min_count must be at least 1, got {self.min_count}")
         if self.hash_size is not None and not 1 <= self.hash_size < 2**31 - 1:
             raise ValueError(f"hash_size must be at least 1 and below 2^31 - 1, got {self.hash_size}")
+        if self.shared is not None and (self.min_count > 1 or self.hash_size is not None):
+            raise ValueError(f"min_count and hash_size are those of {self.shared!r}, whose vocabulary is shared")
 
 
 @dataclass(frozen=True)

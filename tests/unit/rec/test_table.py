@@ -437,6 +437,10 @@ def test_a_raw_row_that_cannot_be_used(tmp_path: Path, raw: Any, message: str) -
         ({"categorical": {"user": {"min_count": 0}}}, "data.categorical.user: min_count"),
         ({"categorical": {"user": {"hash_size": 0}}}, "hash_size"),
         ({"categorical": {"user": {"shared": "usr"}}}, "shared='usr'"),
+        (
+            {"categorical": {"user": {}, "item": {"shared": "user", "min_count": 2}}},
+            "item: min_count and hash_size are",
+        ),
         ({"categorical": {"user": {"shared": "user"}}}, "another categorical column"),
         ({"categorical": []}, "no column"),
         ({"categorical": ["user", "price"]}, "two roles: price"),
