@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +18,8 @@ class CTR(Task):
     """Binary cross-entropy of one logit a row.
 
     Batch: ids [B, F] int32 or int64, dense [B, D] float32 (left out where there are none), label [B] float32, 0 or 1;
-    and what the model's `history_fields` names, [B, T] int64 each, padded with 0. A model without does not look at
-    histories.
+    and what the model's `history_fields` names, [B, T] int64 each, padded with 0. A model does not look at anything
+    else, which a warning says of it.
     Prediction: score [B] the logit, probability [B].
 
     Args:
@@ -27,6 +28,12 @@ class CTR(Task):
 
     def logit(self, batch: Batch) -> Tensor:
         """[B] float32; a task with other inputs overrides it."""
+        if unread := batch.keys() - {"ids", "dense", "label", *getattr(self.model, "history_fields", ())}:
+            warnings.warn(
+                f"{type(self.model).__name__} does not look at {', '.join(sorted(unread))}; of sequences, DeepCTR "
+                "takes those that are `shared` with a categorical column",
+                stacklevel=2,
+            )
         histories = {name: batch[name] for name in getattr(self.model, "history_fields", ())}
         return self.model(batch["ids"], batch.get("dense"), *([histories] if histories else [])).float()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -44,6 +45,17 @@ def test_predict_needs_no_label_and_dense_may_be_left_out() -> None:
     prediction = task.predict({k: v for k, v in batch().items() if k != "label"})
     assert task.render(prediction) == [{"probability": p} for p in (0.5, 0.880797, 0.268941)]
     assert task.predict({"ids": torch.tensor([[3]])})["score"].tolist() == [3.0]
+
+
+def test_a_column_that_the_model_does_not_read_is_told() -> None:
+    with pytest.warns(UserWarning, match="^Given does not look at history; of sequences, DeepCTR takes those"):
+        CTR(Given())({**batch(), "history": torch.tensor([[1], [2], [0]])})
+    model = Given()
+    model.history_fields = {"history": 0}
+    model.forward = lambda ids, dense, histories: histories["history"][:, 0].float()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CTR(model)({**batch(), "history": torch.tensor([[1], [2], [0]])})
 
 
 def test_measure_gives_auc_and_logloss() -> None:
