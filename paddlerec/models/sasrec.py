@@ -19,7 +19,8 @@ class SASRec(nn.Module):
 
     Around each of a block's two halves stands x + dropout(g(layer norm(x))) (section III-E); a last layer norm follows
     the blocks. The authors' code, which published scores are those of, adds g's result to the normalised input in place
-    of the input, and drops weights of the attention in place of what it reads: `form="code"`. In either, as in that
+    of the input, and drops weights of the attention in place of what it reads: `form="code"`. (It also takes keys and
+    values of the input before its norm; here they are of the normalised one in either form.) In either, as in that
     code, item embeddings are multiplied by sqrt(dim) where they are read (not where they are scored with), the heads'
     results are not projected, and embeddings are dropped out too.
 

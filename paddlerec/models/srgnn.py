@@ -38,7 +38,7 @@ class SRGNN(nn.Module):
         dim: width of an item vector.
         steps: rounds of the graph network.
 
-    Shapes: history [B, T] int64, right-padded with 0 -> [B, dim].
+    Shapes of `encode`: history [B, T] int64, right-padded with 0 -> [B, dim].
     """
 
     def __init__(self, *, num_items: int, dim: int = 100, steps: int = 1) -> None:

@@ -33,7 +33,7 @@ class SSR(nn.Module):
         dropout: probability that a value of an item's vector is dropped where a history is read.
         scale: of the cosine.
 
-    Shapes: history [B, T] int64, right-padded with 0 -> [B, dim].
+    Shapes of `encode`: history [B, T] int64, right-padded with 0 -> [B, dim].
     """
 
     def __init__(
