@@ -292,16 +292,16 @@ def _looked_up(
     }
 
 
-def baselines(data: TableData, *, item: str = "item", prior: float = 5.0) -> dict[str, float]:
+def baselines(data: TableData) -> dict[str, float]:
     """The test AUC of two scores that know nothing of the user: how many training rows an item has, and the share of
-    ones among them (with `prior` rows of the average share added, so that rare items are no extremes)."""
+    ones among them (with five rows of the average share added, so that rare items are no extremes)."""
     if "test" not in data.splits:
         return {}
-    place = list(data.map.categorical).index(item)
+    place = list(data.map.categorical).index("item")
     train, test = data.rows("train").columns, data.rows("test").columns
     size = data.spec["vocab_sizes"][place]
     rows = np.bincount(train["ids"][:, place], minlength=size)
     ones = np.bincount(train["ids"][:, place], weights=train["label"], minlength=size)
-    share = (ones + prior * train["label"].mean()) / (rows + prior)
+    share = (ones + 5 * train["label"].mean()) / (rows + 5)
     seen = test["ids"][:, place]
     return {"popularity": auc(rows[seen], test["label"]), "item_mean": auc(share[seen], test["label"])}

@@ -312,7 +312,10 @@ class SessionData(DataModule):
         """A log in two; the second gets `share` of the sessions, and each at least one."""
         count = len(log.offsets) - 1
         if count < 2:
-            raise DataError("there is one session only, too few to split; lay valid and test files beside it")
+            raise DataError(
+                "a single session is left, too few to hold one out; lay valid and test files beside it, or set "
+                "data.valid_share=0 and data.test_share=0"
+            )
         second = min(max(round(share * count), 1), count - 1)
         if self.split == "last":
             order = np.arange(count)[::-1]
