@@ -13,13 +13,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from paddlecore import config, distributed, run
 from paddlecore.data import DataModule
@@ -59,10 +56,15 @@ def tiny(recipe: str, *overrides: str) -> RunConfig:
 
 
 def tiny_trainer(
-    recipe: str, *overrides: str, quiet: bool = False, folder: Path | None = None, last: Path | None = None
+    recipe: str,
+    *overrides: str,
+    quiet: bool = False,
+    folder: Path | None = None,
+    last: Path | None = None,
+    device: torch.device | str = "cpu",
 ) -> tuple[Trainer, DataModule]:
     """The trainer of such a run. `quiet` turns dropout off, for comparisons where pieces draw other masks."""
-    trainer, data = run.build_trainer(tiny(recipe, *overrides), torch.device("cpu"), folder, last)
+    trainer, data = run.build_trainer(tiny(recipe, *overrides), torch.device(device), folder, last)
     trainer.journal = Tape()
     if quiet:
         still(trainer.task)
@@ -93,22 +95,6 @@ def frozen_statistics(module: nn.Module) -> None:
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             child.train(False)
             child.train = lambda mode=True, child=child: child  # type: ignore[method-assign, misc]
-
-
-class StaysOnDevice(TorchDispatchMode):
-    """Refuses tensors of the host that meet tensors of a device, but for single numbers, which operators take as such.
-
-    Raises:
-        NotImplementedError: as the meta device does where a value is asked for.
-    """
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        host = [t for t in given if t.device.type == "cpu" and (t.dim() or func is torch.ops.aten._to_copy.default)]
-        if host and any(t.device.type != "cpu" for t in [*given, *tree_leaves(out)] if isinstance(t, Tensor)):
-            raise NotImplementedError(f"{func}: a tensor of the host, {list(host[0].shape)}, is moved")
-        return out
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
