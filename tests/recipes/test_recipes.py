@@ -75,13 +75,12 @@ WAITS = {  # recipes whose training waits for a GPU in each step, and for what
     "rec/srgnn_diginetica": "the graphs of the sessions",
     "rec/srgnn_yoochoose": "the graphs of the sessions",
 }
-PARTS = 12
+PARTS = [RECIPES[part::12] for part in range(12)]  # a process each
 
 
-@pytest.mark.parametrize("part", range(PARTS))
-def test_on_another_device_it_is_the_same(part: int) -> None:
+@pytest.mark.parametrize("recipes", PARTS, ids="+".join)
+def test_on_another_device_it_is_the_same(recipes: list[str]) -> None:
     """Training, evaluation and answers, where tensors may not meet those of the host; see elsewhere.py."""
-    recipes = RECIPES[part::PARTS]
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("elsewhere.py")), *recipes], capture_output=True, text=True
     )
