@@ -267,13 +267,17 @@ def contents(path: Path) -> bytes:
 def lines(path: Path, bad: Callable[[int, str], None], encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
     """Number, from 1 on, and text of each line of a file, which may be .gz; for files that are no tables.
 
-    Line ends come with the text; a byte order mark does not. `bad(number, why)` hears of a line in another encoding.
+    Line ends come with the text; a byte order mark does not. `bad(number, why)` hears of a line in another encoding, or
+    with a carriage return inside, which ends lines in other files.
 
     Raises:
         DataError: the file is missing or damaged.
     """
     with _opened(path) as (_, file):
         for number, line in enumerate(file, start=1):
+            if b"\r" in line.rstrip(b"\r\n"):
+                bad(number, "a carriage return within the line")
+                continue
             try:
                 yield number, (line.removeprefix(BOM_UTF8) if number == 1 else line).decode(encoding)
             except UnicodeDecodeError as error:

@@ -71,10 +71,11 @@ def test_a_damaged_file_is_named(tmp_path: Path, kind: type[DataModule], files: 
 
 def test_lines_of_another_encoding_are_heard_of_and_a_missing_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    path.write_bytes(b"\xef\xbb\xbfa\r\n\xff\n\xc3\xa9")
+    path.write_bytes(b"\xef\xbb\xbfa\r\n\xff\n\xc3\xa9\n1 2\r3 4\n")
     heard: list[tuple[int, str]] = []
-    assert list(lines(path, lambda *told: heard.append(told))) == [(1, "a\r\n"), (3, "é")]
-    assert heard == [(2, "not UTF-8 (invalid start byte)")]
+    assert list(lines(path, lambda *told: heard.append(told))) == [(1, "a\r\n"), (3, "é\n")]
+    assert heard == [(2, "not UTF-8 (invalid start byte)"), (4, "a carriage return within the line")]
+    path.write_bytes(b"a\r\n\xff\n")
     assert [line for _, line in lines(path, pytest.fail, "latin-1")][1] == "ÿ\n"
     with pytest.raises(DataError, match=r"none\.txt cannot be read: No such file"):
         list(lines(tmp_path / "none.txt", pytest.fail))
