@@ -24,7 +24,8 @@ class DIN(nn.Module):
     history.
 
     `pooling=softmax` takes the softmax of a over the history as weights, as the authors' program for the Amazon data
-    does: it starts as the mean, which few data bear better. `pooling=mean` is that mean: the network without attention.
+    does (with a divided by the root of e's width): it starts as the mean, which few data bear better. `pooling=mean` is
+    that mean: the network without attention.
 
     Section 5.1's regulariser touches the rows of a batch only; that is `optim.tables_weight_decay` with
     `optim.tables_decay_rows=batch` (without the paper's division by an id's number of occurrences).

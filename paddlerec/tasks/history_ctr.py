@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from paddlecore.errors import ConfigError
 from paddlecore.metric import Metric
 from paddlecore.task import Batch, Prediction
 from paddlerec.metrics import AUC, GAUC, LogLoss
@@ -24,8 +25,13 @@ class HistoryCTR(CTR):
     """
 
     def logit(self, batch: Batch) -> Tensor:
-        ids = (batch[name] for name in ("history", "history_category", "item", "category"))
-        return self.model(*ids, batch.get("places")).float()
+        names = ("history", "history_category", "item", "category")
+        if missing := [name for name in names if name not in batch]:
+            raise ConfigError(
+                f"HistoryCTR needs {', '.join(missing)} in a batch, as AmazonCtrData gives it; a table with a column "
+                "of histories goes with paddlerec.tasks.CTR and paddlerec.models.DeepCTR"
+            )
+        return self.model(*(batch[name] for name in names), batch.get("places")).float()
 
     def metrics(self) -> list[Metric]:
         return [AUC(), GAUC(), LogLoss()]

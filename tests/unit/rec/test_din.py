@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from paddlecore.errors import DataError
+from paddlecore.errors import ConfigError, DataError
 from paddlecore.sources import data_root
 from paddlerec.data import AmazonCtrData
 from paddlerec.data.amazon_ctr import special
@@ -21,6 +21,7 @@ from paddlerec.data.amazon_files import SOURCE
 from paddlerec.layers import Dice
 from paddlerec.metrics import GAUC
 from paddlerec.models import DIN
+from paddlerec.tasks import HistoryCTR
 
 # ------------------------------------------------------------------------------------------------------ model
 
@@ -100,6 +101,12 @@ def test_din_against_a_slow_transcription_whatever_the_padding(pooling: str) -> 
     out = model(*batch_of([[], []], ITEMS[:2], 0))
     expected = torch.tensor([slow_din(model, [], i, 8) for i in ITEMS[:2]])
     torch.testing.assert_close(out.detach(), expected.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_table_is_not_what_din_learns_from() -> None:
+    task = HistoryCTR(DIN(num_items=4, num_categories=3))
+    with pytest.raises(ConfigError, match="needs history_category, item, category in a batch, as AmazonCtrData"):
+        task({"ids": torch.ones(2, 1, dtype=torch.int32), "history": torch.ones(2, 1, dtype=torch.int64)})
 
 
 def test_padding_does_not_reach_the_statistics_of_dice() -> None:
