@@ -245,8 +245,7 @@ class Trainer:
                 print(f"train.profile: {said}", file=sys.stderr, flush=True)
             if self.valid is not None and self.evaluated_at != self.step:
                 self._evaluate_and_select(due=False)
-                if self.saved_at == self.step and self.folder is not None and rank == 0:  # asked to stop at its end
-                    self._point(self.folder / "checkpoints" / f"step_{self.step:08d}")
+                self.saved_at = -1  # of a run that was asked to stop at its end: without this evaluation
             self._save()
             self._settle()
         return {

@@ -243,6 +243,9 @@ def test_the_evaluation_at_the_end_is_saved_where_a_checkpoint_is_due_before_it(
     again = trainer(**options, resume_from=tmp_path / "checkpoints" / "step_00000010")  # type: ignore[arg-type]
     again.evaluate = lambda _: {"mse": next(scores)}  # type: ignore[method-assign]
     assert again.fit()["best"]["step"] == 10 and best() == "step_00000010"
+    once = trainer(**options, resume_from=tmp_path / "checkpoints" / "step_00000010")  # type: ignore[arg-type]
+    once.evaluate = None  # type: ignore[method-assign, assignment] # it is not done again
+    assert once.fit()["best"]["step"] == 10
 
 
 def test_is_better_knows_the_goal_and_nan() -> None:
