@@ -39,7 +39,7 @@ class MaskRCNN(FasterRCNN):
     probabilities on 28 x 28 points of the box.
 
     Raises:
-        DataError: a target without masks.
+        DataError: a target without masks, or with more or fewer of them than boxes.
     """
 
     def __init__(
@@ -78,6 +78,11 @@ class MaskRCNN(FasterRCNN):
 
         # the true masks, cropped and resized as the features are
         masks = target["masks"]  # [B, G, H, W]
+        objects = target["labels"].shape
+        if masks.shape[:2] != objects:  # the operator would read what lies behind them
+            raise DataError(f"masks {tuple(masks.shape)} are not one for each of labels {tuple(objects)}")
+        if not masks.shape[1]:
+            masks = F.pad(masks, (0, 0, 0, 0, 0, 1))  # places without an object read the first
         plane = torch.arange(len(masks), device=masks.device)[:, None] * masks.shape[1] + number  # [B, M]
         rois = torch.cat([plane[..., None].to(boxes), boxes], -1).flatten(0, 1)  # [B * M, 5]
         wanted = roi_align(masks.flatten(0, 1)[:, None].float(), rois, logits.shape[-1])[:, 0]

@@ -199,6 +199,24 @@ def test_mask_rcnn_says_that_it_needs_masks() -> None:
         small(MaskRCNN)(pictures(1), torch.tensor([[HIGH, WIDE]]), given)
 
 
+def test_mask_rcnn_takes_a_batch_without_boxes_and_refuses_masks_of_other_boxes() -> None:
+    model, size, given = small(MaskRCNN), torch.tensor([[HIGH, WIDE]]), target(1)
+    empty = {name: value if name == "draw" else value[:, :0] for name, value in given.items()}
+    assert float(model(pictures(1), size, empty).sums["mask"].detach()) == 0
+    with pytest.raises(DataError, match=r"masks \(1, 0, .* are not one for each of labels \(1, 3\)"):
+        model(pictures(1), size, {**given, "masks": empty["masks"]})
+
+
+def test_without_draws_torchs_generator_chooses_what_is_trained() -> None:
+    model, size = small(FasterRCNN, anchor_samples=16), torch.tensor([[HIGH, WIDE]])
+    given = {name: value for name, value in target(1).items() if name != "draw"}
+    losses = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        losses.append(float(model(pictures(1), size, given).sums["objectness"].detach()))
+    assert losses[0] == losses[1] != losses[2]
+
+
 def test_sides_that_would_part_anchors_from_their_places_are_refused() -> None:
     with pytest.raises(DataError, match=r"images of \(64, 100\): sides must be multiples of 32"):
         small(FasterRCNN).eval()(torch.zeros(1, 3, 64, 100), torch.tensor([[64, 100]]))
