@@ -321,8 +321,9 @@ class FasterRCNN(nn.Module):
         detections: most detections of an image.
 
     Shapes: image [B, 3, H, W] float32, size [B, 2] int64 the height and width that are not padding; target with boxes
-    [B, G, 4], labels [B, G] int64 (0 = no box), draw [B] int64 -> `DetectionLosses`; without target `Detections`. H and
-    W are multiples of the last stride.
+    [B, G, 4], labels [B, G] int64 (0 = no box), and perhaps draw [B] int64, by which anchors and proposals are chosen
+    (see `paddlecv.layers.sampling`; absent: by torch's generator) -> `DetectionLosses`; without target `Detections`. H
+    and W are multiples of the last stride.
     """
 
     def __init__(
@@ -385,6 +386,8 @@ class FasterRCNN(nn.Module):
     def forward(
         self, image: Tensor, size: Tensor, target: Mapping[str, Tensor] | None = None
     ) -> DetectionLosses | Detections:
+        if target is not None and "draw" not in target:
+            target = {**target, "draw": torch.randint(1 << 62, (len(image),), device=image.device)}
         maps = self.backbone(image)
         proposals, losses = self.rpn(maps, image, size, target)
         maps = maps[:-1]  # the coarsest one is for the proposals only
