@@ -147,13 +147,27 @@ def picture_of(raw: Any) -> Image.Image:
             return _upright_rgb(raw)
         except (OSError, ValueError) as error:
             raise DataError(f"the picture cannot be used: {error}") from None
-    try:
-        pixels = np.asarray(raw, dtype=np.float32)
-    except (TypeError, ValueError, OverflowError):
-        pixels = np.empty(0, np.float32)
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size or not ((pixels >= 0) & (pixels <= 255)).all():
+    pixels = numbers_of(raw)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise DataError("expected the path of an image, or rows of pixels, each pixel three numbers 0..255")
     return Image.fromarray(pixels.round().astype(np.uint8))
+
+
+def numbers_of(raw: Any) -> np.ndarray:
+    """Rows of pixels as float32 in 0..255; [0] where they are none.
+
+    Raises:
+        DataError: fractions of at most 1, as of an image that is scaled to 0..1, which here would be black.
+    """
+    try:
+        pixels = np.array(raw, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError):
+        return np.empty(0, np.float32)
+    if not pixels.size or not ((pixels >= 0) & (pixels <= 255)).all():
+        return np.empty(0, np.float32)
+    if pixels.max() <= 1 and (pixels % 1).any():
+        raise DataError("the pixels are numbers from 0 to 1, and expected from 0 to 255: multiply them by 255")
+    return pixels
 
 
 def as_text(image: Image.Image) -> str:

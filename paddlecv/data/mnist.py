@@ -18,7 +18,7 @@ from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, data_root, locate
 from paddlecore.task import Batch
 from paddlecv.data.image_folder import agreed, class_images, named
-from paddlecv.data.images import captioned, picture_of, unwrapped
+from paddlecv.data.images import captioned, numbers_of, picture_of, unwrapped
 from paddlecv.data.labelled import ClassifiedData
 
 if TYPE_CHECKING:
@@ -256,11 +256,8 @@ def _pixels(raw: Any) -> np.ndarray:
     raw = unwrapped(raw)
     if isinstance(raw, (str, Path, Image.Image)):
         return grey(raw).astype(np.float32)
-    try:
-        pixels = np.array(raw, dtype=np.float32)
-    except (TypeError, ValueError, OverflowError):
-        pixels = np.empty(0, np.float32)
-    if pixels.shape != (SIZE, SIZE) or not ((pixels >= 0) & (pixels <= 255)).all():
+    pixels = numbers_of(raw)
+    if pixels.shape != (SIZE, SIZE):
         raise DataError(f"expected the path of an image, or {SIZE} rows of {SIZE} numbers 0..255")
     return pixels
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from paddlecore.data import Loader, Plan
 from paddlecore.errors import DataError
-from paddlecv.data import ImageFolderData
+from paddlecv.data import ImageFolderData, MNISTData
 from paddlecv.data.image_folder import class_images, toy_images
 from paddlecv.data.images import DEVIATION, MEAN, image_size, open_image
 
@@ -345,3 +345,10 @@ def test_labels_travel_in_the_state() -> None:
         other.spec  # noqa: B018
     other.restore(json.loads(json.dumps(data.state())))
     assert other.spec == data.spec and data.fingerprint() == ""
+
+
+def test_pixels_of_an_image_scaled_to_1_are_refused_for_they_would_be_black() -> None:
+    for data, shape in ((ImageFolderData(source="toy"), (4, 4, 3)), (MNISTData(source="toy"), (28, 28))):
+        assert data.encode(np.ones(shape))["image"].isfinite().all()  # a black image has such numbers too
+        with pytest.raises(DataError, match="numbers from 0 to 1, and expected from 0 to 255"):
+            data.encode(np.full(shape, 0.5))
