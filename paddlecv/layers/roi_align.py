@@ -7,6 +7,7 @@ Detection", CVPR, eq. 1 (which level a box is read from).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torchvision
@@ -42,7 +43,7 @@ class RoIAlign(nn.Module):
     Args:
         output_size: bins along each side, P.
         sampling: samples along each side of a bin.
-        strides: input pixels per pixel of each map (see `pyramid_level`).
+        strides: input pixels per pixel of each map, powers of two, each twice the one before.
         canonical: side of the box that is read at stride 16 (pixels).
 
     Shapes: maps of [B, C, H_l, W_l], boxes [B, R, 4] float32 in pixels of the input, not required to lie inside it;
@@ -55,6 +56,8 @@ class RoIAlign(nn.Module):
         super().__init__()
         if output_size < 1 or sampling < 1:
             raise ValueError(f"output_size and sampling must be positive, got {output_size} and {sampling}")
+        if not strides or strides[0].bit_count() != 1 or any(b != 2 * a for a, b in pairwise(strides)):
+            raise ValueError(f"strides must be powers of two, each twice the one before, got {list(strides)}")
         self.output_size, self.sampling, self.strides, self.canonical = output_size, sampling, tuple(strides), canonical
 
     def forward(self, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:

@@ -78,5 +78,8 @@ def test_refuses_sizes_and_maps_that_do_not_fit() -> None:
     maps, boxes = maps_and_boxes()
     with pytest.raises(ValueError, match="must be positive"):
         RoIAlign(output_size=0)
+    for strides in ((), (4, 16), (6, 12), (8, 4)):
+        with pytest.raises(ValueError, match="strides must be powers of two, each twice the one before, got"):
+            RoIAlign(output_size=2, strides=strides)
     with pytest.raises(ValueError, match=r"4 maps for strides \(4, 8\)"):
         RoIAlign(output_size=2, strides=(4, 8))(maps, boxes)
