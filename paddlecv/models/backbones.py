@@ -91,7 +91,8 @@ class Backbone(nn.Module):
     [B, channels[i], H / strides[i], W / strides[i]], up to rounding.
 
     Raises:
-        ValueError: no such architecture, it has no such stride, dilation or width, or `num_classes` is below 1.
+        ValueError: no such architecture, it has no such stride, dilation or width, `num_classes` is below 1, or there
+            are `strides` without `features_only`.
         DataError: images so small that nothing is left of them, in networks whose layers do not pad.
     """
 
@@ -115,6 +116,8 @@ class Backbone(nn.Module):
             raise ValueError(f"there is no architecture {architecture!r}{close}")
         if num_classes < 1:
             raise ValueError(f"num_classes={num_classes} must be at least 1; features_only=True has no classifier")
+        if strides is not None and not features_only:
+            raise ValueError(f"strides={list(strides)} choose maps of the trunk, which features_only=True gives")
         self.architecture, self.num_classes = architecture, num_classes
         self._has_reference = not features_only and in_channels == 3 and width == 1 and output_stride == 32
         options: dict[str, Any] = {"num_classes": num_classes, "dropout": dropout, "width": width}
@@ -191,8 +194,8 @@ def _build(architecture: str, *, num_classes: int, dropout: float | None, width:
         if deep:
             options["replace_stride_with_dilation"] = [False, output_stride == 8, True]
     if width != 1:
-        if not mobilenet:
-            raise ValueError(f"width={width}: {architecture} has one width only")
+        if not mobilenet or width <= 0:
+            raise ValueError(f"width={width}: {architecture} has {'those above 0' if mobilenet else 'one width only'}")
         options["width" if architecture in OWN else "width_mult"] = width
     if architecture == "googlenet":
         options |= {"aux_logits": False, "init_weights": True}

@@ -125,6 +125,10 @@ def test_what_there_is_not_is_refused() -> None:
         Backbone(architecture="resnet18", features_only=True, strides=(64,))
     with pytest.raises(ValueError, match="one width"):
         Backbone(architecture="resnet18", width=0.5)
+    with pytest.raises(ValueError, match="width=0: mobilenet_v1 has those above 0"):
+        Backbone(architecture="mobilenet_v1", width=0)
+    with pytest.raises(ValueError, match=r"strides=\[8\] choose maps of the trunk, which features_only=True gives"):
+        Backbone(architecture="resnet18", strides=[8])
     with pytest.raises(ValueError, match="num_classes=0 must be at least 1; features_only"):
         Backbone(architecture="resnet18", num_classes=0)
 
