@@ -297,8 +297,9 @@ class BoxHeads(nn.Module):
 class FasterRCNN(nn.Module):
     """A trunk with a pyramid, region proposals from every map, and a head that judges each proposal.
 
-    The defaults are those of torchvision's `fasterrcnn_resnet50_fpn`, whose files of weights load unchanged and give
-    its detections; for them images are RGB normalised with ImageNet's mean and deviation.
+    The defaults are those of torchvision's `fasterrcnn_resnet50_fpn`, whose state dict loads unchanged and gives its
+    detections; for them images are RGB normalised with ImageNet's mean and deviation. The published file has older
+    names of some tensors, which `paddlesuite convert` changes.
 
     Args:
         num_classes: classes without background, C.

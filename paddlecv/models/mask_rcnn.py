@@ -23,7 +23,7 @@ from paddlecv.models.faster_rcnn import FasterRCNN, Proposals, Samples
 class MaskRCNN(FasterRCNN):
     """`FasterRCNN`, and a mask for each detection.
 
-    The defaults are those of torchvision's `maskrcnn_resnet50_fpn`, whose files of weights load unchanged and give its
+    The defaults are those of torchvision's `maskrcnn_resnet50_fpn`, whose state dict loads unchanged and gives its
     detections and masks.
 
     Args:

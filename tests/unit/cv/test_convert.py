@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from torch import nn
 
 from paddlecore import checkpoint, cli, convert
 from paddlecore.errors import CheckpointError, ConfigError
-from paddlecv.models import Backbone, MobileNetV1
+from paddlecv.models import Backbone, MaskRCNN, MobileNetV1, RetinaNet
 
 
 def scrambled(module: nn.Module) -> nn.Module:
@@ -170,3 +172,23 @@ def test_a_damaged_file_and_a_place_that_cannot_be_written_are_named(tmp_path: P
     assert out.is_file()
     with pytest.raises(CheckpointError, match=r"gone/o.safetensors cannot be written: .*No such file"):
         checkpoint.save_tensors(tmp_path / "gone" / "o.safetensors", {})
+
+
+def test_torchvisions_older_names_of_pyramids_and_heads() -> None:
+    """Those of its published files, which its own modules change as they load them."""
+    older: list[tuple[str, Any]] = [
+        (r"(fpn\.(?:inner|layer)_blocks\.\d)\.0\.", r"\1."),
+        (r"(rpn\.head\.conv)\.0\.0\.", r"\1."),
+        (r"(head\.\w+_head\.conv)\.(\d)\.0\.", lambda m: f"{m[1]}.{2 * int(m[2])}."),
+        (r"(mask_head)\.(\d)\.0\.", lambda m: f"{m[1]}.mask_fcn{int(m[2]) + 1}."),
+    ]
+    small: dict[str, Any] = {"num_classes": 2, "architecture": "resnet18", "channels": 8}
+    for model in (MaskRCNN(**small, box_width=8, mask_width=8), RetinaNet(**small)):
+        for weight in model.parameters():
+            nn.init.normal_(weight)
+        given = ours = model.state_dict()
+        for pattern, name in older:
+            given = {re.sub(pattern, name, key): value for key, value in given.items()}
+        found = convert.match(ours, given)
+        assert found.how["order"] > 20 and not found.missing and not found.unused
+        assert all(torch.equal(value, ours[name]) for name, value in found.state.items())
