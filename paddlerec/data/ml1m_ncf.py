@@ -98,7 +98,8 @@ class ML1MNCFData(DataModule):
 
     `source`: auto = the files under PADDLE_DATA (rec/ml-1m-ncf); toy = generated, 60 users and 40 items; or a folder
     with train.tsv (`user<TAB>item` from 0) and test.negative (`(user,item)<TAB>item<TAB>...`), each perhaps .gz. A line
-    of another form is bad and named; a test row may have any number of negatives.
+    of another form is bad and named, and so is a test row whose pair is in train; a test row may have any number of
+    negatives.
 
     Batch: in training see `NCFRows`; else user [B] int64 and candidates [B, 1 + C] int64, the held-out item first, then
     the negatives, filled up with 0. Users and items count from 1; 0 is an unknown one.
@@ -173,14 +174,20 @@ class ML1MNCFData(DataModule):
             self._paths = [folder / file.name for file in SOURCE.files]
         else:
             self._paths = [find_file(Path(self.source), name) for name in ("train.tsv", "test.negative")]
-        train = self._read_train(self._paths[0])
+        train, test = self._paths
+        pairs = self._read_train(train)
+        users, items, at = self._read_test(test)
+        check_gaps(train, "users", np.concatenate([pairs[:, 0], users]))
+        check_gaps(train, "items", np.concatenate([pairs[:, 1], items.ravel()]))
+        width = 1 + max(pairs[:, 1].max(), items.max())
         # each pair once, or its twin would train where it is held out; by user, then item: the order says nothing
-        width = 1 + train.max()
-        train = np.stack(np.divmod(np.unique(train[:, 0] * width + train[:, 1]), width), 1)
-        users, items = self._read_test(self._paths[1])
-        check_gaps(self._paths[0], "users", np.concatenate([train[:, 0], users]))
-        check_gaps(self._paths[0], "items", np.concatenate([train[:, 1], items.ravel()]))
-        return Pairs(train[:, 0], train[:, 1], users, items)
+        keys = np.unique(pairs[:, 0] * width + pairs[:, 1])
+        trained = np.isin(users * width + items[:, 0], keys)
+        for line in at[trained].tolist():
+            self.bad_rows.add(test, line, f"the pair stands in {train.name}, too, so it would be trained on")
+        if trained.all():
+            raise DataError(f"{test}: it has no rows that can be used")
+        return Pairs(*np.divmod(keys, width), users[~trained], items[~trained])
 
     def _read_train(self, path: Path) -> np.ndarray:
         def convert(table: pa.Table) -> np.ndarray:
@@ -196,8 +203,9 @@ class ML1MNCFData(DataModule):
             raise DataError(f"{path}: it has no rows{' that can be used' if self.bad_rows.count else ''}")
         return np.concatenate(found)
 
-    def _read_test(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
-        users, rows, bad = [], [], partial(self.bad_rows.add, path)
+    def _read_test(self, path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Users [m] and items [m, 1 + C] as in `Pairs`, and their lines [m]."""
+        users, rows, at, bad = [], [], [], partial(self.bad_rows.add, path)
         for number, line in lines(path, bad):
             if not line.strip():
                 continue
@@ -207,10 +215,11 @@ class ML1MNCFData(DataModule):
             user, *items = (1 + int(n) for n in re.findall(r"\d+", line))
             users.append(user)
             rows.append(items)
+            at.append(number)
         if not rows:
             raise DataError(f"{path}: it has no rows{' that can be used' if self.bad_rows.count else ''}")
         width = max(map(len, rows))
-        return np.array(users), np.array([items + [0] * (width - len(items)) for items in rows])
+        return np.array(users), np.array([items + [0] * (width - len(items)) for items in rows]), np.array(at)
 
     # ------------------------------------------------------------------------------------------------ raw input
 

@@ -75,6 +75,12 @@ def test_own_files_and_bad_lines(tmp_path: Path) -> None:
         skipping = ML1MNCFData(source=str(source), on_bad_row="skip")
         skipping.prepare()
         assert skipping.bad_rows.count == 1 and len(skipping.rows("train")) == 10
+    write(tmp_path, "0\t0\n0\t1\n1\t1\n", "(0,2)\t3\n\n(1,1)\t3\n")
+    with pytest.raises(DataError, match=r"test\.negative\.gz:3: the pair stands in train\.tsv, too"):
+        ML1MNCFData(source=str(source)).prepare()
+    skipping = ML1MNCFData(source=str(source), on_bad_row="skip")
+    skipping.prepare()
+    assert skipping.rows("test").fetch(np.array([0]), 0)["candidates"].tolist() == [[3, 4]]
     write(tmp_path, "0\t0\n0\t1\n", "(0,2)\t3\n(0;2)\t3\n")
     with pytest.raises(DataError, match=r"test\.negative\.gz:2: expected"):
         ML1MNCFData(source=str(source)).prepare()
