@@ -86,7 +86,7 @@ class SessionData(DataModule):
     - `.tsv`, `.csv` (perhaps `.gz`) or `.parquet`: one click a row, with columns of session, item and time, as GRU4Rec
       reads them. Clicks are put in order of time within a session; equal times keep the file's order.
     - `.txt` (perhaps `.gz`): one session a line, item names parted by blanks. A line with a tab is a history and, after
-      the tab, its target: one example, not expanded (for test files that come expanded).
+      the tab, its target: one example, not expanded (for test files that come expanded; not for `batches=parallel`).
 
     All prefixes of a training session are examples: a session of n clicks gives n - 1. Where there is no valid file,
     `valid_share` of the training sessions become validation, see `split`; a session's prefixes stay together. Their
@@ -334,6 +334,8 @@ class SessionData(DataModule):
         return np.array([self._id(name) for name in log.names], np.int32)[log.codes]
 
     def _laid_out(self, split: str, log: Log) -> Rows:
+        if split == "train" and self.batches == "parallel" and not log.whole:
+            raise DataError("data.batches=parallel reads whole sessions, and train has histories with their targets")
         ids, lengths = self._numbered(log), np.diff(log.offsets)
         place = np.arange(len(ids))
         if log.whole:

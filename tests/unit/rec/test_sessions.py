@@ -233,6 +233,12 @@ def test_counts_are_those_of_the_published_sets(
     assert batch["history"].shape[0] == 3 and batch["history"].shape[1] <= 50
 
 
+def test_expanded_prefixes_are_no_sessions_to_read_in_parallel(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a\tb\na b\tc\na b c\ta\n")
+    with pytest.raises(DataError, match="batches=parallel reads whole sessions"):
+        SessionData(source=str(tmp_path / "a.txt"), batches="parallel", batch_size=1, test_share=0).prepare()
+
+
 @pytest.mark.parametrize("recipe", ["rec/gru4rec_yoochoose", "rec/srgnn_yoochoose"])
 def test_a_catalogue_may_grow_when_weights_are_fine_tuned(
     recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
