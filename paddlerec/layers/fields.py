@@ -21,7 +21,8 @@ class FieldTable(nn.Module):
         dim: width of a row.
         init_std: standard deviation of the normal initialisation.
 
-    Shapes: ids [..., F] int32 or int64, each in 0..vocab_sizes[f]-1 -> [..., F, dim].
+    Shapes: ids [..., F] int32 or int64, each in 0..vocab_sizes[f]-1 -> [..., F, dim]. An id beyond its field is not
+    refused: it reads a row of the next field.
     """
 
     offsets: Tensor  # [F] int64: where each field's rows begin
