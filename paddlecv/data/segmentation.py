@@ -46,7 +46,8 @@ Pair = tuple[Path, Path]  # an image and its mask
 
 
 class SegmentationData(LabelledData):
-    """Own images with masks. A mask is an image of the same size, one channel of 8 bits, whose values are class ids.
+    """Own images with masks. A mask is an image of the same size, one channel of up to 8 bits, whose values are class
+    ids.
 
     `source`: toy = generated; or a folder with, for each split (train, valid or val, perhaps test), either
     `<split>/images/<name>.jpg` and `<split>/masks/<name>.png`, or `<split>.csv` with the columns image and mask, paths
@@ -71,7 +72,7 @@ class SegmentationData(LabelledData):
         scale: smallest and largest random factor of size.
         flip: mirror every second training image, left to right.
         jitter: largest relative random change of brightness, contrast and saturation.
-        classes: names of the classes in the order of their ids; None = those of `classes.txt`.
+        classes: names of the classes in the order of their ids; None = those of `classes.txt`, or the data set's own.
         void: ids that mean: no class.
         mean: of red, green and blue, 0 to 1; that of the weights that are started from, if any.
         deviation: the same.
@@ -155,6 +156,12 @@ class SegmentationData(LabelledData):
             ids = table_of_ids(dict(enumerate(range(len(names)))), ())
         else:
             self._pairs, names, ids = self.find()
+            given = names if self.classes is None else [str(name) for name in self.classes]
+            if given != names:
+                raise DataError(
+                    f"data.source={self.source} has classes of its own, which data.classes cannot change\n"
+                    f"{_side_by_side({'data.classes': given, 'data': names})}"
+                )
             found = {split: list(range(len(pairs))) for split, pairs in self._pairs.items()}
             self._paths = [path for pairs in self._pairs.values() for pair in pairs for path in pair]
         self._take_names(names, ids)

@@ -241,6 +241,8 @@ def test_camvid_and_cityscapes_in_their_own_folders(tmp_path: Path) -> None:
     assert data.spec["num_classes"] == 11
     mask = data.rows("test").fetch(np.arange(1), 0)["mask"]
     assert mask.flatten()[:13].tolist() == [*range(11), 255, 0]
+    with pytest.raises(DataError, match=r"classes of its own, which data.classes cannot change\n.*\n *0 +road +sky"):
+        CamVidData(source=str(tmp_path / "camvid"), classes=["road", "sky"]).prepare()
     for split in ("train", "val"):
         write(tmp_path / "city/leftImg8bit" / split / "ulm/ulm_1_leftImg8bit.png", np.zeros((4, 10, 3), np.uint8))
         ids = np.arange(40, dtype=np.uint8).reshape(4, 10) % 34
