@@ -154,7 +154,7 @@ class TextTableData(DataModule):
         check_reading(tokenizer, encoding)
         if min_count < 1 or max_length < 1:
             raise ValueError(f"data.min_count and data.max_length must be at least 1, got {min_count}, {max_length}")
-        if len(split) != 3 or min(split) < 0 or abs(sum(split) - 1.0) > 1e-6:
+        if len(split) != 3 or not (min(split) >= 0 and abs(sum(split) - 1.0) <= 1e-6):
             raise ValueError(f"data.split must be three fractions that sum to 1, got {list(split)}")
         if isinstance(labels, list) and len(set(labels)) != len(labels):
             raise ValueError(f"data.labels must be different names, got {labels}; a map gives several labels one name")

@@ -7,6 +7,7 @@ is over leave the batch at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,19 +26,21 @@ class Stepwise(Protocol):
     def reorder(self, state: Any, index: Tensor) -> Any: ...
 
 
-def check_search(beam: int, coverage_penalty: float, max_ratio: float, max_extra: int) -> None:
+def check_search(beam: int, length_penalty: float, coverage_penalty: float, max_ratio: float, max_extra: int) -> None:
     """
     Raises:
         ValueError: an option of `beam_search` is out of its range.
     """
-    for name, value, low in (
-        ("beam", beam, 1),
-        ("coverage_penalty", coverage_penalty, 0),
-        ("max_ratio", max_ratio, 0),
-        ("max_extra", max_extra, 1),
+    for name, value, low, high in (
+        ("beam", beam, 1, math.inf),
+        ("length_penalty", length_penalty, -10, 10),  # beyond that length^a leaves float32's range
+        ("coverage_penalty", coverage_penalty, 0, 1000),
+        ("max_ratio", max_ratio, 0, 1000),
+        ("max_extra", max_extra, 1, math.inf),
     ):
-        if not value >= low:
-            raise ValueError(f"{name} must be at least {low}, got {value}")
+        if not low <= value <= high:
+            most = f" and at most {high}" if high < math.inf else ""
+            raise ValueError(f"{name} must be at least {low}{most}, got {value}")
 
 
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
@@ -45,8 +48,11 @@ def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -
     Raises:
         ValueError: an option of `sample` is out of its range.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}; top_k=1 takes the most probable tokens")
+    if not 1e-30 <= temperature < math.inf:  # divided by less, all log-probabilities would be infinite
+        raise ValueError(
+            f"temperature must be above 0, 1e-30 at least, and finite, got {temperature}; top_k=1 takes the most "
+            "probable tokens"
+        )
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, or null for all tokens, got {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
@@ -107,7 +113,7 @@ def beam_search(
     Raises:
         ValueError: an option is out of its range.
     """
-    check_search(beam, coverage_penalty, max_ratio, max_extra)
+    check_search(beam, length_penalty, coverage_penalty, max_ratio, max_extra)
     device, count = source.device, len(source)
     most = ((source != pad_id).sum(1) * max_ratio).long() + max_extra  # [B] tokens, the end token included
     if prefix is not None:
@@ -271,7 +277,7 @@ def sample(
         ValueError: an option is out of its range.
     """
     check_sampling(temperature, top_k, top_p)
-    check_search(1, 0.0, max_ratio, max_extra)
+    check_search(1, 0.0, 0.0, max_ratio, max_extra)
     device, count = source.device, len(source)
     most = ((source != pad_id).sum(1) * max_ratio).long() + max_extra
     if prefix is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,8 +47,8 @@ class Matching(Task):
             raise ValueError(f"task.loss must be one of {', '.join(_LOSSES)}, got {loss!r}")
         if measures not in ("ranking", "labels"):
             raise ValueError(f"task.measures must be ranking or labels, got {measures!r}")
-        if margin <= 0:
-            raise ValueError(f"task.margin must be above 0, got {margin}")
+        if not 0 < margin < math.inf:
+            raise ValueError(f"task.margin must be above 0 and finite, got {margin}")
         self.loss, self.margin, self.measures = loss, margin, measures
 
     def _score(self, batch: Batch) -> Tensor:

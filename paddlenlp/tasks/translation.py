@@ -93,7 +93,7 @@ class Translation(Task):
         super().__init__(model)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"task.label_smoothing must be at least 0 and below 1, got {label_smoothing}")
-        check_search(beam, coverage_penalty, max_ratio, max_extra)
+        check_search(beam, length_penalty, coverage_penalty, max_ratio, max_extra)
         if temperature:
             check_sampling(temperature, top_k, top_p)
         elif top_k is not None or top_p is not None:

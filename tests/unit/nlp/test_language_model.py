@@ -128,7 +128,7 @@ def test_writing_goes_on_behind_an_end_of_line_that_was_given() -> None:
     subject.model.output.bias.data[1] = -9.0
     (row,) = subject.render(subject.predict({"tokens": torch.tensor([[7, 1, 8]])}))
     assert len(row["text"].split()) == 5
-    for options in ({"temperature": 0.0}, {"top_k": 0}, {"top_p": 1.5}):
+    for options in ({"temperature": 0.0}, {"temperature": math.inf}, {"top_k": 0}, {"top_p": 1.5}):
         with pytest.raises(ValueError, match=next(iter(options))):
             task(**options)
 

@@ -58,7 +58,7 @@ def test_hinge_and_softmax_are_by_right_candidate() -> None:
 
 
 def test_wrong_options_and_data_without_wrong_candidates_are_refused() -> None:
-    for options in ({"loss": "listwise"}, {"measures": "map"}, {"margin": 0.0}):
+    for options in ({"loss": "listwise"}, {"measures": "map"}, *({"margin": x} for x in (0.0, math.inf, math.nan))):
         with pytest.raises(ValueError, match="task."):
             Matching(Given(), **options)  # type: ignore[arg-type]
     alone = {name: BATCH[name] for name in ("query", "document", "label", "group")}

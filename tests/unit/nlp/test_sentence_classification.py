@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 import re
 from collections import Counter
@@ -269,6 +270,7 @@ def test_a_cell_may_be_a_whole_book(tmp_path: Path) -> None:
     [
         {"tokenizer": "word"}, {"min_count": 0}, {"max_length": 0}, {"split": [0.5, 0.5]}, {"encoding": "utf-9"},
         {"encoding": "utf-16"}, {"columns": ["label", "txt"]}, {"labels": ["a", "b", "a"]},
+        {"split": [math.nan, 0.5, 0.5]}, {"split": [0.5, 0.5, math.nan]},
     ],
 )  # fmt: skip
 def test_refuses_options_without_meaning(options: dict[str, Any]) -> None:

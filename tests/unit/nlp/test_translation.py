@@ -221,8 +221,13 @@ def test_translations_are_drawn_if_there_is_a_temperature() -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("beam", 0), ("coverage_penalty", -0.1), ("max_ratio", -1.0), ("max_extra", 0), ("top_k", 3), ("top_p", 0.9)],
-)
+    [
+        ("beam", 0), ("coverage_penalty", -0.1), ("max_ratio", -1.0), ("max_extra", 0), ("top_k", 3), ("top_p", 0.9),
+        *((name, bad) for name in ("length_penalty", "coverage_penalty", "max_ratio", "temperature", "label_smoothing")
+          for bad in (math.inf, math.nan)),
+        ("max_ratio", 1e30), ("length_penalty", 1000.0), ("temperature", 1e-40),
+    ],
+)  # fmt: skip
 def test_options_of_decoding_are_refused_before_anything_is_trained(option: str, value: float) -> None:
     with pytest.raises(ValueError, match=option):
         task(**{option: value})
