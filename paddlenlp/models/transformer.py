@@ -74,8 +74,15 @@ class Transformer(nn.Module):
         pad_id: int = 0,
     ) -> None:
         super().__init__()
-        if dim % heads or dim % 2:
+        if heads < 1 or dim % heads or dim % 2:
             raise ValueError(f"dim must be even and a multiple of heads, got dim={dim}, heads={heads}")
+        if encoder_layers < 0 or decoder_layers < 1:
+            raise ValueError(
+                "encoder_layers must be at least 0 and decoder_layers at least 1, got "
+                f"encoder_layers={encoder_layers}, decoder_layers={decoder_layers}"
+            )
+        if not 0 <= attention_dropout <= 1:  # the others are refused by the layers that they go to
+            raise ValueError(f"attention_dropout must be at least 0 and at most 1, got {attention_dropout}")
         self.dim, self.pad_id = dim, pad_id
         self.source_embedding = nn.Embedding(vocab_size, dim, padding_idx=pad_id)
         self.target_embedding = self.source_embedding if shared else nn.Embedding(vocab_size, dim, padding_idx=pad_id)
@@ -93,7 +100,8 @@ class Transformer(nn.Module):
             if isinstance(module, nn.Linear) and module is not self.output:
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for weight in {self.source_embedding.weight, self.target_embedding.weight, self.output.weight}:
+        # each once, and in this order: that of a set hangs on where tensors lie in memory, so the draws would, too
+        for weight in dict.fromkeys([self.source_embedding.weight, self.target_embedding.weight, self.output.weight]):
             nn.init.normal_(weight, std=dim**-0.5)
         with torch.no_grad():
             self.source_embedding.weight[pad_id].zero_()

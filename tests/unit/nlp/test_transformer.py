@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -167,9 +169,22 @@ def test_bf16_trains_with_nearly_the_gradient_of_fp32() -> None:
     assert torch.cosine_similarity(*gradients, dim=0) > 0.999
 
 
-def test_heads_have_to_divide_the_width() -> None:
-    with pytest.raises(ValueError, match="multiple of heads"):
-        model(heads=3)
+def test_sizes_without_meaning_are_refused() -> None:
+    for options in (
+        {"heads": 3}, {"heads": 0}, {"encoder_layers": -1}, {"decoder_layers": 0}, {"attention_dropout": math.nan},
+        {"attention_dropout": 1.5},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=next(iter(options))):
+            model(**options)
+
+
+def test_a_seed_gives_the_same_weights_wherever_they_lie_in_memory() -> None:
+    made = []
+    for _ in range(12):
+        torch.manual_seed(0)
+        made.append(Transformer(**SIZES, shared=False).state_dict())  # type: ignore[arg-type]
+    for other in made[1:]:
+        assert all(torch.equal(weight, made[0][name]) for name, weight in other.items())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
