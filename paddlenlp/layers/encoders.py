@@ -56,6 +56,8 @@ class Convolution(nn.Module):
 
     def __init__(self, *, dim: int, maps: int, width: int) -> None:
         super().__init__()
+        if width < 1:
+            raise ValueError(f"width must be at least 1, got {width}")
         self.size = maps
         self.filters = nn.Conv1d(dim, maps, width, padding="same")
 

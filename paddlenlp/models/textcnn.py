@@ -51,8 +51,10 @@ class TextCNN(nn.Module):
         max_norm: float | None = 3.0,
     ) -> None:
         super().__init__()
-        if not widths or (max_norm is not None and max_norm <= 0):
-            raise ValueError(f"widths must be one at least, max_norm above 0: got {list(widths)}, {max_norm}")
+        if not widths or min(widths) < 1 or (max_norm is not None and not max_norm > 0):
+            raise ValueError(
+                f"widths must be one or more, of at least 1, and max_norm above 0: got {list(widths)}, {max_norm}"
+            )
         self.widths, self.pad_id, self.max_norm = tuple(widths), pad_id, max_norm
         self.embedding = word_vectors(vocab_size, dim, pad_id, 0.25)  # as the author's own program does
         self.convolutions = nn.ModuleList(nn.Conv1d(dim, maps, width, padding=width - 1) for width in widths)

@@ -150,3 +150,5 @@ def test_refuses_kinds_it_does_not_have() -> None:
         Recurrent(kind="rnn", dim=2, hidden=2)
     with pytest.raises(ValueError, match="pool last or max"):
         Recurrent(kind="gru", dim=2, hidden=2, pool="mean")
+    with pytest.raises(ValueError, match="width must be at least 1"):
+        Convolution(dim=2, maps=2, width=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -92,7 +94,7 @@ def test_weights_of_a_class_are_bounded() -> None:
 
 
 def test_sizes_without_meaning_are_refused() -> None:
-    for options in ({"widths": []}, {"max_norm": 0.0}, {"max_norm": -1.0}):
+    for options in ({"widths": []}, {"widths": [3, 0]}, *({"max_norm": x} for x in (0.0, -1.0, math.nan))):
         with pytest.raises(ValueError, match=next(iter(options))):
             TextCNN(vocab_size=5, num_classes=2, **options)  # type: ignore[arg-type]
 
