@@ -190,9 +190,11 @@ class Translation(Task):
         metrics[0].update(nll, tokens)
         metrics[1].update(nll, self.starts[batch["target"][:, 1:]].sum())
         if prediction:
-            texts = [self.text(best[0]) for best in prediction["tokens"].tolist()]
+            texts, references = [self.text(best[0]) for best in prediction["tokens"].tolist()], batch["reference"]
+            if self.lower:  # before they are parted: the moses tokeniser looks at the case of words
+                references = [text.lower() for text in references]
             for metric in metrics[2:]:
-                metric.update(texts, batch["reference"])
+                metric.update(texts, references)
 
     def text(self, tokens: Sequence[int]) -> str:
         """A sentence's tokens as text, up to the end token."""

@@ -135,6 +135,17 @@ def test_a_tokenizer_whose_model_cannot_be_fetched_is_refused(monkeypatch: pytes
         Bleu(tokenize="flores200")
 
 
+def test_references_are_in_lower_case_where_translations_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The moses tokeniser parts a stop within a sentence by the case of the next word."""
+    subject = task(lower=True, target_language="de").eval()
+    monkeypatch.setattr(subject, "text", lambda tokens: "er kommt um 10. dann geht er.")
+    metrics = subject.metrics()
+    with torch.no_grad():
+        batch = {**BATCH, "reference": 2 * ["Er kommt um 10. Dann geht er."]}
+        subject.measure(metrics, subject.predict(batch), batch)
+    assert [value for m in metrics[2:] for value in m.compute().values()] == pytest.approx([100.0] * 3)
+
+
 def test_words_are_counted_by_their_first_pieces() -> None:
     """Two sentences of 3 and 2 tokens, ends included: as many words as pieces that begin one, and two ends."""
     subject = task().eval()
