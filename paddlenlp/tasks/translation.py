@@ -61,6 +61,7 @@ class Translation(Task):
         temperature: above 0, no beam is searched, but `nbest` translations of each sentence are drawn; see `sample`.
         top_k: see `sample`.
         top_p: see `sample`.
+        sample_seed: of what is drawn: for one sentence the same, whatever else is translated.
     """
 
     starts: torch.Tensor
@@ -89,6 +90,7 @@ class Translation(Task):
         temperature: float = 0.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        sample_seed: int = 1,
     ) -> None:
         super().__init__(model)
         if not 0 <= label_smoothing < 1:
@@ -112,6 +114,7 @@ class Translation(Task):
         self.label_smoothing, self.nbest, self.attention = label_smoothing, nbest, attention
         self.int8 = int8
         self.drawn = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        self.sample_seed = sample_seed
         self._small: tuple[nn.Module, list[int]] | None = None  # the model in int8, and the weights it was made of
         self.search = {
             "bos_id": bos_id,
@@ -171,7 +174,9 @@ class Translation(Task):
             k: v for k, v in self.search.items() if k not in ("beam", "length_penalty", "gnmt", "coverage_penalty")
         }
         many = [None if x is None else x.repeat_interleave(self.nbest, 0) for x in (source, prefix)]
-        found = sample(model, many[0], prefix=many[1], **options, **self.drawn)  # type: ignore[arg-type]
+        generators = [torch.Generator(source.device).manual_seed(self.sample_seed) for _ in source]
+        each = [generator for generator in generators for _ in range(self.nbest)]  # those of a sentence draw in turn
+        found = sample(model, many[0], prefix=many[1], generators=each, **options, **self.drawn)  # type: ignore[arg-type]
         scores, order = found.scores.view(-1, self.nbest).sort(1, descending=True)
         tokens = found.tokens.view(len(source), self.nbest, -1)
         return Hypotheses(tokens.gather(1, order[:, :, None].expand_as(tokens)), scores, scores)

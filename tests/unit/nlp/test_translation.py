@@ -230,6 +230,18 @@ def test_translations_are_drawn_if_there_is_a_temperature() -> None:
         task(nbest=6)
 
 
+def test_what_is_drawn_for_a_sentence_depends_on_the_seed_alone() -> None:
+    def texts(seed: int, source: torch.Tensor) -> list[list[str]]:
+        subject = task(temperature=1.0, nbest=3, sample_seed=seed).eval()
+        rows = subject.render(subject.predict({"source": source}))
+        return [[one["text"] for one in row["translations"]] for row in rows]
+
+    together = texts(1, BATCH["source"])
+    assert texts(1, BATCH["source"][1:, :2]) == together[1:]
+    assert texts(2, BATCH["source"]) != together
+    assert len(set(together[0])) > 1
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [
