@@ -233,10 +233,13 @@ class RunningTextData(DataModule):
         self._ids = {word: i for i, word in enumerate(vocabulary) if i != PAD}  # a text's own <pad> is a word
 
     def encode(self, raw: Any) -> Batch:
-        """The beginning of a text, or {"text": ...}; other words than the vocabulary's are <unk>; it may be empty."""
-        words = TOKENIZERS[self.tokenizer](text_of(raw, ["text"])[0])
-        ids = [self._ids.get(word, UNKNOWN) for word in words]
-        return {"tokens": torch.tensor([ids], dtype=torch.int64).view(1, -1)}
+        """The beginning of a text, or {"text": ...}; other words than the vocabulary's are <unk>; it may be empty.
+
+        Where a line ends in it stands the end token, as in training.
+        """
+        lines = [TOKENIZERS[self.tokenizer](line) for line in text_of(raw, ["text"])[0].split("\n")]
+        ids = [id_ for line in lines for id_ in (END, *(self._ids.get(word, UNKNOWN) for word in line))]
+        return {"tokens": torch.tensor([ids[1:]], dtype=torch.int64)}  # before the first line nothing ends
 
     def _toy(self) -> dict[str, list[str]]:
         """Words of a cycle of thirty, which now and then jumps."""

@@ -185,6 +185,14 @@ def test_any_beginning_is_written_on_from(text: str) -> None:
     assert set(row["text"].split()) <= {f"w{i}" for i in range(30)}
 
 
+def test_a_beginning_of_several_lines_has_their_ends() -> None:
+    data = PTBData(source="toy", batch_size=3)
+    data.prepare()
+    one, two, three = (data._ids[f"w{i}"] for i in (1, 2, 3))
+    assert data.encode("w1 w2\r\n\nw3\n")["tokens"].tolist() == [[one, two, 1, 1, three, 1]]
+    assert data.encode("")["tokens"].shape == (1, 0)
+
+
 def test_own_text(tmp_path: Path) -> None:
     for split in ("train", "valid"):
         (tmp_path / f"{split}.txt").write_text("the cat sat\n\nthe dog ran\n" * 20, encoding="utf-8")
