@@ -241,6 +241,7 @@ class TextPairData(DataModule):
         return {
             "vocab_size": 2 + len(self._vocabulary) + self.buckets,
             "pad_id": PAD,
+            "unknown_id": UNKNOWN,
             "query_length": self.query_length,
             "document_length": self.document_length,
         }

@@ -36,6 +36,8 @@ class ARCI(nn.Module):
         overlap: tell the words that both sentences have.
         dropout: probability that an input of the MLP is dropped.
         pad_id: token that fills up.
+        unknown_id: token that stands for all words without an id of their own: `overlap` does not take two of them for
+            the same word. None = there is none.
 
     Shapes: query [N, T] int64, document [N, U] int64, padded on the right -> score [N].
     """
@@ -53,6 +55,7 @@ class ARCI(nn.Module):
         overlap: bool = False,
         dropout: float = 0.2,
         pad_id: int = 0,
+        unknown_id: int | None = None,
     ) -> None:
         super().__init__()
         if width < 1 or width % 2 == 0:
@@ -66,7 +69,7 @@ class ARCI(nn.Module):
                 f"document_length={document_length}"
             )
         self.query_length, self.document_length = query_length, document_length
-        self.width, self.pad_id = width, pad_id
+        self.width, self.pad_id, self.unknown_id = width, pad_id, unknown_id
         self.embedding = word_vectors(vocab_size, dim, pad_id)
         self.overlap = nn.Parameter(torch.empty(dim).uniform_(-0.1, 0.1)) if overlap else None
         sizes = [dim, *maps]
@@ -86,6 +89,8 @@ class ARCI(nn.Module):
         words = self.embedding(tokens)  # [N, T, dim]
         if self.overlap is not None:
             both = (tokens[:, :, None] == other[:, None, :]).any(2) & there
+            if self.unknown_id is not None:
+                both &= tokens != self.unknown_id
             words = words + both[:, :, None] * self.overlap
         x, there = words.transpose(1, 2), there.float()[:, None]  # [N, dim, T], [N, 1, T]
         for layer in layers:

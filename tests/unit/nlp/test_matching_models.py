@@ -129,6 +129,8 @@ def test_arci_overlap_marks_the_words_that_both_have() -> None:
     torch.testing.assert_close(same(*pair), without(*pair))  # nothing shared, nothing marked
     pair = (padded([[4, 7]]), padded([[5, 7]]))
     assert not torch.allclose(same(*pair), without(*pair))
+    same.unknown_id = 7  # which may stand for two words
+    torch.testing.assert_close(same(*pair), without(*pair))
 
 
 def test_simnet_bow_with_cosine_equals_its_definition() -> None:

@@ -138,8 +138,9 @@ def test_a_word_without_an_id_is_the_same_word_in_both_texts(tmp_path: Path) -> 
     batch = data.encode({"query": "zebra far", "candidates": ["far zebra", "lion"]})
     zebra, lion = int(batch["query"][0, 0]), int(batch["document"][1, 0])
     assert 2 + count <= zebra < 2 + count + 50 and int(batch["document"][0, 1]) == zebra != lion
-    plain = prepared(tmp_path).encode({"query": "zebra", "candidates": ["lion"]})
-    assert plain["query"].tolist() == plain["document"].tolist() == [[1]]
+    plain = prepared(tmp_path)
+    batch = plain.encode({"query": "zebra", "candidates": ["lion"]})
+    assert batch["query"].tolist() == batch["document"].tolist() == [[plain.spec["unknown_id"]]]
 
 
 # ---------------------------------------------------------------------------------------------------- bad input
