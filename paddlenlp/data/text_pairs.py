@@ -64,7 +64,7 @@ class _Pairs:
             column.append(value)  # type: ignore[attr-defined]
 
 
-class _Texts:
+class _TextIds:
     """Numbers of all texts in one flat array, padded on the right when fetched.
 
     `terms` [W, L] int32: with it, a text's numbers are words, rows of `terms`, and what is fetched are a word's terms.
@@ -103,8 +103,8 @@ class PairRows:
 
     def __init__(
         self,
-        queries: _Texts,
-        documents: _Texts,
+        queries: _TextIds,
+        documents: _TextIds,
         first: np.ndarray,
         labels: np.ndarray,
         negatives: int | None,
@@ -365,17 +365,17 @@ class TextPairData(DataModule):
         # a checksum, for Python's own hash of a string differs from process to process
         return 2 + len(self._vocabulary) + zlib.crc32(token.encode()) % self.buckets if self.buckets else UNKNOWN
 
-    def _made(self, texts: Sequence[Sequence[str]], length: int) -> _Texts:
+    def _made(self, texts: Sequence[Sequence[str]], length: int) -> _TextIds:
         kept = [text[:length] for text in texts]
         if not self.trigrams:
-            return _Texts([[self._id(word) for word in text] for text in kept])
+            return _TextIds([[self._id(word) for word in text] for text in kept])
         numbers: dict[str, int] = {}
         words = [[numbers.setdefault(word, 1 + len(numbers)) for word in text] for text in kept]
         terms = np.zeros((1 + len(numbers), _LETTERS), np.int32)
         for word, number in numbers.items():
             ids = [self._id(term) for term in self._terms([word])]
             terms[number, : len(ids)] = ids
-        return _Texts(words, terms)
+        return _TextIds(words, terms)
 
     def _numbered(self, split: str, pairs: _Pairs) -> PairRows:
         order = _unique(pairs)
