@@ -412,17 +412,17 @@ class ParallelData(DataModule):
             prefix = string_of(given.get("prefix", ""), "prefix")
         except BadRow as error:
             raise DataError(str(error)) from None
-        if is_blank(text):
+        tokens, begun = self._tokens([text, prefix])
+        if is_blank(text) or len(tokens) == 1:  # normalisation takes some signs away
             raise DataError("the text is empty; there is nothing to translate")
-        (tokens,) = self._tokens([text])
         if len(tokens) > self.max_length:
             raise DataError(
                 f"the text has {len(tokens)} tokens, more than data.max_length={self.max_length}; give it sentence by "
                 "sentence"
             )
         batch: Batch = {"source": torch.tensor([tokens])}
-        if prefix.strip():
-            batch["prefix"] = torch.tensor([self._tokens([prefix])[0][:-1]])
+        if len(begun) > 1:
+            batch["prefix"] = torch.tensor([begun[:-1]])
         return batch
 
     def picture(self, raw: Any, answer: dict[str, Any]) -> Image.Image:

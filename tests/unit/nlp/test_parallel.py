@@ -177,6 +177,7 @@ def test_inputs_that_are_no_sentence_are_refused(tmp_path: Path) -> None:
     for raw, why in [
         ("  ", "empty"),
         ("\u200b", "empty"),
+        ("\ufffd", "empty"),  # which normalisation takes away
         ({"tekst": "a"}, "expected"),
         (["a"], "string"),
         ("dogs " * 30, "max_length"),
@@ -184,6 +185,7 @@ def test_inputs_that_are_no_sentence_are_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=why):
             data.encode(raw)
     assert data.encode('{"text": "the man", "prefix": "der"}')["prefix"].shape[1] >= 1
+    assert "prefix" not in data.encode({"text": "the man", "prefix": "\u200b"})
     with pytest.raises(DataError, match="the prefix must be a string, got int"):
         data.encode({"text": "the man", "prefix": 3})
     for given in ({"text": "a \ud83d b"}, {"text": "a", "prefix": "\ude00"}):
