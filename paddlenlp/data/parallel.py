@@ -91,6 +91,8 @@ class ParallelData(DataModule):
     Text is normalised by sentencepiece's rule `normalization` and split into pieces of one vocabulary for both
     languages, trained on the training pairs. Characters that are not in it are spelled in bytes, so any text has
     tokens: an emoji, any script. Source and target end with the end token; the target also begins with the start token.
+    So translations come out normalised, while references stay as they are: NFKC makes ASCII of full-width punctuation,
+    as Chinese and Japanese have it, and each such sign then counts as wrong. `identity` keeps it.
 
     Batch: source [B, S], target [B, T] int64, padded on the right; reference, the B targets as texts, for the test
     split and, with `decode_valid`, for validation.
