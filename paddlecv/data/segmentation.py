@@ -423,7 +423,8 @@ def read_mask(path: Path, image: Path | None = None) -> np.ndarray:
         if file.mode not in ("L", "P", "1"):
             kind = "16 bits or more a pixel" if file.mode[0] in "IF" else f"colours ({file.mode})"
             raise DataError(f"{path}: a mask has class ids of 8 bits in one channel, this has {kind}")
-        few = re.search("L;([24])", str(file.tile[:1]))  # grey of 2 or 4 bits, which Pillow spreads over 0..255
+        stored = str(getattr(file, "tile", [])[:1])
+        few = re.search("L;([24])", stored)  # grey of 2 or 4 bits, which Pillow spreads over 0..255
         step = {"2": 85, "4": 17}[few[1]] if few else 1
         mask = np.array(file).astype(np.uint8) // step
     if image is not None:
