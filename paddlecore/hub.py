@@ -13,6 +13,7 @@ import importlib
 import json
 import logging
 import math
+import re
 import shlex
 import shutil
 import statistics
@@ -223,7 +224,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], *, into: str = "m
         if into not in parts:
             raise ConfigError(f"init.into={into}: the task has no such part{nearest(into, parts)}")
         state = {f"{into}.{name[6:]}": value for name, value in state.items() if name.startswith("model.")}
-    given = _names_for(module, state)
+    given = _known_names(module, state)
     report = _compare(module, state)
     own = module.state_dict()
     if own and not report.loaded:
@@ -271,8 +272,19 @@ def _names_for(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tens
     return {name[6:]: value for name, value in state.items() if name.startswith("model.")}
 
 
+def _known_names(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """As `_names_for`, with names that a published file still has, and the model says how to read in `older_names`."""
+    own, rules = module.state_dict(), getattr(getattr(module, "model", module), "older_names", ())
+    found = {}
+    for name, value in _names_for(module, state).items():
+        for pattern, ours in rules if name not in own else ():
+            name = re.sub(pattern, ours, name)
+        found[name] = value
+    return found
+
+
 def _compare(module: nn.Module, state: Mapping[str, Tensor]) -> LoadReport:
-    given = _names_for(module, state)
+    given = _known_names(module, state)
     own = _names_for(module, module.state_dict())
     report = LoadReport(unused=[name for name in given if name not in own])
     for name, tensor in own.items():

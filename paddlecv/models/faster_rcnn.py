@@ -7,7 +7,7 @@ Lin et al., 2017, "Feature Pyramid Networks for Object Detection", CVPR, section
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,9 @@ from paddlecv.models.backbones import Backbone
 
 SMOOTH = 1 / 9
 """Where the smooth L1 loss turns from a square into a line, as in the authors' code for the RPN."""
+
+OLDER_PYRAMID = ((r"(fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$", r"\1.0.\2"),)
+"""See `older_names`."""
 
 
 class Proposals(NamedTuple):
@@ -297,9 +300,8 @@ class BoxHeads(nn.Module):
 class FasterRCNN(nn.Module):
     """A trunk with a pyramid, region proposals from every map, and a head that judges each proposal.
 
-    The defaults are those of torchvision's `fasterrcnn_resnet50_fpn`, whose state dict loads unchanged and gives its
-    detections; for them images are RGB normalised with ImageNet's mean and deviation. The published file has older
-    names of some tensors, which `paddlesuite convert` changes.
+    The defaults are those of torchvision's `fasterrcnn_resnet50_fpn`, whose files of weights load unchanged and give
+    its detections; for them images are RGB normalised with ImageNet's mean and deviation.
 
     Args:
         num_classes: classes without background, C.
@@ -326,6 +328,12 @@ class FasterRCNN(nn.Module):
     (see `paddlecv.layers.sampling`; absent: by torch's generator) -> `DetectionLosses`; without target `Detections`. H
     and W are multiples of the last stride.
     """
+
+    older_names: ClassVar[Sequence[tuple[str, str]]] = (
+        *OLDER_PYRAMID,
+        (r"(rpn\.head\.conv)\.(weight|bias)$", r"\1.0.0.\2"),
+    )
+    """Names in torchvision's published files that its modules change as they load them: (pattern, ours)."""
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ from paddlecv.models.faster_rcnn import FasterRCNN, Proposals, Samples
 class MaskRCNN(FasterRCNN):
     """`FasterRCNN`, and a mask for each detection.
 
-    The defaults are those of torchvision's `maskrcnn_resnet50_fpn`, whose state dict loads unchanged and gives its
+    The defaults are those of torchvision's `maskrcnn_resnet50_fpn`, whose files of weights load unchanged and give its
     detections and masks.
 
     Args:
@@ -41,6 +41,11 @@ class MaskRCNN(FasterRCNN):
     Raises:
         DataError: a target without masks, or with more or fewer of them than boxes.
     """
+
+    older_names = (
+        *FasterRCNN.older_names,
+        *((rf"(mask_head)\.mask_fcn{i + 1}\.", rf"\1.{i}.0.") for i in range(4)),
+    )
 
     def __init__(
         self,

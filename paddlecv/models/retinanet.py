@@ -6,6 +6,7 @@ Lin, Goyal, Girshick, He, Dollár, 2017, "Focal Loss for Dense Object Detection"
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ from paddlecv.layers.detection import (
     suppress,
     take,
 )
-from paddlecv.models.faster_rcnn import PyramidBackbone
+from paddlecv.models.faster_rcnn import OLDER_PYRAMID, PyramidBackbone
 
 
 class RetinaNet(nn.Module):
@@ -60,6 +61,11 @@ class RetinaNet(nn.Module):
     [B, G, 4] float32 and labels [B, G] int64, 0 = padding -> Detections, or DetectionLosses. H and W are multiples of
     32.
     """
+
+    older_names: ClassVar[Sequence[tuple[str, str]]] = (  # see `FasterRCNN`
+        *OLDER_PYRAMID,
+        *((rf"(head\.\w+_head\.conv)\.{2 * i}\.(weight|bias)$", rf"\1.{i}.0.\2") for i in range(4)),
+    )
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from paddlecore import checkpoint, cli, convert
+from paddlecore import checkpoint, cli, convert, hub
 from paddlecore.errors import CheckpointError, ConfigError
 from paddlecv.models import Backbone, MaskRCNN, MobileNetV1, RetinaNet
 
@@ -182,13 +182,28 @@ def test_torchvisions_older_names_of_pyramids_and_heads() -> None:
         (r"(head\.\w+_head\.conv)\.(\d)\.0\.", lambda m: f"{m[1]}.{2 * int(m[2])}."),
         (r"(mask_head)\.(\d)\.0\.", lambda m: f"{m[1]}.mask_fcn{int(m[2]) + 1}."),
     ]
+
+    def renamed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        for pattern, name in older:
+            state = {re.sub(pattern, name, key): value for key, value in state.items()}
+        return state
+
     small: dict[str, Any] = {"num_classes": 2, "architecture": "resnet18", "channels": 8}
-    for model in (MaskRCNN(**small, box_width=8, mask_width=8), RetinaNet(**small)):
+    for model, reference in (
+        (MaskRCNN(**small, box_width=8, mask_width=8), torchvision.models.detection.maskrcnn_resnet50_fpn),
+        (RetinaNet(**small), torchvision.models.detection.retinanet_resnet50_fpn),
+    ):
+        with torch.device("meta"):  # that these are the names, its own modules say
+            theirs = reference(weights=None, weights_backbone=None)
+        assert theirs.load_state_dict(renamed(dict(theirs.state_dict())), assign=True)
         for weight in model.parameters():
             nn.init.normal_(weight)
-        given = ours = model.state_dict()
-        for pattern, name in older:
-            given = {re.sub(pattern, name, key): value for key, value in given.items()}
+        ours = {name: value.clone() for name, value in model.state_dict().items()}
+        given = renamed(ours)
         found = convert.match(ours, given)
         assert found.how["order"] > 20 and not found.missing and not found.unused
         assert all(torch.equal(value, ours[name]) for name, value in found.state.items())
+        for weight in model.parameters():
+            nn.init.zeros_(weight)
+        assert len(given.keys() - ours.keys()) > 20 and hub.load_state(model, given).complete
+        assert all(torch.equal(value, ours[name]) for name, value in model.state_dict().items())
