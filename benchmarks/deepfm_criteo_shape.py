@@ -501,7 +501,7 @@ def main() -> None:
         if arguments.profile:
             results += [profile(name, rows, arguments.steps) for name in names]
         elif arguments.memory:
-            # a process each, for the peak is that of a process
+            # a process each, since the peak is that of a process
             if len(names) == 1:
                 results.append(memory(names[0], rows))
             else:

@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--seen", type=int, default=100, help="items that each user had before")
     parser.add_argument("--batch", type=int, default=1024, help="users of a batch")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rank", action="store_true", help="places of one item a user, in place of the k best")
+    parser.add_argument("--rank", action="store_true", help="places of one item a user, instead of the k best")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

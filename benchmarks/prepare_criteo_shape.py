@@ -135,7 +135,7 @@ def worker(what: str, arguments: argparse.Namespace, options: list[str]) -> dict
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000_000)
-    parser.add_argument("--hash-size", type=int, help="ids of each field by hashing, in place of vocabularies")
+    parser.add_argument("--hash-size", type=int, help="ids of each field by hashing, instead of vocabularies")
     parser.add_argument("--gz", action="store_true", help="write compressed text")
     parser.add_argument("--steps", type=int, default=100, help="training steps that are timed")
     parser.add_argument("--folder", help="where the temporary folder is made")

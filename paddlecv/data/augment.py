@@ -1,7 +1,7 @@
 """Changes of a picture with its boxes and masks that torchvision.transforms.v2 does not have.
 
 A scene is a dict that v2's transforms take: `image` tv_tensors.Image [3, H, W] uint8, `boxes` tv_tensors.BoundingBoxes
-[G, 4] float32 xyxy, `labels` [G] int64, and perhaps `masks` tv_tensors.Mask [G, H, W] uint8. All draw from torch's
+[G, 4] float32 xyxy, `labels` [G] int64, and optionally `masks` tv_tensors.Mask [G, H, W] uint8. All draw from torch's
 global generator.
 """
 

@@ -184,14 +184,14 @@ def _class_table(columns: Mapping[str, Mapping[str, object]], most: int = 20) ->
 class ImageFolderData(ClassifiedData):
     """Own images of any size, one class each.
 
-    `source`: a folder of <split>/<class>/<image> with the splits train, valid (or val) and perhaps test; or of
-    <class>/<image> alone, which is split; or of train.csv and perhaps valid.csv (or val.csv) and test.csv with the
+    `source`: a folder of <split>/<class>/<image> with the splits train, valid (or val) and optionally test; or of
+    <class>/<image> alone, which is split; or of train.csv and optionally valid.csv (or val.csv) and test.csv with the
     columns `path` and `label`; or toy = generated shapes. See `class_images` and `listed_images`. All splits must have
     the same classes (an empty folder counts); where weights or `classes` name classes, the data may have no others.
 
     Every image is brought to a short side of `resize` pixels. For training, a part of random area and proportions is
     scaled to `size` x `size` (Szegedy et al., 2015, "Going Deeper with Convolutions", section 6) and mirrored in half
-    of all cases, its colours perhaps changed; what is drawn depends on (seed, epoch, row) alone. Otherwise the square
+    of all cases, its colours optionally changed; what is drawn depends on (seed, epoch, row) alone. Otherwise the square
     in the middle is taken.
 
     Files that are no images by their endings are passed over and counted. An image that cannot be read is a bad row.

@@ -42,7 +42,7 @@ class LabelledData(DataModule):
     def refuse_empty(self, splits: Mapping[str, Sized]) -> None:
         """
         Raises:
-            DataError: nothing is in one of `splits`, perhaps because all its rows are bad.
+            DataError: nothing is in one of `splits`, for example because all its rows are bad.
         """
         if empty := [split for split, rows in splits.items() if not len(rows)]:
             raise DataError(f"data.source={self.source}: {empty[0]} has no images that can be used")

@@ -229,7 +229,7 @@ class MNISTData(ClassifiedData):
     # ------------------------------------------------------------------------------------------------ one input
 
     def encode(self, raw: Any) -> Batch:
-        """A picture as `picture_of` takes it, but for pixels (see `grey`); or 28 rows of 28 numbers 0..255 (perhaps as
+        """A picture as `picture_of` takes it, but for pixels (see `grey`); or 28 rows of 28 numbers 0..255 (possibly as
         JSON text), white on black. Any may stand in a dict as {"image": ...}."""
         image = torch.from_numpy(_pixels(raw)).div_(255).sub_(MEAN).div_(DEVIATION)
         return {"image": image[None, None]}

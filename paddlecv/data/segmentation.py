@@ -49,7 +49,7 @@ class SegmentationData(LabelledData):
     """Own images with masks. A mask is an image of the same size, one channel of up to 8 bits, whose values are class
     ids.
 
-    `source`: toy = generated; or a folder with, for each split (train, valid or val, perhaps test), either
+    `source`: toy = generated; or a folder with, for each split (train, valid or val, optionally test), either
     `<split>/images/<name>.jpg` and `<split>/masks/<name>.png`, or `<split>.csv` with the columns image and mask, paths
     from the folder on. The names of the classes, in the order of their ids from 0 on, stand in `classes.txt` one a
     line, or in `classes`. A split may have a `classes.txt` of its own; all that name classes must agree. When weights
@@ -332,7 +332,7 @@ class SegmentationData(LabelledData):
         return v2.functional.resize(image, list(self.crop), antialias=True), tv_tensors.Mask(classes)
 
     def _collate(self, samples: list[dict[str, Tensor]]) -> Batch:
-        """Samples of perhaps several sizes -> one batch: images filled up with 0, masks with void, right and below."""
+        """Samples, which may differ in size, -> one batch: images filled up with 0, masks with void, right and below."""
         sizes = torch.tensor([sample["mask"].shape for sample in samples])
         whole = (len(samples), *sizes.amax(0).tolist())
         images, masks = torch.zeros(whole[0], 3, *whole[1:]), torch.full(whole, VOID)
@@ -345,7 +345,7 @@ class SegmentationData(LabelledData):
     # ------------------------------------------------------------------------------------------------ one input
 
     def encode(self, raw: Any) -> Batch:
-        """What `picture_of` takes: the path of an image, an image as text, a picture of Pillow's, or pixels; perhaps as
+        """What `picture_of` takes: the path of an image, an image as text, a picture of Pillow's, or pixels; possibly as
         {"image": ...}."""
         pixels = pixels_of(picture_of(raw))
         return {"image": normalise(pixels, self.mean, self.deviation)[None], "size": torch.tensor([pixels.shape[1:]])}

@@ -22,7 +22,7 @@ class VOCData(DetectionData):
     """Own data in PASCAL VOC's layout (Everingham et al., 2010, "The PASCAL Visual Object Classes Challenge").
 
     `source` is a folder with Annotations/<name>.xml, JPEGImages/<name>.<ending> and the lists ImageSets/Main/train.txt,
-    val.txt (or valid.txt) and perhaps test.txt, one name a line. The lists may also lie in the folder itself, and the
+    val.txt (or valid.txt), optionally test.txt, one name a line. The lists may also lie in the folder itself, and the
     folders may be called annotations and images. toy = generated. The classes are those of `classes`, of classes.txt in
     the folder (one name a line, in the order of their numbers), or all that the training pictures have, by alphabet.
 

@@ -12,8 +12,8 @@ from paddlecore.metric import Metric
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WRITTEN = 20  # up to so many classes, each cell of the figure says its count
-NAMED = 100  # up to so many classes, each row and column says its name
+WRITTEN = 20  # up to this many classes, each cell of the figure says its count
+NAMED = 100  # up to this many classes, each row and column says its name
 
 
 class ConfusionMatrix(Metric):

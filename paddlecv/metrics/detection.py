@@ -15,7 +15,7 @@ from paddlecore.metric import Metric
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAMED = 20  # up to so many classes, each has its own number
+NAMED = 20  # up to this many classes, each has its own number
 
 
 class DetectionAP(Metric):
@@ -37,7 +37,7 @@ class DetectionAP(Metric):
 
     Args:
         labels: names of the classes 1..C.
-        max_detections: so many of each picture and class count, the best ones; COCO's is 100.
+        max_detections: how many of each picture and class count, the best ones; COCO's is 100.
         masks: measure masks as well.
         main: the one that comes first, and selects the checkpoint.
     """
@@ -69,9 +69,9 @@ class DetectionAP(Metric):
         """One batch of B pictures, each given once in an evaluation. All boxes in the same pixels.
 
         Args:
-            found: boxes [B, K, 4], scores [B, K], labels [B, K] int64 (0 = none), and perhaps masks, B lists of run
+            found: boxes [B, K, 4], scores [B, K], labels [B, K] int64 (0 = none), and optionally masks, B lists of run
                 lengths, one for each label that is not 0.
-            true: boxes [B, G, 4], labels [B, G] int64 (0 = none), crowd [B, G] bool, and perhaps masks.
+            true: boxes [B, G, 4], labels [B, G] int64 (0 = none), crowd [B, G] bool, and optionally masks.
             image_id: [B] int64, different numbers.
         """
         self.images.append(image_id.cpu())

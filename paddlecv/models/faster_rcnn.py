@@ -324,7 +324,7 @@ class FasterRCNN(nn.Module):
         detections: most detections of an image.
 
     Shapes: image [B, 3, H, W] float32, size [B, 2] int64 the height and width that are not padding; target with boxes
-    [B, G, 4], labels [B, G] int64 (0 = no box), and perhaps draw [B] int64, by which anchors and proposals are chosen
+    [B, G, 4], labels [B, G] int64 (0 = no box), optionally draw [B] int64, by which anchors and proposals are chosen
     (see `paddlecv.layers.sampling`; absent: by torch's generator) -> `DetectionLosses`; without target `Detections`. H
     and W are multiples of the last stride.
     """

@@ -145,7 +145,7 @@ def _initialise(part: nn.Module) -> None:
 
 
 class ConvNorm(nn.Module):
-    """Convolution, batch norm, perhaps ReLU: [B, in, H, W] -> [B, out, H/stride, W/stride], rounded up."""
+    """Convolution, batch norm, optional ReLU: [B, in, H, W] -> [B, out, H/stride, W/stride], rounded up."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, dilation: int = 1, relu: bool = True

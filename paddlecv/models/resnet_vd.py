@@ -17,7 +17,7 @@ class ResNetVd(ResNet):
     """A ResNet with the three changes of figure 2, together ResNet-D.
 
     B: a block that halves the map does so in its 3x3 convolution (torchvision's ResNets have this already). C: three
-    3x3 convolutions are the stem in place of one of 7x7. D: a shortcut that halves the map takes the mean of 2x2 pixels
+    3x3 convolutions are the stem instead of one of 7x7. D: a shortcut that halves the map takes the mean of 2x2 pixels
     and then a 1x1 convolution, which with stride 2 would not see three quarters of them.
 
     Tensors have the names of timm's `resnet18d` ... `resnet152d`.

@@ -23,7 +23,7 @@ class Detection(VisionTask):
     """The losses of a detector, added up; average precision is measured.
 
     The model is called as `model(image, size, target)` in training, target being a dict of `boxes`, `labels`, `draw`
-    and perhaps `masks`, and gives `DetectionLosses`; without a target it gives `Detections`, both of
+    and optionally `masks`, and gives `DetectionLosses`; without a target it gives `Detections`, both of
     `paddlecv.layers.detection`. Batch: see `DetectionData`.
 
     Prediction, in pixels of the original picture: boxes [B, K, 4] float32 xyxy, scores [B, K] falling, labels [B, K]
@@ -150,7 +150,7 @@ class Detection(VisionTask):
 
     def render(self, prediction: Prediction) -> list[dict[str, Any]]:
         """objects: what has a score of `score_threshold` or more, best first, each with label, score, box [x1, y1, x2,
-        y2] in pixels of the picture, and perhaps mask, COCO's run lengths as text."""
+        y2] in pixels of the picture, and optionally mask, COCO's run lengths as text."""
         rows = []
         for i in range(len(prediction["labels"])):
             objects = []

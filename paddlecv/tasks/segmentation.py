@@ -31,7 +31,7 @@ class Segmentation(VisionTask):
     Prediction: mask [B, H, W] int64, padding void; size [B, 2].
 
     Args:
-        model: image -> logits [B, C, h, w]; in training perhaps a sequence of them.
+        model: image -> logits [B, C, h, w]; in training optionally a sequence of them.
         num_classes: classes, C.
         labels: their names in order, for `render`; None = their numbers.
         class_frequency: [C] share of each class in the training pixels, for `class_weights`.

@@ -47,7 +47,7 @@ class _Pairs:
 
 
 class PairRows:
-    """Token ids of both sides in flat arrays [total] int32, row i at offsets[i]..offsets[i + 1]; perhaps references.
+    """Token ids of both sides in flat arrays [total] int32, row i at offsets[i]..offsets[i + 1]; optionally references.
 
     A batch is source [b, S] and target [b, T] int64, padded on the right to the longest, and `reference`, b texts.
     """
@@ -77,7 +77,7 @@ class PairRows:
 
 
 class ParallelData(DataModule):
-    """Pairs of a sentence and its translation, from files of one's own.
+    """Pairs of a sentence and its translation, from your own files.
 
     `source` is a folder that holds for each of train, valid (also val, dev) and test (there need be none) either two
     files of one sentence a line, named by language (train.en, train.de), or one file of pairs: .tsv (tabs, no quoting;
@@ -275,7 +275,7 @@ class ParallelData(DataModule):
                 there = ", ".join(sorted(path.name for path in folder.iterdir())[:20])
                 raise DataError(
                     f"{folder} has no {split} pairs: expected {split}.{self.source_language} and "
-                    f"{split}.{self.target_language}, or {split}.tsv or .jsonl, each perhaps with .gz; it holds "
+                    f"{split}.{self.target_language}, or {split}.tsv or .jsonl, each optionally with .gz; it holds "
                     f"{there or 'nothing'}"
                 )
         return read
@@ -405,7 +405,7 @@ class ParallelData(DataModule):
     # ------------------------------------------------------------------------------------------------ one input
 
     def encode(self, raw: Any) -> Batch:
-        """A sentence, or {"text": ..., "prefix": ...}, perhaps as JSON text: its translation begins with the prefix.
+        """A sentence, or {"text": ..., "prefix": ...}, possibly as JSON text: its translation begins with the prefix.
 
         An empty sentence and one of more than `max_length` tokens are refused.
         """

@@ -89,9 +89,9 @@ class WindowRows:
 
 
 class RunningTextData(DataModule):
-    """Text of one's own, one sentence a line.
+    """Your own text, one sentence a line.
 
-    `source` is a folder of train.txt, valid.txt and perhaps test.txt, each perhaps with .gz; or toy = generated. Each
+    `source` is a folder of train.txt, valid.txt, optionally test.txt (each may be .gz); or toy = generated. Each
     line, a blank one too, ends with the end token. A line that is not UTF-8 is bad, and is named by file and line.
     The vocabulary is that of the training text; other words are <unk>. No Unicode normalisation is done.
 
@@ -214,7 +214,7 @@ class RunningTextData(DataModule):
         if self.source == "auto":
             raise DataError("data.source: give the folder of your texts, or toy for generated ones")
         return sources.split_files(
-            Path(self.source), lambda path: kind_of(path) == "txt", ".txt, perhaps with .gz", ("train", "valid")
+            Path(self.source), lambda path: kind_of(path) == "txt", ".txt, optionally with .gz", ("train", "valid")
         )
 
     def _read(self, path: Path) -> list[str]:

@@ -80,7 +80,7 @@ class TextRows:
 
 
 class TextTableData(DataModule):
-    """Rows of one text and one class, from files of one's own.
+    """Rows of one text and one class, from your own files.
 
     `source` is a folder with train, valid and (if there is one) test files, e.g. train.tsv.gz; or one file, which is
     split; or toy = generated sentences. The ending says how a file is read, a .gz after it aside:
@@ -269,7 +269,7 @@ class TextTableData(DataModule):
         """The good rows of a file; the others go to `bad_rows`."""
         kind = kind_of(path)
         if kind is None:
-            raise DataError(f"{path}: the name must end in .csv, .tsv, .jsonl or .txt, each perhaps with .gz")
+            raise DataError(f"{path}: the name must end in .csv, .tsv, .jsonl or .txt, each optionally with .gz")
         names = ("label", "text") if kind == "txt" else (self.label, self.text)
         texts = _Texts(path)
 
@@ -359,7 +359,7 @@ class TextTableData(DataModule):
     # ------------------------------------------------------------------------------------------------ one input
 
     def encode(self, raw: Any) -> Batch:
-        """A text, or {"text": ...} (the name of the text's column does as well), perhaps as JSON text.
+        """A text, or {"text": ...} (the name of the text's column does as well), possibly as JSON text.
 
         Tokens that are not in the vocabulary are unknown, be it all of them; a text of more than `max_length` tokens is
         cut off; one without any is refused.

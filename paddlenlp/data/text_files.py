@@ -156,7 +156,7 @@ def string_of(value: Any, what: str) -> str:
 
 
 def text_of(raw: Any, names: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """The text of a raw input and the object it stands in: a text by itself, or an object, perhaps as JSON text, with
+    """The text of a raw input and the object it stands in: a text by itself, or an object, possibly as JSON text, with
     the text under one of `names`.
 
     Raises:
@@ -292,4 +292,4 @@ def warn_unknown(path: Path, share: float) -> None:
 
 def split_files(source: Path) -> dict[str, Path]:
     """The file of each split in the folder `source`; see `paddlecore.sources.split_files`."""
-    return sources.split_files(source, kind_of, ".csv, .tsv, .jsonl or .txt, perhaps with .gz", ("train", "valid"))
+    return sources.split_files(source, kind_of, ".csv, .tsv, .jsonl or .txt, optionally with .gz", ("train", "valid"))

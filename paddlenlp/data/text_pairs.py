@@ -151,7 +151,7 @@ class PairRows:
 
 
 class TextPairData(DataModule):
-    """Queries and candidates with labels 0 and 1, from files of one's own.
+    """Queries and candidates with labels 0 and 1, from your own files.
 
     `source` is a folder with train, valid and (if there is one) test files; or toy = generated. The ending says how a
     file is read, a .gz after it aside: .csv (quoted with ") and .tsv (tabs, no quoting) with a header line or
@@ -314,7 +314,7 @@ class TextPairData(DataModule):
         """The good rows of a file; the others go to `bad_rows`. `names`: columns other than those of the options."""
         kind = kind_of(path)
         if kind not in ("csv", "tsv", "jsonl"):
-            raise DataError(f"{path}: the name must end in .csv, .tsv or .jsonl, each perhaps with .gz")
+            raise DataError(f"{path}: the name must end in .csv, .tsv or .jsonl, each optionally with .gz")
         names = names or {"query": self.query, "document": self.document, "label": self.label}
         if self.group is not None:
             names = {"group": self.group, **names}
@@ -413,7 +413,7 @@ class TextPairData(DataModule):
     # ------------------------------------------------------------------------------------------------ one input
 
     def encode(self, raw: Any) -> Batch:
-        """{"query": ..., "candidates": [...]}, perhaps as JSON text, -> a batch of all the candidates.
+        """{"query": ..., "candidates": [...]}, possibly as JSON text, -> a batch of all the candidates.
 
         Long texts are cut off; tokens without an id are unknown, be it all of them; an empty text is refused.
         """

@@ -23,7 +23,7 @@ class ARCI(nn.Module):
     The paper feeds word vectors trained on Wikipedia. Without such, word vectors hardly tell that a word of the
     question stands in the answer; `overlap` adds a trained vector to each word that the other sentence has too
     (Severyn and Moschitti, 2016, "Modeling Relational Information in Question-Answer Pairs with Convolutional Neural
-    Networks"). The score has no bias, for it is the same for all that is ranked.
+    Networks"). The score has no bias: it would be the same for all that is ranked.
 
     Args:
         vocab_size: tokens, padding included.

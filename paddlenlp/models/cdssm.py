@@ -45,7 +45,7 @@ class CDSSM(nn.Module):
     ) -> None:
         super().__init__()
         if width < 1 or width % 2 == 0:
-            raise ValueError(f"width must be odd, for a window has a word in its middle; got {width}")
+            raise ValueError(f"width must be odd, since a window has a word in its middle; got {width}")
         self.width, self.maps, self.gamma, self.pad_id = width, maps, gamma, pad_id
         self.terms = nn.Embedding(vocab_size, width * maps, padding_idx=pad_id)
         self.bias = nn.Parameter(torch.zeros(maps))

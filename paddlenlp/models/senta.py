@@ -2,7 +2,7 @@
 
 The networks of Baidu's sentiment analysis system Senta, as its open code defines them (PaddlePaddle models repository,
 PaddleNLP/sentiment_classification, nets.py; there is no paper): bow_net, cnn_net, lstm_net, gru_net, bilstm_net. Sizes
-and activations are theirs. Dropout is added here, for the training set at hand has 9 600 texts.
+and activations are theirs. Dropout is added here, since the training set at hand has 9 600 texts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Transformer: attention in place of recurrence, for translation.
+"""Transformer: attention instead of recurrence, for translation.
 
 Vaswani et al., 2017, "Attention Is All You Need", NeurIPS. Post-norm is the paper's; pre-norm, which trains without a
 long warm-up, is that of Xiong et al., 2020, "On Layer Normalization in the Transformer Architecture", ICML.

@@ -30,7 +30,7 @@ class Translation(Task):
     split, and for validation where they are asked to.
 
     Batch: source [B, S] int64 with the end token; target [B, T] int64 from the start token to the end token; both
-    padded on the right; reference: B texts, perhaps; prefix [B, P] int64, perhaps: what translations begin with.
+    padded on the right; optionally reference, B texts, and prefix [B, P] int64, what translations begin with.
     Prediction: tokens [B, n, L] int64, score [B, n] float32; with `attention` also source [B, S] and attention
     [B, L, S] float32, of the best translation; empty for a batch that has a target and no reference.
 
