@@ -18,8 +18,8 @@ _WRONG = (TypeError, KeyError, ValueError, OverflowError)  # what comes of an en
 class CocoData(DetectionData):
     """Own data, or COCO itself, in COCO's layout (Lin et al., 2014, "Microsoft COCO", and cocodataset.org).
 
-    `source` is a folder with a file for each split: train.json, valid.json (or val.json), optionally test.json, in it or
-    in annotations, also called instances_train.json or instances_train2017.json; or train/_annotations.coco.json.
+    `source` is a folder with a file for each split: train.json, valid.json (or val.json), optionally test.json, in it,
+    or in annotations, also called instances_train.json or instances_train2017.json; or train/_annotations.coco.json.
     Pictures lie where `file_name` says, below the first of <split>, <split>2017, images/<split>, images/<split>2017,
     images, or the folder itself that has the first one. toy = generated.
 

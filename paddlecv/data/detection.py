@@ -448,7 +448,7 @@ class DetectionData(LabelledData):
     # ------------------------------------------------------------------------------------------------ one input
 
     def encode(self, raw: Any) -> Batch:
-        """What `picture_of` takes: the path of an image, an image as text, a picture of Pillow's, or pixels; possibly as
+        """What `picture_of` takes: the path of an image, an image as text, a picture of Pillow's, or pixels; also as
         {"image": ...}."""
         return self._collate([self._input(pixels_of(picture_of(raw)))])
 

@@ -191,7 +191,7 @@ class ImageFolderData(ClassifiedData):
 
     Every image is brought to a short side of `resize` pixels. For training, a part of random area and proportions is
     scaled to `size` x `size` (Szegedy et al., 2015, "Going Deeper with Convolutions", section 6) and mirrored in half
-    of all cases, its colours optionally changed; what is drawn depends on (seed, epoch, row) alone. Otherwise the square
+    of all cases, its colours optionally changed; what is drawn depends on (seed, epoch, row) alone. Else the square
     in the middle is taken.
 
     Files that are no images by their endings are passed over and counted. An image that cannot be read is a bad row.

@@ -332,7 +332,7 @@ class SegmentationData(LabelledData):
         return v2.functional.resize(image, list(self.crop), antialias=True), tv_tensors.Mask(classes)
 
     def _collate(self, samples: list[dict[str, Tensor]]) -> Batch:
-        """Samples, which may differ in size, -> one batch: images filled up with 0, masks with void, right and below."""
+        """Samples of any sizes -> one batch: images filled up with 0, masks with void, right and below."""
         sizes = torch.tensor([sample["mask"].shape for sample in samples])
         whole = (len(samples), *sizes.amax(0).tolist())
         images, masks = torch.zeros(whole[0], 3, *whole[1:]), torch.full(whole, VOID)
@@ -345,7 +345,7 @@ class SegmentationData(LabelledData):
     # ------------------------------------------------------------------------------------------------ one input
 
     def encode(self, raw: Any) -> Batch:
-        """What `picture_of` takes: the path of an image, an image as text, a picture of Pillow's, or pixels; possibly as
+        """What `picture_of` takes: the path of an image, an image as text, a picture of Pillow's, or pixels; also as
         {"image": ...}."""
         pixels = pixels_of(picture_of(raw))
         return {"image": normalise(pixels, self.mean, self.deviation)[None], "size": torch.tensor([pixels.shape[1:]])}
