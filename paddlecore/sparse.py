@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ class RowTable(nn.Module):
         self.weight = nn.Parameter(torch.empty(rows, dim).normal_(0.0, init_std))
         self.adopted = False
         # ids [n] -> what has to be taken off their rows, [n, dim], or None if nothing; see `Fading`
-        self.behind: Callable[[Tensor], Tensor | None] = lambda ids: None
+        self.behind: Callable[[Tensor], Tensor | None] = _nothing
         self._lookups: list[tuple[Tensor, Tensor]] = []  # ([n] ids, [n, dim] the rows they gave) of this step
 
     def extra_repr(self) -> str:
@@ -40,6 +41,11 @@ class RowTable(nn.Module):
         self.adopted = True
         # compiled models break their graph here; as a decorator this would load the compiler with every import
         self._recorded = torch.compiler.disable(self._recorded)  # type: ignore[method-assign]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy or a pickle: no optimiser has adopted it."""
+        own = {name: value for name, value in self.__dict__.items() if name != "_recorded"}  # bound to this one
+        return {**own, "adopted": False, "behind": _nothing, "_lookups": []}
 
     def forward(self, ids: Tensor) -> Tensor:
         if self.adopted and self.training and self.weight.requires_grad and torch.is_grad_enabled():
@@ -77,6 +83,10 @@ class RowTable(nn.Module):
     @property
     def dim(self) -> int:
         return self.weight.shape[1]
+
+
+def _nothing(ids: Tensor) -> None:
+    """Rows without an optimiser are never behind."""
 
 
 def gather(table: Tensor, ids: Tensor) -> Tensor:

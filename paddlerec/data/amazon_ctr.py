@@ -72,7 +72,7 @@ class AmazonCtrData(DataModule):
     the user did not buy is a 0.
 
     The last item of each user is for testing, the one before it selects the checkpoint, and those before are for
-    training, as in section 6.1 of DIN (Zhou et al., 2018). Negatives are drawn evenly: for training in each epoch anew,
+    training, as in section 6.1 of DIN (Zhou et al., 2018). Negatives are drawn evenly: for training in each epoch,
     from what the user does not have in the training part; for the two others once, from what the user never has. Users
     with fewer than three items have no test and no valid row; one item alone makes no row.
 
@@ -80,7 +80,7 @@ class AmazonCtrData(DataModule):
     `min_items` items share; 0 if there is none.
 
     `source`: auto = the files under PADDLE_DATA (rec/amazon-s3rec); toy = generated, 200 users, 60 items; or a folder
-    with sequences.txt (`user item item ...`) and attributes.json ({item: [attribute, ...]}), each perhaps .gz, numbered
+    with sequences.txt (`user item item ...`) and attributes.json ({item: [attribute, ...]}), each also .gz, numbered
     from 1. Bad lines are named.
 
     Batch: see `PurchaseRows`; T is at most `max_length`, of longer histories the latest items. Ids count from 1; item 0
@@ -181,7 +181,7 @@ class AmazonCtrData(DataModule):
 
     def encode(self, raw: Any) -> Batch:
         """{"history": [5, 3, 8], "item": 7} as a dict or JSON text: the numbers of the items that a user bought, the
-        latest last, perhaps none, and of the one in question. Unknown items of the history are left out."""
+        latest last (there may be none), and of the one in question. Unknown items of the history are left out."""
         given = row(raw, ["history", "item"])
         history, item = given["history"], given["item"]
         if not isinstance(history, list) or not all(map(is_whole, (*history, item))):

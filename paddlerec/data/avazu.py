@@ -37,7 +37,7 @@ class AvazuData(TableData):
 
     Args:
         min_count: values in fewer training rows share id 0 with those never seen.
-        hash_size: ids of each field by hashing, in place of vocabularies.
+        hash_size: ids of each field by hashing, instead of vocabularies.
         split: fractions of train, valid and test of one file.
         split_seed: of that split; the run's seed does not change it.
         cache: folder of prepared columns, auto or null; see `TableData`.

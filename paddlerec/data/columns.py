@@ -23,7 +23,7 @@ class Categorical:
     """How the values of a column become ids."""
 
     min_count: int = 1  # values in fewer training rows share id 0 with those never seen
-    hash_size: int | None = None  # 1 + crc32(value) % hash_size in place of a vocabulary
+    hash_size: int | None = None  # 1 + crc32(value) % hash_size instead of a vocabulary
     shared: str | None = None  # use the vocabulary of this column, where both count
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class Dense:
 
     log: bool = False  # x -> sign(x) log(1 + |x|), which tames counts with a long tail
     normalise: str = "standard"  # then, by the training rows: standard = mean 0 and deviation 1; minmax = 0..1; none
-    missing: float | None = None  # number in place of an empty cell (before log); None: such a row is bad
+    missing: float | None = None  # number instead of an empty cell (before log); None: such a row is bad
 
     def __post_init__(self) -> None:
         if self.normalise not in ("none", "standard", "minmax"):

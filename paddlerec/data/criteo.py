@@ -17,7 +17,7 @@ COLUMNS = ["label", *DENSE, *CATEGORICAL]
 _HELP = """
   licence: that of the challenge: research, no commercial use, no redistribution
   homepage: https://www.kaggle.com/c/criteo-display-ad-challenge
-  to get it by hand: accept the terms there, fetch dac.tar.gz, unpack it, and put train.txt there (.txt, .tsv, perhaps
+  to get it by hand: accept the terms there, fetch dac.tar.gz, unpack it, and put train.txt there (.txt, .tsv, also
     with .gz, or .parquet with the same columns); the challenge's own test.txt has no labels and is of no use
   or ask for generated data with data.source=toy, or for your own with data.source=<path>"""
 
@@ -37,7 +37,7 @@ class CriteoData(TableData):
 
     Args:
         min_count: values in fewer training rows share id 0 with those never seen.
-        hash_size: ids of each field by hashing, in place of vocabularies: `prepare` then needs no memory for them.
+        hash_size: ids of each field by hashing, instead of vocabularies: `prepare` then needs no memory for them.
         normalise: of the logarithms by the training rows: standard, minmax or none.
         split: fractions of train, valid and test of one file.
         split_seed: of that split; the run's seed does not change it.

@@ -27,7 +27,7 @@ SOURCE = Source(
     homepage="https://snap.stanford.edu/data/loc-gowalla.html",
     manual="""
 The split is that of NGCF and LightGCN (https://github.com/gusye1234/LightGCN-PyTorch, data/gowalla): train.txt and
-test.txt with one user a line, `user item item ...`, numbers from 0 on. Give a folder that holds the two, perhaps
+test.txt with one user a line, `user item item ...`, numbers from 0 on. Give a folder that holds the two, also
 as .gz, as data.source=<folder>.
 """,
 )
@@ -83,7 +83,7 @@ class GowallaData(InteractionData):
         if self.source == "auto":
             folder = locate(SOURCE)
             return {"train": folder / "train.txt.gz", "test": folder / "test.txt.gz"}
-        return split_files(Path(self.source), suffix, ".txt, perhaps with .gz")
+        return split_files(Path(self.source), suffix, ".txt, optionally with .gz")
 
     def _read_splits(self) -> tuple[Splits, None]:
         files = self._files()

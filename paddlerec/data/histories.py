@@ -137,9 +137,9 @@ class HistoryData(SessionData):
 
     `source` is one file:
 
-    - `.txt` (perhaps `.gz`): lines of a user and one or more items, parted by blanks. A user's lines follow each other
+    - `.txt` (also `.gz`): lines of a user and one or more items, parted by blanks. A user's lines follow each other
       in time, others may stand between them: `user item` once for each, or the whole history in one line.
-    - `.tsv`, `.csv` (perhaps `.gz`) or `.parquet`: one interaction a row, with columns of user, item and time. They are
+    - `.tsv`, `.csv` (also `.gz`) or `.parquet`: one interaction a row, with columns of user, item and time. They are
       put in order of time; equal times keep the file's order.
 
     Ids: items are 1..N, most frequent in the file first; `num_items` = N + 1. Id 0 is padding. Items that are too rare
@@ -247,7 +247,7 @@ class HistoryData(SessionData):
         if self.source != "auto" and not path.exists():
             raise DataError(f"data.source={self.source}: there is no such file")
         if not path.is_file() or suffix(path) is None:
-            raise DataError(f"data.source={self.source} must be a .txt, .tsv, .csv (each perhaps .gz) or .parquet file")
+            raise DataError(f"data.source={self.source} must be a .txt, .tsv, .csv (each also .gz) or .parquet file")
         self._paths = [path]
         return path
 

@@ -197,10 +197,10 @@ class UserRows:
 
 
 class InteractionData(DataModule):
-    """Pairs of user and item from files of one's own; whether they were rated, watched or bought makes no difference.
+    """Pairs of user and item from your own files; whether they were rated, watched or bought makes no difference.
 
-    `source` is one file, which is split, or a folder with train, test and perhaps valid files: `.tsv`, `.csv`, `.txt`
-    (with a header line, or with `columns`; perhaps `.gz`), `.parquet`, or as MovieLens has them `.dat` (parted by ::)
+    `source` is one file, which is split, or a folder with train, test, optionally valid files: `.tsv`, `.csv`, `.txt`
+    (with a header line, or with `columns`; also `.gz`), `.parquet`, or as MovieLens has them `.dat` (parted by ::)
     and `.data` (tabs), whose columns are user, item, rating, time.
 
     One file is split for each user by itself: `random` takes `test_share` of the pairs, but never the last one left;
@@ -463,7 +463,7 @@ class InteractionData(DataModule):
         source = Path(self.source)
         if source.is_file():
             return {"all": source}
-        return split_files(source, suffix, ".txt, .tsv, .csv (perhaps with .gz), .parquet, .dat or .data")
+        return split_files(source, suffix, ".txt, .tsv, .csv (optionally with .gz), .parquet, .dat or .data")
 
     def _read(self, path: Path, places: tuple[dict[str, int], dict[str, int]]) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of users and items, each pair once, in order of time; `places` has those of names, and gets more."""

@@ -90,14 +90,14 @@ class ML1MNCFData(DataModule):
     random training pair of each user (of those with two or more) is held out and put among 99 items that the user has
     no training pair with, drawn without replacement; the published files have no times, so it is not the latest. A pair
     that stands in the file twice counts once.
-    Training negatives are drawn in each epoch anew, evenly from the items that the user has no training pair with, as
+    Training negatives are drawn again in each epoch, evenly from the items that the user has no training pair with, as
     in the authors' program: the held-out and the test item are among them, for training knows neither.
 
     In 156 places of the published negatives the test item itself is given as a negative. Such a place is left as it is
     here; who ranks has to say how it counts.
 
     `source`: auto = the files under PADDLE_DATA (rec/ml-1m-ncf); toy = generated, 60 users and 40 items; or a folder
-    with train.tsv (`user<TAB>item` from 0) and test.negative (`(user,item)<TAB>item<TAB>...`), each perhaps .gz. A line
+    with train.tsv (`user<TAB>item` from 0) and test.negative (`(user,item)<TAB>item<TAB>...`), each also .gz. A line
     of another form is bad and named, and so is a test row whose pair is in train; a test row may have any number of
     negatives.
 

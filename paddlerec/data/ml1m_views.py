@@ -58,7 +58,7 @@ class ViewRows:
     and candidates [b, C], all int64 and filled up with 0. The first candidate is the one that the user took.
 
     A history is the user's training items but the first candidate: all of them, or, where they are more than `length`,
-    so many drawn evenly with replacement. What is drawn, negatives too, is a function of (seed, epoch, row) alone; with
+    that many drawn evenly with replacement. What is drawn, negatives too, is a function of (seed, epoch, row) alone; with
     `fixed` candidates of (seed, row).
 
     Args:
@@ -132,7 +132,7 @@ class ML1MViewsData(ML1MNCFData):
     and the words of its title with the year. Words are hashed into `title_size` ids, so that no vocabulary of titles
     has to travel with the weights. A film or user without side features has none: 0.
 
-    `source`: as in `ML1MNCFData`; a folder also holds item_map.tsv, movies.dat and users.dat, each perhaps .gz. Lines
+    `source`: as in `ML1MNCFData`; a folder also holds item_map.tsv, movies.dat and users.dat, each also .gz. Lines
     of another form are bad and named.
 
     Batch: see `ViewRows`.

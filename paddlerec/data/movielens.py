@@ -95,7 +95,7 @@ class MovieLensData(TableData):
 
     `source`: auto = MovieLens-100K under PADDLE_DATA (rec/ml-100k); a folder with RecBole's files (*.inter, *.item,
     *.user), the original ones of 100K (u.data, u.item, u.user) or those of 1M (ratings.dat, movies.dat, users.dat),
-    each perhaps .gz; toy = generated. Without its second and third file the features in them are missing (id 0).
+    each optionally .gz; toy = generated. Without its second and third file the features in them are missing (id 0).
 
     Args:
         fold: test on the k-th fifth of the ratings file: in 100K, that is the canonical u<k>.test, and the rest is
@@ -183,7 +183,7 @@ class MovieLensData(TableData):
             there = [[*folder.glob(name), *folder.glob(f"{name}.gz")] for name in form.names]
             if there[0]:
                 return form, [min(paths, default=None) for paths in there]
-        raise DataError(f"{folder} has none of {', '.join(form.names[0] for form in _FORMS)} (perhaps with .gz)")
+        raise DataError(f"{folder} has none of {', '.join(form.names[0] for form in _FORMS)} (optionally with .gz)")
 
     def _files(self) -> dict[str, Path]:
         form, paths = self._found()

@@ -66,10 +66,10 @@ def pieces(
 
     Args:
         path: .csv (commas, quoted with "), .tsv (tabs, no quoting) or .txt (either: tabs if its first line has one),
-            each perhaps .gz; or .parquet.
+            each optionally .gz; or .parquet.
         wanted: columns to read.
         columns: names of all columns, for text without a header line; a first line that says the same is skipped.
-        optional: so many cells at the end of a line of text may be missing, and are empty then: what strips blanks from
+        optional: how many cells at the end of a line of text may be missing, and are empty then: what strips blanks from
             the ends of lines takes the tabs of empty cells with them.
 
     Raises:
@@ -77,7 +77,7 @@ def pieces(
     """
     kind = suffix(path)
     if kind is None:
-        raise DataError(f"{path}: the name must end in .csv, .tsv, .txt (each perhaps with .gz) or .parquet")
+        raise DataError(f"{path}: the name must end in .csv, .tsv, .txt (each optionally with .gz) or .parquet")
     if path.stat().st_size == 0:
         raise DataError(f"{path}:1: the file is empty")
     if kind == ".parquet":

@@ -79,13 +79,13 @@ class Log(NamedTuple):
 
 
 class SessionData(DataModule):
-    """Next-item examples from sessions of one's own.
+    """Next-item examples from your own sessions.
 
-    `source` is a folder with a train file and perhaps valid and test files, or one file, which is split by sessions:
+    `source` is a folder with a train file and optionally valid and test files, or one file, which is split by sessions:
 
-    - `.tsv`, `.csv` (perhaps `.gz`) or `.parquet`: one click a row, with columns of session, item and time, as GRU4Rec
+    - `.tsv`, `.csv` (also `.gz`) or `.parquet`: one click a row, with columns of session, item and time, as GRU4Rec
       reads them. Clicks are put in order of time within a session; equal times keep the file's order.
-    - `.txt` (perhaps `.gz`): one session a line, item names parted by blanks. A line with a tab is a history and, after
+    - `.txt` (also `.gz`): one session a line, item names parted by blanks. A line with a tab is a history and, after
       the tab, its target: one example, not expanded (for test files that come expanded; not for `batches=parallel`).
 
     All prefixes of a training session are examples: a session of n clicks gives n - 1. Where there is no valid file,
@@ -258,7 +258,7 @@ class SessionData(DataModule):
         source = Path(self.source)
         if source.is_file():
             return {"all": source}
-        return split_files(source, suffix, ".txt, .tsv, .csv (perhaps with .gz) or .parquet")
+        return split_files(source, suffix, ".txt, .tsv, .csv (optionally with .gz) or .parquet")
 
     def _read(self, path: Path) -> Log:
         log = self._read_lines(path) if suffix(path) == ".txt" else self._read_clicks(path)
@@ -408,7 +408,7 @@ class Numbered:
         return {"num_items": 1 + len(self._items)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Only how many items there are, for `spec`: reading the data numbers them anew, always alike."""
+        """Only how many items there are, for `spec`: reading the data numbers them again, always alike."""
         self._items = [str(i) for i in range(1, state.get("num_items", 1))]
 
     def prepare(self) -> None:

@@ -48,11 +48,11 @@ class TableRows(ArrayRows):
 
 
 class TableData(DataModule):
-    """Rows of categorical, sequence and dense columns with a binary label, from tables of one's own.
+    """Rows of categorical, sequence and dense columns with a binary label, from your own tables.
 
     `source` is a folder with train, valid and (if there is one) test files, e.g. train.csv.gz; or one file, which is
     split. Text is .csv (commas, quoted with "), .tsv (tabs, no quoting) or .txt (either of the two), in UTF-8, one row
-    a line, perhaps .gz; else .parquet.
+    a line, optionally .gz; else .parquet.
 
     Ids: each column has a vocabulary of its own, learned from the training rows, most frequent value first, from id 1
     on. Id 0 stands for values not seen there (or too rarely); `unseen` and `describe` count them. An empty cell of a
@@ -310,7 +310,7 @@ class TableData(DataModule):
         source = Path(self.source)
         if source.is_file():
             return {"all": source}
-        return split_files(source, suffix, ".txt, .tsv, .csv (perhaps with .gz) or .parquet", ("train", "valid"))
+        return split_files(source, suffix, ".txt, .tsv, .csv (optionally with .gz) or .parquet", ("train", "valid"))
 
     def _read(self, path: Path, work: Preparation) -> Iterator[Columns]:
         rows, size = 0, path.stat().st_size
@@ -395,4 +395,4 @@ def got_by_hand(folder: str, stem: str, manual: str) -> Path:
     for path in there:
         if path.name.split(".")[0] == stem and suffix(path):
             return path
-    raise DataError(f"{root / folder} holds no {stem} file (.csv, .tsv, .txt, perhaps .gz, or .parquet){manual}")
+    raise DataError(f"{root / folder} holds no {stem} file (.csv, .tsv, .txt, optionally .gz, or .parquet){manual}")

@@ -72,13 +72,13 @@ class TagSpaceData(DataModule):
     """Documents with one tag each, as words between blanks.
 
     `source`: auto = a Reuters corpus under PADDLE_DATA (rec/reuters-r8-r52); toy = generated documents; a folder with a
-    train file, and perhaps valid and test files; or one file of training rows. A row is a tag and a text:
+    train file, and optionally valid and test files; or one file of training rows. A row is a tag and a text:
 
     - .tsv or .txt: `tag<TAB>text`, no quoting;
     - .csv: `tag,text`, quoted with " where need be. Words may be numbers, as in PaddleRec's `tag,word word ...`: they
       are words like any others.
 
-    Each perhaps .gz, in UTF-8, no header. Where no valid file is given, `valid_share` of the training rows are held out
+    Each also .gz, in UTF-8, no header. Where no valid file is given, `valid_share` of the training rows are held out
     (at least one), by `split_seed`. A row is bad if it has another number of columns, no tag or no text, is not UTF-8,
     or has a tag that the training rows lack; bad rows are named by file and line. An empty or damaged file stops the
     reading, whatever `on_bad_row` says.
@@ -187,12 +187,12 @@ class TagSpaceData(DataModule):
         source = Path(self.source)
         if source.is_file():
             return {"train": source}
-        return split_files(source, _is_text, ".tsv, .txt or .csv, perhaps with .gz")
+        return split_files(source, _is_text, ".tsv, .txt or .csv, optionally with .gz")
 
     def _read(self, path: Path, known: set[str]) -> list[tuple[str, list[str]]]:
         """Tag and words of each good row; a tag has to be in `known`, unless that is empty."""
         if not _is_text(path):
-            raise DataError(f"{path}: the name must end in .tsv, .txt or .csv, each perhaps with .gz")
+            raise DataError(f"{path}: the name must end in .tsv, .txt or .csv, each optionally with .gz")
 
         def convert(table: pa.Table) -> list[tuple[str, list[str]]]:
             tags = [tag.strip() for tag in table["tag"].to_pylist()]

@@ -95,7 +95,7 @@ class SASRec(nn.Module):
 class Block(nn.Module):
     """x + dropout(attention(norm(x))), then the same with the point-wise network (eq. 2-5): [B, T, d] -> [B, T, d].
 
-    In the form `code`, norm(x) stands in place of the first x as well, and dropout is within the attention.
+    In the form `code`, norm(x) stands instead of the first x as well, and dropout is within the attention.
 
     Attention is causal, and padding stands on the right, so no state of an item ever looks at padding.
     """

@@ -2,7 +2,7 @@
 
 Huang, He, Gao, Deng, Acero, Heck, 2013, "Learning Deep Structured Semantic Models for Web Search using Clickthrough
 Data", CIKM (DSSM); for recommendation with sampled softmax: Yi et al., 2019, "Sampling-Bias-Corrected Neural Modeling
-for Large Corpus Item Recommendations", RecSys; and with a history in place of a user id: Covington, Adams, Sargin,
+for Large Corpus Item Recommendations", RecSys; and with a history instead of a user id: Covington, Adams, Sargin,
 2016, "Deep Neural Networks for YouTube Recommendations", RecSys.
 """
 

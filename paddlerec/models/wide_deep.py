@@ -29,7 +29,7 @@ class WideDeep(nn.Module):
         dropout: probability that a hidden unit is dropped.
         batch_norm: batch norm after each hidden linear layer.
         crosses: cross products of the wide part, each the positions of its fields: [[0, 1], [0, 2, 5]].
-        cross_rows: most weights of a cross product. One with more combinations than that is hashed into so many.
+        cross_rows: most weights of a cross product. One with more combinations is hashed into that many.
         init_std: standard deviation of the initial embeddings and wide weights.
 
     Shapes: ids [B, F] int32 or int64, dense [B, D] float32 (None where D = 0) -> logit [B].

@@ -16,7 +16,7 @@ from paddlerec.tasks.ctr import CTR
 class HistoryCTR(CTR):
     """Binary cross-entropy of one logit a row; AUC over all rows, and within each user.
 
-    Batch: history, history_category [B, T] int64, padded on the right with 0; perhaps places [n] int64, where in the
+    Batch: history, history_category [B, T] int64, padded on the right with 0; optional places [n] int64, where in the
     flat [B * T] the history holds items; item, category [B] int64; label [B] float32, 0 or 1; for evaluation user [B]
     int64. Prediction: score [B] the logit, probability [B].
 

@@ -22,7 +22,7 @@ class ItemRanking(Task):
     called again.
 
     Args:
-        model: has `item_vectors() -> [N, d]` with row 0, and perhaps `item_bias() -> [N]`.
+        model: has `item_vectors() -> [N, d]` with row 0, and optionally `item_bias() -> [N]`.
         labels: names of the items by id, id 0 included; None = results give ids.
         measures: see `Ranking`; the first selects the checkpoint.
         top: items that results list.

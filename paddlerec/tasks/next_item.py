@@ -26,14 +26,14 @@ class NextItem(ItemRanking):
     Batch: history [B, T] int64, right-padded with 0; target [B] int64. In training the target may be [B, T], right-
     padded with 0: then each place of the history has a target of its own, the model itself gives the states [B, T, d]
     to score with, a target counts as a row does, and places [M] int64 says where targets are in the flat [B * T]. With
-    loss `bce`, negatives [M, K] int64 of each target (M = B where target is [B]). In evaluation, perhaps negatives
+    loss `bce`, negatives [M, K] int64 of each target (M = B where target is [B]). In evaluation, optionally negatives
     [B, n]: the target is ranked among these only; or seen [B, S], items that are neither ranked nor recommended; both
     padded with 0.
     Prediction: query [B, d], and seen if the batch has it, from which `recommend` makes the best items; `render` does
     so for a readable result.
 
     Args:
-        model: has `encode(history) -> [B, d]`, `item_vectors() -> [N, d]` with row 0, and perhaps `item_bias() -> [N]`;
+        model: has `encode(history) -> [B, d]`, `item_vectors() -> [N, d]` with row 0, optionally `item_bias() -> [N]`;
             with loss `bce`, `item_vectors(ids [M, K]) -> [M, K, d]`, which saves a gradient of the table's size. One
             with `of_each_place = True` gives a state for each place when called, `(history) -> [B, T, d]`.
         labels, measures, top, index: see `ItemRanking`.
@@ -65,7 +65,7 @@ class NextItem(ItemRanking):
                     f"{type(self.model).__name__} has no state for each place of a history, which these data have a "
                     "target for; SASRec has, or take data of sessions"
                 )
-            places = batch["places"]  # given, since a GPU would have to be waited for to find them
+            places = batch["places"]  # given, since finding them would wait for the GPU
             query = self.model(history).flatten(0, 1).index_select(0, places)  # [M, d]
             target = target.flatten()[places]
         if self.loss == "softmax":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from typing import Any
 
 import pytest
@@ -297,3 +298,15 @@ def test_cost_follows_the_rows_not_the_table(rule: str) -> None:
     assert n * dim <= largest.numel <= 2 * n * dim
     changed = (table.weight.data != before).any(1).nonzero().flatten()
     assert changed.tolist() == rows.tolist()
+
+
+def test_a_copy_or_pickle_of_an_adopted_table_is_a_plain_one() -> None:
+    """It belongs to no optimiser: its lookups once were kept in the original, and its like could not be pickled."""
+    table = RowTable(5, 2, init_std=1.0)
+    table.adopt()
+    table(torch.tensor([1]))
+    for again in (copy.deepcopy(table), pickle.loads(pickle.dumps(table))):
+        assert not again._lookups and torch.equal(again.weight, table.weight)
+        again(torch.tensor([0, 3, 3])).sum().backward()
+        assert again.weight.grad.sum(1).tolist() == [2, 0, 0, 4, 0]
+    assert len(table._lookups) == 1 and table.adopted
