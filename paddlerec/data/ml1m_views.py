@@ -58,8 +58,8 @@ class ViewRows:
     and candidates [b, C], all int64 and filled up with 0. The first candidate is the one that the user took.
 
     A history is the user's training items but the first candidate: all of them, or, where they are more than `length`,
-    that many drawn evenly with replacement. What is drawn, negatives too, is a function of (seed, epoch, row) alone; with
-    `fixed` candidates of (seed, row).
+    that many drawn evenly with replacement. What is drawn, negatives too, depends on (seed, epoch, row) alone; with
+    `fixed` candidates on (seed, row).
 
     Args:
         users: [n].

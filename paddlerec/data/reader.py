@@ -69,7 +69,7 @@ def pieces(
             each optionally .gz; or .parquet.
         wanted: columns to read.
         columns: names of all columns, for text without a header line; a first line that says the same is skipped.
-        optional: how many cells at the end of a line of text may be missing, and are empty then: what strips blanks from
+        optional: cells that may be missing at the end of a line, and are empty then: what strips blanks off
             the ends of lines takes the tabs of empty cells with them.
 
     Raises:
