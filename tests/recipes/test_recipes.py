@@ -93,7 +93,7 @@ def test_on_another_device_it_is_the_same(recipes: list[str]) -> None:
         there, here, name = one["there"], one["here"], one["recipe"]
         assert bool(one["waits"]) == (name in WAITS), (name, one["waits"])
         assert there["losses"] == pytest.approx(here["losses"], rel=1e-3), name  # Adam, as below
-        assert there["scores"] == pytest.approx(here["scores"], rel=1e-3, abs=1e-3, nan_ok=True), name
+        assert there["scores"] == pytest.approx(here["scores"], rel=1e-3, abs=0.01, nan_ok=True), name
         # scores hold what is predicted; of an untrained model's many near ties, the order is a matter of rounding
         assert [answer.keys() for answer in there["answers"]] == [answer.keys() for answer in here["answers"]], name
 
