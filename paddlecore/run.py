@@ -285,16 +285,15 @@ def bench(cfg: RunConfig, steps: int = 100) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _job(cfg: RunConfig) -> Iterator[torch.device]:
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    try:
+    with contextlib.ExitStack() as after:  # the caller's program goes on as it was
         if cfg.train.deterministic:
+            warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+            mode, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+            after.callback(setattr, torch.backends.cudnn, "benchmark", benchmark)
+            after.callback(torch.use_deterministic_algorithms, mode, warn_only=warn_only)
             torch.use_deterministic_algorithms(True)
             torch.backends.cudnn.benchmark = False
-        with distributed.job(cfg.device, cfg.train.rank_timeout) as device:
-            yield device
-    finally:  # the caller's program goes on as it was
-        torch.use_deterministic_algorithms(before[0])
-        torch.backends.cudnn.benchmark = before[1]
+        yield after.enter_context(distributed.job(cfg.device, cfg.train.rank_timeout))
 
 
 def _data(cfg: RunConfig) -> DataModule:
