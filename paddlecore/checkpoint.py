@@ -165,10 +165,13 @@ def load_tensors(path: Path, *more: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
 
 
-def load_plain(path: Path) -> Any:
-    """What torch.save wrote, of plain tensors and containers; anything else in the file is refused, never executed."""
+def load_plain(path: Path, *, mapped: bool = False) -> Any:
+    """What torch.save wrote, of plain tensors and containers; anything else in the file is refused, never executed.
+
+    `mapped`: the tensors are the file, in pages that the system may take back. Copy what is to outlive it.
+    """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(os.fspath(path), map_location="cpu", weights_only=True, mmap=mapped)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing") from None
     except Exception as error:  # torch raises a dozen kinds for damaged or hostile pickles; none may pass as a crash

@@ -325,8 +325,10 @@ class PhaseOptimizer:
             # torch's own loader moves tensors to where the optimiser wants them; it goes by position in the groups
             position = {id(p): i for i, p in enumerate(p for g in self.optimizer.param_groups for p in g["params"])}
             own = self.optimizer.state_dict()
-            by_position = {
-                position[id(p)]: stored[n] for n, p in self.parameters.items() if id(p) in position and n in stored
+            by_position = {  # copies, for it keeps what it is given
+                position[id(p)]: {k: v.clone() if isinstance(v, Tensor) else v for k, v in stored[n].items()}
+                for n, p in self.parameters.items()
+                if id(p) in position and n in stored
             }
             self.optimizer.load_state_dict({**own, "state": by_position})
         for table in self._rows:

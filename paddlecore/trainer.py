@@ -433,9 +433,10 @@ class Trainer:
             return
         self._read()
         self._settle()
-        names, weights = zip(*self.task.named_parameters(), strict=True)
-        finite = torch.stack([w.detach().isfinite().all() for w in weights]).tolist()  # the device is waited for once
-        spoiled = [name for name, good in zip(names, finite, strict=True) if not good]
+        weights = {name: w.detach() for name, w in self.task.named_parameters() if w.numel()}
+        # of the smallest and the largest number, since isfinite makes copies of the weights, however large their tables
+        finite = torch.stack([torch.stack(w.aminmax()).isfinite().all() for w in weights.values()]).tolist()  # one wait
+        spoiled = [name for name, good in zip(weights, finite, strict=True) if not good]
         if spoiled:  # by a gradient; the loss would show it one step later, from this checkpoint on for ever
             raise self._not_finite(f"{spoiled[0]} is not finite after step {self.step}, though the loss was")
         distributed.on_first(self._write)  # all ranks go on, or all stop with the reason
@@ -497,14 +498,15 @@ class Trainer:
                 f"{folder} was made on other training data ({state['data']}) than this run's ({self.data_record}); "
                 "restore the data, or start afresh with init.resume=never"
             )
-        optimizer_state = checkpoint.load_plain(folder / "optimizer.pt")
+        # mapped: with tables, the state that is stored and this run's own may not fit into memory together
+        optimizer_state = checkpoint.load_plain(folder / "optimizer.pt", mapped=True)
         load_strict(self.task, checkpoint.load_tensors(folder / "model.safetensors"), folder)
         if set(optimizer_state) != set(self.optimizers):
             raise CheckpointError(
                 f"{folder} has the phases {sorted(optimizer_state)}, this run {sorted(self.optimizers)}"
             )
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(optimizer_state[name])
+            optimizer.load_state_dict(optimizer_state.pop(name))
         if self.ema is not None:
             self.ema.load_state_dict(checkpoint.load_tensors(folder / "ema.safetensors"))
         for name in _STATE:

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -118,15 +119,16 @@ class Hostile:
         return (os.system, ("touch ran",))
 
 
-def test_a_pickle_with_code_is_refused_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_pickle_with_code_is_refused_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped: bool) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "optimizer.pt"
     path.write_bytes(pickle.dumps({"x": Hostile()}))
     with pytest.raises(CheckpointError, match="plain tensors"):
-        checkpoint.load_plain(path)
+        checkpoint.load_plain(path, mapped=mapped)
     torch.save({"x": Hostile()}, path)  # the same in torch's zip layout
     with pytest.raises(CheckpointError, match="plain tensors"):
-        checkpoint.load_plain(path)
+        checkpoint.load_plain(path, mapped=mapped)
     # a zip whose pickle was exchanged
     whole = io.BytesIO(path.read_bytes())
     with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
@@ -134,7 +136,7 @@ def test_a_pickle_with_code_is_refused_not_run(tmp_path: Path, monkeypatch: pyte
             data = pickle.dumps(Hostile(), protocol=2) if item.filename.endswith("data.pkl") else source.read(item)
             target.writestr(item, data)
     with pytest.raises(CheckpointError, match="plain tensors"):
-        checkpoint.load_plain(path)
+        checkpoint.load_plain(path, mapped=mapped)
     assert not (tmp_path / "ran").exists()
 
 
@@ -149,6 +151,7 @@ def test_no_bytes_make_a_loader_do_anything_but_load_or_refuse(
     for name, load in (
         ("model.safetensors", checkpoint.load_tensors),
         ("optimizer.pt", checkpoint.load_plain),
+        ("optimizer.pt", partial(checkpoint.load_plain, mapped=True)),
         ("trainer.json", files.read_json),
     ):
         content = (folder / name).read_bytes()

@@ -9,28 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from parts import Largest
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from paddlecore import sparse
 from paddlecore.sparse import RowTable
-
-
-class Largest(TorchDispatchMode):
-    """The largest tensor with storage of its own that any operator made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.numel = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {a.untyped_storage().data_ptr() for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)}
-        out = func(*args, **(kwargs or {}))
-        for value in tree_leaves(out):
-            if isinstance(value, Tensor) and value.untyped_storage().data_ptr() not in given:
-                self.numel = max(self.numel, value.numel())
-        return out
 
 
 def random_pairs(n: int, rows: int, dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:

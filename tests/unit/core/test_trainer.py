@@ -15,7 +15,7 @@ import numpy as np
 import parts
 import pytest
 import torch
-from parts import Net, Regression, largest_difference, rows, trainer, weights
+from parts import Largest, Net, Regression, largest_difference, rows, trainer, weights
 from torch import nn
 
 from paddlecore import checkpoint
@@ -338,6 +338,31 @@ def test_stop_and_go_on_is_bit_identical(tmp_path: Path, at: int, workers: int) 
     lines = {s: v["loss"] for s, k, v in whole.journal.lines if k == "train"}  # type: ignore[attr-defined]
     resumed = {s: v["loss"] for s, k, v in second.journal.lines if k == "train"}  # type: ignore[attr-defined]
     assert resumed and all(lines[s] == v for s, v in resumed.items())
+
+
+@pytest.mark.parametrize("tables", ["dense", "rows"])
+def test_a_resumed_run_holds_on_to_nothing_in_the_file(tmp_path: Path, tables: str) -> None:
+    trainer(folder=tmp_path, section={"tables": tables}, max_steps=3).fit()
+    last = checkpoint.latest(tmp_path / "checkpoints")
+    assert last is not None
+    run = trainer(section={"tables": tables})
+    run.resume(last)
+    before = checkpoint.load_plain(last / "optimizer.pt")["main"]["state"]
+    with open(last / "optimizer.pt", "r+b") as file:
+        file.write(bytes((last / "optimizer.pt").stat().st_size))
+    after = run.optimizers["main"].state_dict()["state"]
+    assert before.keys() == after.keys()
+    for name, state in before.items():
+        assert all(torch.equal(torch.as_tensor(v), torch.as_tensor(after[name][k])) for k, v in state.items()), name
+
+
+def test_training_scoring_and_saving_make_nothing_as_large_as_a_table(tmp_path: Path) -> None:
+    size = 5_000
+    task = Regression(Net(rows=size))
+    run = trainer(task, folder=tmp_path, section={"tables": "rows"}, max_steps=3, eval_every=2, valid=rows(30, 1))
+    with Largest() as largest:
+        run.fit()
+    assert largest.numel < size / 2 and (tmp_path / "last.json").is_file()
 
 
 def test_other_data_or_another_model_is_refused(tmp_path: Path) -> None:
