@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from paddlecore import sources
 from paddlecore.data import DataModule, Plan, Rows, mix
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, published
@@ -19,10 +18,14 @@ from paddlenlp.data.text_files import (
     SPACED,
     TOKENIZERS,
     BadRow,
+    check_columns,
     decoded,
     frequent,
     kind_of,
     lines_of,
+    read_table,
+    split_files,
+    string_of,
     text_of,
     warn_unknown,
 )
@@ -91,9 +94,12 @@ class WindowRows:
 class RunningTextData(DataModule):
     """Your own text, one sentence a line.
 
-    `source` is a folder of train.txt, valid.txt, optionally test.txt (each may be .gz); or toy = generated. Each
-    line, a blank one too, ends with the end token. A line that is not UTF-8 is bad, and is named by file and line.
-    The vocabulary is that of the training text; other words are <unk>. No Unicode normalisation is done.
+    `source` is a folder with train, valid and optionally test files; or toy = generated. A file is .txt, lines of text,
+    or has the text in a column: .csv (quoted with ") and .tsv (tabs, no quoting) with a header line or `columns`, or
+    .jsonl, an object a line, whose text may have several lines. Any may end in .gz. Each line ends with the end token,
+    a blank one of .txt and an empty text of a column too; blank lines of the others are left out. A line that is not
+    UTF-8, or has not the columns that it should, is bad, and is named by file and line. The vocabulary is that of the
+    training text; other words are <unk>. No Unicode normalisation is done.
 
     Training reads `batch_size` streams side by side, `steps` tokens at a time: see `StreamRows`; nothing is shuffled.
     Validation and test are scored in windows that begin with `context` tokens which do not count, so that every token
@@ -106,6 +112,8 @@ class RunningTextData(DataModule):
         min_count: rarer words of the training text are <unk>.
         tokenizer: what a word is: space = what stands between spaces; words; characters, for Chinese and the like;
             jieba: see `TextTableData`.
+        text: column of the text, of files that have columns.
+        columns: names of all columns, for .csv and .tsv without a header line.
         **common: see `DataModule`.
     """
 
@@ -120,6 +128,8 @@ class RunningTextData(DataModule):
         window: int = 400,
         min_count: int = 1,
         tokenizer: str = "space",
+        text: str = "text",
+        columns: list[str] | None = None,
         **common: Any,
     ) -> None:
         super().__init__(**common)
@@ -134,6 +144,8 @@ class RunningTextData(DataModule):
         if tokenizer not in (known := [name for name in TOKENIZERS if name != "bigrams"]):  # which write no text
             raise ValueError(f"data.tokenizer must be one of {', '.join(known)}, got {tokenizer!r}")
         self.steps, self.context, self.window, self.min_count = steps, context, window, min_count
+        check_columns(columns, (text,))
+        self.text, self.columns = text, columns
         self.tokenizer, self.separator = tokenizer, " " if tokenizer in SPACED else ""
         self._vocabulary: list[str] = []
         self._ids: dict[str, int] = {}
@@ -213,12 +225,19 @@ class RunningTextData(DataModule):
     def _files(self) -> dict[str, Path]:
         if self.source == "auto":
             raise DataError("data.source: give the folder of your texts, or toy for generated ones")
-        return sources.split_files(
-            Path(self.source), lambda path: kind_of(path) == "txt", ".txt, optionally with .gz", ("train", "valid")
-        )
+        return split_files(Path(self.source))
 
     def _read(self, path: Path) -> list[str]:
         words: list[str] = []
+        kind = kind_of(path)
+
+        def take(line: int, row: dict[str, Any]) -> None:
+            for text in string_of(row[self.text], "text").removesuffix("\n").split("\n"):
+                words.extend([*TOKENIZERS[self.tokenizer](text), "<eos>"])
+
+        if kind is not None and kind != "txt":
+            read_table(path, kind, [self.text], take, self.bad_rows, columns=self.columns, options="data.text")
+            return words
         for line, raw in lines_of(path):
             try:
                 words += [*TOKENIZERS[self.tokenizer](decoded(raw, "utf-8", line)), "<eos>"]
@@ -237,7 +256,7 @@ class RunningTextData(DataModule):
 
         Where a line ends in it stands the end token, as in training.
         """
-        lines = [TOKENIZERS[self.tokenizer](line) for line in text_of(raw, ["text"])[0].split("\n")]
+        lines = [TOKENIZERS[self.tokenizer](line) for line in text_of(raw, [self.text, "text"])[0].split("\n")]
         ids = [id_ for line in lines for id_ in (END, *(self._ids.get(word, UNKNOWN) for word in line))]
         return {"tokens": torch.tensor([ids[1:]], dtype=torch.int64)}  # before the first line nothing ends
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 from pathlib import Path
 
@@ -191,6 +192,44 @@ def test_a_beginning_of_several_lines_has_their_ends() -> None:
     one, two, three = (data._ids[f"w{i}"] for i in (1, 2, 3))
     assert data.encode("w1 w2\r\n\nw3\n")["tokens"].tolist() == [[one, two, 1, 1, three, 1]]
     assert data.encode("")["tokens"].shape == (1, 0)
+
+
+@pytest.mark.parametrize("kind", ["tsv", "csv", "jsonl"])
+def test_lines_may_stand_in_a_column(kind: str, tmp_path: Path) -> None:
+    """Also an empty one, and of JSON several in one text, whose last end of line makes no further one."""
+    head, rows = {
+        "tsv": ("id\tnote\n", ['1\tthe "cat" sat\n', "2\t\n", "3\tthe dog ran\n", "4\ta bird\n"]),
+        "csv": ("note,id\n", ['"the ""cat"" sat",1\n', '"",2\n', "the dog ran,3\n", "a bird,4\n"]),
+        "jsonl": (
+            "",
+            [r'{"note": "the \"cat\" sat\n"}' "\n", '{"note": ""}\n', r'{"note": "the dog ran\na bird"}' "\n"],
+        ),
+    }[kind]
+    lines = 'the "cat" sat\n\nthe dog ran\na bird\n'
+    for folder, split in ((folder, split) for folder in ("lines", "column") for split in ("train", "dev")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        if folder == "lines":
+            (tmp_path / folder / f"{split}.txt").write_text(9 * lines, encoding="utf-8")
+        else:
+            packed = gzip.compress((head + 9 * "".join(rows)).encode())
+            (tmp_path / folder / f"{split}.{kind}.gz").write_bytes(packed)
+    read = {}
+    for folder in ("lines", "column"):
+        read[folder] = RunningTextData(source=str(tmp_path / folder), batch_size=2, steps=3, text="note")
+        read[folder].prepare()
+    assert read["column"].spec == read["lines"].spec
+    assert np.array_equal(read["column"]._texts["train"], read["lines"]._texts["train"])
+    assert torch.equal(read["column"].encode({"note": "the dog"})["tokens"], read["lines"].encode("the dog")["tokens"])
+    (tmp_path / "column" / f"train.{kind}.gz").unlink()
+    path = tmp_path / "column" / f"train.{kind}"
+    path.write_bytes((head + "".join(rows)).encode() + b"\xff\n")
+    number = len(path.read_bytes().splitlines())
+    with pytest.raises(DataError, match=rf"train\.{kind}:{number}: byte 1 of the line is not utf-8"):
+        RunningTextData(source=str(tmp_path / "column"), batch_size=2, steps=3, text="note").prepare()
+    with pytest.raises(DataError, match=rf"train\.{kind}:1: .*'nota'.* did you mean 'note'"):
+        RunningTextData(source=str(tmp_path / "column"), batch_size=2, steps=3, text="nota").prepare()
+    with pytest.raises(ValueError, match="data.columns lacks 'text'"):
+        RunningTextData(columns=["note"])
 
 
 def test_own_text(tmp_path: Path) -> None:
