@@ -196,7 +196,7 @@ class ImageFolderData(ClassifiedData):
 
     Files that are no images by their endings are passed over and counted. An image that cannot be read is a bad row.
     Where the resized images fit into `cache` megabytes they are read once and kept as uint8; otherwise they are read
-    each time, and at the start only as far as their headers.
+    each time, and at the start only as far as their headers, with on_bad_row=skip to their ends.
 
     Batch: image [B, 3, size, size] float32, RGB, (pixel / 255 - mean) / deviation; label [B] int64.
 
@@ -281,7 +281,9 @@ class ImageFolderData(ClassifiedData):
         for split, (inputs, labels) in read.items():
             kept: list[Tensor] | None = None
             if self._bytes <= self.cache * 2**20:
-                inputs, labels, kept = self._keep(inputs, labels)
+                inputs, labels, kept = self._usable(inputs, labels, self._resized)
+            elif self.bad_rows.on_bad_row == "skip":
+                inputs, labels, _ = self._usable(inputs, labels, _whole)
             target = own[torch.tensor(labels, dtype=torch.int64)]
             self._inputs[split], self._targets[split] = inputs, target
             sample = partial(self._sample, kept or inputs, target, self._transform(split))
@@ -309,15 +311,24 @@ class ImageFolderData(ClassifiedData):
         """Bytes of an image once it is resized."""
         return 3 * self.resize * self.resize * max(width, height) // min(width, height)
 
-    def _keep(self, inputs: list[Any], labels: list[int]) -> tuple[list[Any], list[int], list[Tensor]]:
-        """The images that can be read to their end, resized."""
-        kept = []
+    def describe(self) -> dict[str, Any]:
+        """Reads the images that are not kept to their ends, too."""
+        if self._bytes > self.cache * 2**20 and self.bad_rows.on_bad_row == "error":
+            for split in self.splits:
+                self._usable(self._inputs[split], self._targets[split].tolist(), _whole)
+        return super().describe()
+
+    def _usable(
+        self, inputs: list[Any], labels: list[int], read: Callable[[Any], Any]
+    ) -> tuple[list[Any], list[int], list[Any]]:
+        """The images that `read` does not refuse, their labels, and what it gives of each."""
+        found = []
         for raw, label in zip(inputs, labels, strict=True):
             try:
-                kept.append((raw, label, self._resized(raw)))
+                found.append((raw, label, read(raw)))
             except DataError as error:
                 self.bad_rows.add(raw, 1, str(error).removeprefix(f"{raw}: "))
-        return [k[0] for k in kept], [k[1] for k in kept], [k[2] for k in kept]
+        return [f[0] for f in found], [f[1] for f in found], [f[2] for f in found]
 
     def _resized(self, raw: Any) -> Tensor:
         """[3, h, w] uint8, the shorter side `resize`."""
@@ -368,6 +379,11 @@ class ImageFolderData(ClassifiedData):
     def picture(self, raw: Any, answer: dict[str, Any]) -> Image.Image:
         """The image with its class and, of a prediction, the probability under it."""
         return captioned(picture_of(raw), [named(answer)])
+
+
+def _whole(raw: Any) -> None:
+    """Read an image to its end."""
+    picture_of(raw)
 
 
 def named(answer: dict[str, Any]) -> str:

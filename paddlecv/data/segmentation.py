@@ -133,6 +133,13 @@ class SegmentationData(LabelledData):
         self._frequency = state.get("class_frequency") if self._labels else None
 
     def describe(self) -> dict[str, Any]:
+        """Reads every image, and the masks if they are not counted yet."""
+        if self._pairs and self.bad_rows.on_bad_row == "error":
+            if not self.count:
+                self._count(self._usable)
+            for split, rows in self._usable.items():
+                for row in rows:
+                    read_image(self._pairs[split][row][0])
         shares = {
             split: {name: round(float(n) / max(1, n_all.sum()), 6) for name, n in zip(self._labels, n_all, strict=True)}
             for split, n_all in self._pixels.items()

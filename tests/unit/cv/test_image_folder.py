@@ -244,8 +244,13 @@ def test_a_cut_off_image_is_found_when_it_is_read_to_its_end(tmp_path: Path) -> 
     bad.write_bytes(bad.read_bytes()[:1000])
     data = prepared(tmp_path, on_bad_row="skip")
     assert data.bad_rows.count == 1 and counts(data)["valid"] == {"a": 1, "b": 0}
+    unkept = prepared(tmp_path, cache=0)
     with pytest.raises(DataError, match="08.jpg: not an image that can be read"):
-        prepared(tmp_path, cache=0).rows("valid").fetch(np.arange(2), 0)
+        unkept.rows("valid").fetch(np.arange(2), 0)
+    with pytest.raises(DataError, match="08.jpg:1: not an image that can be read"):
+        unkept.describe()  # what check-data shows
+    data = prepared(tmp_path, cache=0, on_bad_row="skip")
+    assert data.bad_rows.count == 1 and data.rows("valid").fetch(np.arange(1), 0)["label"].tolist() == [0]
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,8 @@ def test_val_is_valid_and_what_is_empty_or_no_text_is_named(tmp_path: Path) -> N
 def test_skip_leaves_out_an_image_that_is_cut_off(tmp_path: Path) -> None:
     image = own_folder(tmp_path) / "train/images/1.jpg"
     image.write_bytes(image.read_bytes()[:700])
+    with pytest.raises(DataError, match="1.jpg: not an image that can be read"):
+        own(tmp_path).describe()  # what check-data shows
     data = own(tmp_path, on_bad_row="skip")
     assert data.bad_rows.count == 1 and len(data.rows("train")) == 2
     assert data.rows("train").fetch(np.arange(2), 0)["image"].shape[0] == 2
@@ -252,6 +254,11 @@ def test_camvid_and_cityscapes_in_their_own_folders(tmp_path: Path) -> None:
     mask = data.rows("valid").fetch(np.arange(1), 0)["mask"].flatten()
     assert data.spec["num_classes"] == 19 and data.spec["class_frequency"] is None and data.splits == ("train", "valid")
     assert [mask[i].item() for i in LABEL_IDS] == list(range(19)) and mask[0] == 255 and (mask[:34] < 255).sum() == 19
+    assert data.describe()["pixels"]["valid"]["road"] == pytest.approx(1 / 19, abs=1e-6)  # reads all masks
+    wrong = tmp_path / "city/gtFine/val/ulm/ulm_1_gtFine_labelIds.png"
+    write(wrong, np.full((4, 10), 77, np.uint8))
+    with pytest.raises(DataError, match="masks have ids that are neither a class nor void: 77"):
+        data.describe()
 
 
 def test_colours_and_mirror_before_enlarging_are_the_same_as_behind_it() -> None:
