@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -15,6 +16,7 @@ from paddlenlp.models import RNNAttention, Transformer
 
 BOS, EOS, PAD = 2, 3, 0
 IDS = {"bos_id": BOS, "eos_id": EOS, "pad_id": PAD}
+Net = Transformer | RNNAttention
 SOURCE = torch.tensor([[5, 4, 5, 3], [4, 3, 0, 0], [5, 5, 3, 0]])
 
 
@@ -26,14 +28,14 @@ def model(vocab_size: int = 7, seed: int = 0) -> Transformer:
     return net.eval()
 
 
-def log_prob(net: Transformer, source: Tensor, sentence: tuple[int, ...]) -> float:
+def log_prob(net: Net, source: Tensor, sentence: tuple[int, ...]) -> float:
     given = torch.tensor([[BOS, *sentence[:-1]]])
     with torch.no_grad():
         scores = net(source[None], given).log_softmax(2)[0]
     return sum(float(scores[t, token]) for t, token in enumerate(sentence))
 
 
-def exhaustive(net: Transformer, source: Tensor, most: int, power: float, gnmt: bool) -> list[tuple[float, list[int]]]:
+def exhaustive(net: Net, source: Tensor, most: int, power: float, gnmt: bool) -> list[tuple[float, list[int]]]:
     """Every sentence of up to `most` tokens with its score, best first."""
     found = []
     for length in range(1, most + 1):
@@ -47,9 +49,18 @@ def sentence(tokens: Tensor) -> list[int]:
     return [t for t in tokens.tolist() if t != PAD]
 
 
+def recurrent() -> RNNAttention:
+    torch.manual_seed(0)
+    net = RNNAttention(vocab_size=7, dim=8, attention="luong_concat", cell="lstm")
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.6)
+    return net.eval()
+
+
+@pytest.mark.parametrize("make", [model, recurrent])
 @pytest.mark.parametrize(("power", "gnmt"), [(0.0, False), (1.0, False), (0.6, True)])
-def test_a_wide_beam_finds_what_exhaustive_search_finds(power: float, gnmt: bool) -> None:
-    net = model()
+def test_a_wide_beam_finds_what_exhaustive_search_finds(make: Callable[[], Net], power: float, gnmt: bool) -> None:
+    net = make()
     options = {"beam": 90, "length_penalty": power, "gnmt": gnmt, "max_ratio": 0.0, "max_extra": 4}
     found = beam_search(net, SOURCE, **IDS, **options)
     for row, source in enumerate(SOURCE):
@@ -225,13 +236,19 @@ def test_cut_leaves_the_best_k_and_the_nucleus() -> None:
 
 
 def test_samples_follow_the_distribution() -> None:
-    """Chi-square of the first token over 4000 draws, at a temperature and with the three best alone."""
+    """Chi-square of the first token over 4000 draws: at a temperature, of the three best, of a nucleus."""
     net = model(10)
     with torch.no_grad():
         logits = net(SOURCE[:1], torch.tensor([[BOS]]))[0, 0]
     logits[[PAD, BOS]] = -torch.inf
-    for options in ({"temperature": 1.7}, {"top_k": 3}):
-        chances = cut(logits[None] / options.get("temperature", 1.0), options.get("top_k"), None).softmax(1)[0]
+    for options in ({"temperature": 1.7}, {"top_k": 3}, {"top_p": 0.7}, {"temperature": 0.8, "top_k": 6, "top_p": 0.9}):
+        chances = (logits / options.get("temperature", 1.0)).softmax(0)
+        kept = chances.argsort(descending=True)[: int(options.get("top_k", 10))].tolist()
+        total = float(chances[kept].sum())
+        while float(chances[kept[:-1]].sum()) / total >= options.get("top_p", 1.1):  # the fewest that reach it
+            kept.pop()
+        chances = torch.zeros(10).index_copy(0, torch.tensor(kept), chances[kept] / chances[kept].sum())
+        assert 1 < int((chances > 0).sum()) < 9 or "top_p" not in options
         torch.manual_seed(1)
         drawn = sample(net, SOURCE[:1].expand(4000, -1), **IDS, **options)  # type: ignore[arg-type]
         counts = torch.bincount(drawn.tokens[:, 0, 0], minlength=10)

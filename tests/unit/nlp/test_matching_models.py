@@ -42,6 +42,10 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
 def padded(texts: list[list[int]], width: int = 0) -> torch.Tensor:
     width = max(width, *map(len, texts))
     return torch.tensor([text + [0] * (width - len(text)) for text in texts])
@@ -133,15 +137,45 @@ def test_arci_overlap_marks_the_words_that_both_have() -> None:
     torch.testing.assert_close(same(*pair), without(*pair))
 
 
-def test_simnet_bow_with_cosine_equals_its_definition() -> None:
-    net = made("simnet bow cosine")
+@pytest.mark.parametrize("head", ["cosine", "mlp"])
+@pytest.mark.parametrize("encoder", ["bow", "cnn", "lstm", "gru"])
+def test_simnet_equals_its_definition(encoder: str, head: str) -> None:
+    net = made(f"simnet {encoder} {head}")
     w = numbers(net)
 
-    def vector(tokens: list[int]) -> np.ndarray:
-        total = sum(w["embedding.weight"][t] for t in tokens)
-        return w["project.weight"] @ (total / (1 + np.abs(total))) + w["project.bias"]
+    def encoded(words: list[np.ndarray]) -> np.ndarray:
+        if encoder == "bow":
+            total = sum(words)
+            return total / (1 + np.abs(total))  # softsign
+        if encoder == "cnn":
+            kernel, bias = w["encoder.filters.weight"], w["encoder.filters.bias"]
+            side = [np.zeros(6), *words, np.zeros(6)]
+            windows = [bias + sum(kernel[:, :, k] @ side[t + k] for k in range(3)) for t in range(len(words))]
+            return np.max(np.tanh(windows), 0)
+        wi, wh, bi, bh = (w[f"encoder.forwards.{p}_l0"] for p in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+        h = c = np.zeros(5)
+        for x in words:
+            given, kept = wi @ x + bi, wh @ h + bh
+            if encoder == "lstm":
+                i, f, g, o = np.split(given + kept, 4)
+                c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+                h = sigmoid(o) * np.tanh(c)
+            else:
+                (r, z, n), (r_kept, z_kept, n_kept) = np.split(given, 3), np.split(kept, 3)
+                z = sigmoid(z + z_kept)
+                h = (1 - z) * np.tanh(n + sigmoid(r + r_kept) * n_kept) + z * h
+        return h  # after the last word
 
-    expected = 10.0 * cosine(vector(QUERY), vector(DOCUMENT))
+    def vector(tokens: list[int]) -> np.ndarray:
+        return w["project.weight"] @ encoded([w["embedding.weight"][t] for t in tokens]) + w["project.bias"]
+
+    u, v = vector(QUERY), vector(DOCUMENT)
+    if head == "cosine":
+        expected = 10.0 * cosine(u, v)
+    else:
+        both = np.concatenate([u, v, np.abs(u - v), u * v])
+        hidden = np.tanh(w["compare.0.weight"] @ both + w["compare.0.bias"])
+        expected = float((w["compare.2.weight"] @ hidden + w["compare.2.bias"])[0])
     assert net(padded([QUERY]), padded([DOCUMENT])).item() == pytest.approx(expected, rel=1e-5)
 
 

@@ -10,12 +10,13 @@ from paddlenlp.models import RNNAttention
 
 SOURCE = torch.tensor([[5, 6, 7, 3], [9, 3, 0, 0]])
 TARGET = torch.tensor([[2, 8, 9, 10, 11], [2, 12, 4, 0, 0]])
-KINDS = [("bahdanau", False), ("luong_general", True), ("luong_general", False), ("luong_concat", True)]
+KINDS = [("bahdanau", False), *((f"luong_{kind}", fed) for kind in ("general", "concat") for fed in (True, False))]
 
 
-def model(attention: str, input_feeding: bool = True, cell: str = "gru", layers: int = 1) -> RNNAttention:
+def model(attention: str, input_feeding: bool = True, cell: str = "gru", layers: int = 1, **more: bool) -> RNNAttention:
     torch.manual_seed(0)
-    net = RNNAttention(vocab_size=20, dim=6, attention=attention, input_feeding=input_feeding, cell=cell, layers=layers)
+    kind = {"attention": attention, "input_feeding": input_feeding, "cell": cell, "layers": layers, **more}
+    net = RNNAttention(vocab_size=20, dim=6, **kind)  # type: ignore[arg-type]
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.5)
     return net.eval().double()
@@ -32,26 +33,37 @@ def gru(w: dict[str, np.ndarray], at: str, x: np.ndarray, h: np.ndarray, end: st
     return (1 - z) * np.tanh(n + r * hn) + z * h
 
 
-def lstm(w: dict[str, np.ndarray], at: str, x: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
-    gates = w[f"{at}.weight_ih"] @ x + w[f"{at}.bias_ih"] + w[f"{at}.weight_hh"] @ h + w[f"{at}.bias_hh"]
+def lstm(
+    w: dict[str, np.ndarray], at: str, x: np.ndarray, h: np.ndarray, c: np.ndarray, end: str = ""
+) -> tuple[np.ndarray, ...]:
+    gates = w[f"{at}.weight_ih{end}"] @ x + w[f"{at}.bias_ih{end}"] + w[f"{at}.weight_hh{end}"] @ h
+    gates = gates + w[f"{at}.bias_hh{end}"]
     i, f, g, o = np.split(gates, 4)
     c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
     return sigmoid(o) * np.tanh(c), c
 
 
 def slowly(net: RNNAttention, source: list[int], target: list[int]) -> np.ndarray:
-    """Logits [T, V] of one pair for a model of one GRU layer, by the equations."""
+    """Logits [T, V] of one pair for a model of one layer, by the equations."""
     w = {name: p.detach().numpy() for name, p in net.named_parameters()}
     words = w["source_embedding.weight"]
+    given, output = (w.get(name, words) for name in ("target_embedding.weight", "output.weight"))  # else shared
+
+    def cell(at: str, x: np.ndarray, state: tuple[np.ndarray, ...], end: str = "") -> tuple[np.ndarray, ...]:
+        return (gru(w, at, x, state[0], end),) if net.cell == "gru" else lstm(w, at, x, *state, end)
+
+    def empty() -> tuple[np.ndarray, ...]:
+        return (np.zeros(6),) if net.cell == "gru" else (np.zeros(6), np.zeros(6))
+
     forward, backward = [], []
-    h = np.zeros(6)
-    for token in source:
-        forward.append(h := gru(w, "encoder", words[token], h, "_l0"))
-    h = np.zeros(6)
-    for token in reversed(source):
-        backward.append(h := gru(w, "encoder", words[token], h, "_l0_reverse"))
+    for states, tokens, end in ((forward, source, "_l0"), (backward, source[::-1], "_l0_reverse")):
+        state = empty()
+        for token in tokens:
+            state = cell("encoder", words[token], state, end)
+            states.append(state[0])
     memory = [np.concatenate(pair) for pair in zip(forward, reversed(backward), strict=True)]
-    s = np.tanh(w["bridge.0.weight"] @ np.concatenate([forward[-1], backward[-1]]) + w["bridge.0.bias"])
+    start = np.tanh(w["bridge.0.weight"] @ np.concatenate([forward[-1], backward[-1]]) + w["bridge.0.bias"])
+    state = (start, *empty()[1:])
     feed = np.zeros(6)
 
     def look(s: np.ndarray) -> np.ndarray:
@@ -65,21 +77,22 @@ def slowly(net: RNNAttention, source: list[int], target: list[int]) -> np.ndarra
 
     logits = []
     for token in target:
-        y = words[token]
+        y = given[token]
         if net.kind == "bahdanau":
-            c = look(s)
-            s = gru(w, "decoder.0", np.concatenate([y, c]), s)
-            out = np.tanh(w["combine.weight"] @ np.concatenate([c, s, y]))
+            c = look(state[0])
+            state = cell("decoder.0", np.concatenate([y, c]), state)
+            out = np.tanh(w["combine.weight"] @ np.concatenate([c, state[0], y]))
         else:
-            s = gru(w, "decoder.0", np.concatenate([y, feed]) if net.input_feeding else y, s)
-            out = feed = np.tanh(w["combine.weight"] @ np.concatenate([look(s), s]))
-        logits.append(words @ out)
+            state = cell("decoder.0", np.concatenate([y, feed]) if net.input_feeding else y, state)
+            out = feed = np.tanh(w["combine.weight"] @ np.concatenate([look(state[0]), state[0]]))
+        logits.append(output @ out)
     return np.stack(logits)
 
 
+@pytest.mark.parametrize(("cell", "shared"), [("gru", True), ("gru", False), ("lstm", True)])
 @pytest.mark.parametrize(("attention", "input_feeding"), KINDS)
-def test_equals_the_equations(attention: str, input_feeding: bool) -> None:
-    net = model(attention, input_feeding)
+def test_equals_the_equations(attention: str, input_feeding: bool, cell: str, shared: bool) -> None:
+    net = model(attention, input_feeding, cell, shared=shared)
     with torch.no_grad():
         got = net(SOURCE, TARGET)
     np.testing.assert_allclose(got[0], slowly(net, [5, 6, 7, 3], [2, 8, 9, 10, 11]), atol=1e-6)
