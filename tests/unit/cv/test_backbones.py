@@ -16,6 +16,7 @@ import paddlecv
 from paddlecore.errors import CheckpointError, ConfigError, DataError
 from paddlecore.hub import create_model, list_models
 from paddlecv.models import Backbone, MobileNetV1
+from paddlecv.models.backbones import TORCHVISION
 
 SMALL = (
     "alexnet", "googlenet", "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small",
@@ -46,10 +47,34 @@ def test_equals_torchvision(architecture: str) -> None:
         torch.testing.assert_close(ours(image), theirs(image))
 
 
-@pytest.mark.parametrize("architecture", ["vgg11_bn", "vgg16", "resnext50_32x4d", "shufflenet_v2_x2_0"])
-def test_has_the_tensors_of_torchvision(architecture: str) -> None:
+@pytest.mark.parametrize(
+    "architecture", ["vgg11_bn", "resnext50_32x4d", "mobilenet_v3_large", "shufflenet_v2_x1_0", "squeezenet1_0"]
+)
+def test_equals_torchvision_with_repeated_rows(architecture: str) -> None:
+    """The larger ones, without drawing or holding a whole network: all rows of a large layer are the same."""
+    torch.manual_seed(0)
     with torch.device("meta"):
-        theirs = torchvision.models.get_model(architecture).state_dict()
+        theirs = torchvision.models.get_model(architecture, num_classes=7).eval()
+        ours = Backbone(architecture=architecture, num_classes=7).eval()
+    state = {}
+    for name, value in theirs.state_dict().items():
+        drawn = torch.rand(value.shape if value.numel() < 1e6 else (1, *value.shape[1:])).expand(value.shape)
+        positive = value.ndim == 1 and name.endswith(("weight", "var"))
+        state[name] = drawn + 0.5 if positive else (drawn - 0.5) * (24 / value.shape[1:].numel()) ** 0.5
+    for model in (theirs, ours):
+        model.load_state_dict(state, assign=True)
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = theirs(image)
+        assert float(expected.std()) > 1e-3
+        torch.testing.assert_close(ours(image), expected)
+
+
+@pytest.mark.parametrize("architecture", TORCHVISION)
+def test_has_the_tensors_of_torchvision(architecture: str) -> None:
+    options = {"aux_logits": False, "init_weights": True} if architecture == "googlenet" else {}
+    with torch.device("meta"):
+        theirs = torchvision.models.get_model(architecture, **options).state_dict()
         ours = Backbone(architecture=architecture).state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
 
