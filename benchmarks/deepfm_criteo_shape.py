@@ -20,6 +20,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -448,7 +449,7 @@ def profile(name: str, rows: int, steps: int, warm_up: int = 8) -> dict[str, Any
 
 
 def memory(name: str, rows: int) -> dict[str, float]:
-    """Peak resident memory of a short run beside what the table and its state take."""
+    """Peak resident memory of ten steps and a checkpoint beside what the table and its state take."""
     from paddlecore.trainer import peak_memory
 
     class Done(Exception):
@@ -463,11 +464,15 @@ def memory(name: str, rows: int) -> dict[str, float]:
         count += 1
 
     trainer = make_trainer(name, rows, gate)
-    with contextlib.suppress(Done):
-        trainer.fit()
-    size = rows * (DIM + 1) * 4 / 2**30
+    with tempfile.TemporaryDirectory() as folder:
+        trainer.folder = Path(folder)
+        with contextlib.suppress(Done):
+            trainer.fit()
+        trainer._save()
+    size, number = rows * (DIM + 1) * 4 / 2**30, rows * 4 / 2**30
     tables, rule, _ = OURS[name]
-    state = {"adam": 2 * size + rows * 4 / 2**30, "adagrad": rows * 4 / 2**30}[rule] if tables == "rows" else 3 * size
+    adam = 2 * size + number
+    state = {"adam": adam, "dense_adam": adam, "adagrad": number}[rule] if tables == "rows" else 3 * size
     peak = peak_memory(torch.device("cpu")) / 2**30
     kind, rest = "state" if tables == "rows" else "state and gradient", peak - size - state
     print(f"{name}, {rows:,} rows: peak {peak:.2f} GiB = table {size:.2f} + {kind} {state:.2f} + {rest:.2f}")

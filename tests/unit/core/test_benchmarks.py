@@ -1,5 +1,6 @@
 """The processes that benchmarks compare: they warm up, wait, are timed in turns, and say why they ended."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -40,3 +41,13 @@ def test_a_contender_is_timed_window_by_window(contender):
 def test_a_contender_that_cannot_start_says_why(contender):
     with pytest.raises(RuntimeError, match="one ended:(.|\n)*no_such_program"):
         contender("import no_such_program")
+
+
+def test_memory_is_told_of_each_of_ours(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    script = importlib.import_module("deepfm_criteo_shape")
+    for name, small in (("BATCH", 8), ("SAMPLES", 80), ("HIDDEN", (4,))):
+        monkeypatch.setattr(script, name, small)
+    for name in script.OURS:
+        figures = script.memory(name, 260)
+        assert figures["rest"] > 0 and figures["state"] < 4 * figures["table"]
