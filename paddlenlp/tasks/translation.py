@@ -186,7 +186,7 @@ class Translation(Task):
             Perplexity(),
             Perplexity("word", "perplexity_word"),
             Bleu("bleu_tok_lc", "moses", self.target_language, lowercase=True),
-            Bleu("sacrebleu", self.tokenize, lowercase=self.lower),
+            Bleu("sacrebleu", self.tokenize, self.target_language, lowercase=self.lower),
             ChrF(lowercase=self.lower),
         ]
 

@@ -122,6 +122,8 @@ def test_bleu_has_tokens_where_words_are_written_without_spaces(language: str, t
     for variety in (f"{language}-CH", f"{language.upper()}_tw"):  # files may be named train.zh-CN
         names = [metric.signature for metric in task(target_language=variety).metrics()]
         assert names == [metric.signature for metric in task(target_language=language).metrics()]
+    signature = task(target_language=language, tokenize="moses").metrics()[3].signature
+    assert signature.endswith(f"|moses {language}")  # whose rules differ by language
     with pytest.raises(ValueError, match="tokenize must be one of .*13a.*; got '13b'"):
         task(tokenize="13b")
 
