@@ -274,11 +274,20 @@ class TextPairData(DataModule):
 
     def describe(self) -> dict[str, Any]:
         """`rows` are queries; `splits` has, by split, pairs, right ones, queries with right and wrong candidates, texts
-        that were cut off, and the share of tokens without an id of their own."""
+        that were cut off, and the share of tokens without an id of their own; `padding` is its share of the words of
+        training batches, the first 100."""
+        rows = self._rows["train"]
+        plan = self.plan(rows)
+        batches = [rows.fetch(plan.rows(0, step), 0) for step in range(min(plan.steps(0), 100))]
+        padding = {}
+        for side in ("query", "document"):
+            there = [(b[side] != PAD).any(2) if b[side].dim() == 3 else b[side] != PAD for b in batches]
+            padding[side] = round(1 - sum(int(t.sum()) for t in there) / sum(t.numel() for t in there), 4)
         return {
             **super().describe(),
             "files": [str(path) for path in self._paths],
             "splits": self._facts,
+            "padding": padding,
         }
 
     # ------------------------------------------------------------------------------------------------ reading

@@ -60,6 +60,13 @@ def test_rows_of_one_query_come_together(kind: str, tmp_path: Path) -> None:
     assert (found["pairs"], found["right"], found["queries"], found["queries_with_both"]) == (5, 3, 3, 1)
 
 
+@pytest.mark.parametrize("trigrams", [False, True])
+def test_the_share_of_padding_is_told(trigrams: bool, tmp_path: Path) -> None:
+    """Queries of 4, 4, 4, 3 and 2 words beside candidates of 3, 3, 2, 2 and 1."""
+    data = prepared(folder_of(tmp_path), batch_size=3, trigrams=trigrams)
+    assert data.describe()["padding"] == {"query": round(3 / 20, 4), "document": round(4 / 15, 4)}
+
+
 def test_wrong_candidates_are_drawn_by_seed_epoch_and_row() -> None:
     data = prepared("toy", negatives=4)
     rows = data.rows("train")
