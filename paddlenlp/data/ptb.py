@@ -48,7 +48,8 @@ class StreamRows:
         self.windows = (len(text) - 1) // (slots * steps)
         if not self.windows:
             raise DataError(
-                f"{len(text)} tokens do not make one step of data.batch_size={slots} x data.steps={steps} tokens"
+                f"{len(text)} tokens of training text do not make one step of data.batch_size={slots} x "
+                f"data.steps={steps} tokens: give more text, or set these lower"
             )
         length = self.windows * steps
         self.text = np.stack([text[slot * length : (slot + 1) * length + 1] for slot in range(slots)])
