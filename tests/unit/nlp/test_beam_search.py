@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -70,6 +71,49 @@ def test_a_wide_beam_finds_what_exhaustive_search_finds(make: Callable[[], Net],
             assert float(found.scores[row, place]) == pytest.approx(score, abs=1e-5)
             assert sentence(found.tokens[row, place]) == tokens
         assert found.scores[row].isfinite().sum() == 85  # and no sentence twice
+
+
+def plainly(
+    net: Net, source: Tensor, most: int, options: dict[str, Any], prefix: list[int]
+) -> list[tuple[float, list[int]]]:
+    """Beam search by its rules, for one sentence and without a cache: all that it finds with the scores, best first."""
+    beam, power = options["beam"], options["length_penalty"]
+    live, done = [(0.0, list[int]())], []
+    for length in range(1, most + 1):
+        grown = []
+        for log_p, tokens in live:
+            with torch.no_grad():
+                step = net(source[None], torch.tensor([[BOS, *tokens]]))[0, -1].log_softmax(0)
+            allowed = prefix[length - 1 : length] or ([EOS] if length == most else [1, *range(EOS, len(step))])
+            grown += [(log_p + float(step[token]), [*tokens, token]) for token in allowed]
+        grown = sorted(grown, reverse=True)[: 2 * beam]
+        for log_p, tokens in grown[:beam]:
+            if tokens[-1] == EOS:
+                looked = alignment(net, source[None], torch.tensor([tokens]), bos_id=BOS)[0].sum(0)
+                lack = options["coverage_penalty"] * float(looked.clamp(max=1).log().sum())
+                done.append((log_p / ((5 + length) / 6 if options["gnmt"] else length) ** power + lack, tokens))
+        live = [(log_p, tokens) for log_p, tokens in grown if tokens[-1] != EOS][:beam]
+        if len(done) >= beam or not live:
+            break
+    return sorted(done, reverse=True)[:beam]
+
+
+@pytest.mark.parametrize("make", [model, recurrent])
+@pytest.mark.parametrize(("beam", "power", "gnmt", "coverage"), [(2, 1.5, False, 0.0), (3, 0.6, True, 0.4)])
+def test_a_narrow_beam_follows_its_rules(
+    make: Callable[[], Net], beam: int, power: float, gnmt: bool, coverage: float
+) -> None:
+    """In a batch of sentences with and without a prefix, which end at different times."""
+    net, given = make(), [[5], [], [6, 4, 1]]
+    options = {"beam": beam, "length_penalty": power, "gnmt": gnmt, "coverage_penalty": coverage}
+    prefix = torch.tensor([row + [PAD] * (3 - len(row)) for row in given])
+    found = beam_search(net, SOURCE, **IDS, **options, max_ratio=1.0, max_extra=2, prefix=prefix)  # type: ignore[arg-type]
+    for row, source in enumerate(SOURCE):
+        source = source[source != PAD]
+        wanted = plainly(net, source, max(len(source) + 2, len(given[row]) + 1), options, given[row])
+        assert [sentence(tokens) for tokens in found.tokens[row, : len(wanted)]] == [tokens for _, tokens in wanted]
+        assert found.scores[row, : len(wanted)].tolist() == pytest.approx([score for score, _ in wanted], abs=1e-5)
+        assert not found.scores[row, len(wanted) :].isfinite().any()
 
 
 def test_log_probs_are_those_of_the_model() -> None:

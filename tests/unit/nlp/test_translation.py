@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 
 from paddlecore import cli, testing
 from paddlecore.errors import ConfigError, DataError
+from paddlecore.run import load_predictor
 from paddlenlp.layers.smoothing import smoothed_cross_entropy
 from paddlenlp.metrics import Bleu, ChrF, Perplexity
 from paddlenlp.metrics.bleu import moses_tokenize
@@ -349,6 +351,14 @@ def test_tokenised_bleu_compares_tokens_in_lower_case() -> None:
 )
 def test_moses_tokens(language: str, text: str, tokens: str) -> None:
     assert " ".join(moses_tokenize(text, language)) == tokens
+
+
+def test_the_guide_gives_the_translations_of_the_published_weights() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs/translation.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"^\| ([A-Z].*[.]) \| (.*[.]) \|$", page, re.MULTILINE))
+    assert len(shown) == 10
+    translate = load_predictor("nlp/transformer_multi30k", "device=cpu")
+    assert [answer["translations"][0]["text"] for answer in translate(*shown)] == list(shown.values())
 
 
 def test_the_guide_gives_the_score_of_the_published_weights() -> None:
