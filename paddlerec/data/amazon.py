@@ -22,8 +22,8 @@ class _Published(Numbered, HistoryData):
 
     def __init__(self, *, max_len: int = 50, negatives: int = 0, eval_negatives: int = 0, **common: Any) -> None:
         super().__init__(
-            max_len=max_len, min_count=1, user="user", item="item", time="time", negatives=negatives,
-            eval_negatives=eval_negatives, **common,
+            max_len=max_len, min_count=1, user="user", item="item", time="time", columns=None,
+            negatives=negatives, eval_negatives=eval_negatives, **common,
         )  # fmt: skip
 
     def _file(self) -> Path:

@@ -140,7 +140,7 @@ class HistoryData(SessionData):
     - `.txt` (also `.gz`): lines of a user and one or more items, parted by blanks. A user's lines follow each other
       in time, others may stand between them: `user item` once for each, or the whole history in one line.
     - `.tsv`, `.csv` (also `.gz`) or `.parquet`: one interaction a row, with columns of user, item and time. They are
-      put in order of time; equal times keep the file's order.
+      put in order of time; equal times keep the file's order. MovieLens' `ratings.dat` and `u.data` as they are.
 
     Ids: items are 1..N, most frequent in the file first; `num_items` = N + 1. Id 0 is padding. Items that are too rare
     are left out of histories. An item may be known from others' last items only: its vector is then as it was drawn.
@@ -157,6 +157,7 @@ class HistoryData(SessionData):
         user: column of the user, in files of columns.
         item: column of the item.
         time: column of the time, numbers or dates.
+        columns: names of all columns, for files of columns without a header line.
         negatives: items drawn for each training target among those that are not in the user's training history.
         eval_negatives: items drawn for each evaluated target among those that are not in the user's history, once for
             all, which it is ranked among; 0 = it is ranked among all items but those of the history before it.
@@ -174,13 +175,14 @@ class HistoryData(SessionData):
         user: str = "user",
         item: str = "item",
         time: str = "time",
+        columns: list[str] | None = None,
         negatives: int = 0,
         eval_negatives: int = 0,
         **common: Any,
     ) -> None:
         super().__init__(
             batches="prefixes", samples=0, alpha=0.0, max_len=max_len, min_count=min_count, session=user, item=item,
-            time=time, valid_share=0.0, test_share=0.0, split="random", split_seed=1, **common,
+            time=time, columns=columns, valid_share=0.0, test_share=0.0, split="random", split_seed=1, **common,
         )  # fmt: skip
         if negatives < 0 or eval_negatives < 0:
             raise ValueError(f"negatives must not be fewer than 0, got {negatives}, {eval_negatives}")
@@ -247,7 +249,7 @@ class HistoryData(SessionData):
         if self.source != "auto" and not path.exists():
             raise DataError(f"data.source={self.source}: there is no such file")
         if not path.is_file() or suffix(path) is None:
-            raise DataError(f"data.source={self.source} must be a .txt, .tsv, .csv (each also .gz) or .parquet file")
+            raise DataError(f"data.source={self.source} must be .txt, .tsv, .csv (also .gz), .parquet, .dat or .data")
         self._paths = [path]
         return path
 

@@ -14,12 +14,10 @@ from paddlecore.errors import DataError
 from paddlecore.sources import split_files
 from paddlecore.task import Batch
 from paddlerec.data.negatives import Negatives, Popularity
-from paddlerec.data.reader import Times, converted, from_json, is_name, named, numbered, numbers, suffix
+from paddlerec.data.reader import Times, converted, from_json, is_name, movielens, named, numbered, numbers, suffix
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-_MOVIELENS = ["user", "item", "rating", "time"]  # columns of .dat and .data files, which have no header
 
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]  # users and items of each split's pairs, or of "all" yet to be split
 Names = tuple[list[str], list[str]]  # of users and of items
@@ -467,8 +465,6 @@ class InteractionData(DataModule):
 
     def _read(self, path: Path, places: tuple[dict[str, int], dict[str, int]]) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of users and items, each pair once, in order of time; `places` has those of names, and gets more."""
-        headless = suffix(path) in (".dat", ".data")
-        columns = self.columns or (_MOVIELENS if headless else None)
         wanted = [name for name in (self.user, self.item, self.rating, self.time) if name is not None]
         times = Times(self.time or "")
 
@@ -478,7 +474,7 @@ class InteractionData(DataModule):
             rated = numbers(table[self.rating], self.rating) if self.rating else np.zeros(table.num_rows)
             return *map(numbered, found, places), when, rated
 
-        chunks = converted(path, wanted, convert, partial(self.bad_rows.add, path), columns)
+        chunks = converted(path, wanted, convert, partial(self.bad_rows.add, path), self.columns or movielens(path))
         if not chunks:
             raise DataError(f"{path}: it has no rows{' that can be used' if self.bad_rows.count else ''}")
         users, items, when, rated = (np.concatenate(parts) for parts in zip(*chunks, strict=True))

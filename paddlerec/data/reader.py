@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # None: tabs if the first line has one, else commas. The last two: MovieLens
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": None, ".data": "\t", ".dat": "::"}
+_MOVIELENS = ["user", "item", "rating", "time"]
 _BLOCK = 1 << 24  # bytes of text in a piece
 _BATCH = 1 << 17  # rows of Parquet in a piece
 
@@ -221,6 +222,8 @@ def _text(
     size = path.stat().st_size
     with _opened(path) as (raw, file):
         first = file.readline()
+        if delimiter == "::" and delimiter.encode() not in first:
+            delimiter = ","  # YooChoose's clicks
         colons = delimiter == "::"  # the parser wants one character
         if colons:
             first, delimiter = first.replace(b"::", b"\t"), "\t"
@@ -237,7 +240,8 @@ def _text(
             names, line, rest = list(columns), 1, first
         if not any(names):
             raise DataError(f"{path}:1: the file is empty")
-        _check_names(f"{path}:1", names, wanted, "; the first line names the columns" if columns is None else "")
+        said_by = "; the first line names the columns, where data.columns does not" if columns is None else ""
+        _check_names(f"{path}:1", names, wanted, said_by)
         for block in _blocks(file, rest):
             if colons:
                 block = block.replace(b"::", b"\t")
@@ -256,6 +260,16 @@ def _opened(path: Path) -> Iterator[tuple[BufferedIOBase, BufferedIOBase]]:
         raise DataError(f"{path}: damaged: {error}") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def movielens(path: Path) -> list[str] | None:
+    """The columns of a file that has none of them in a header, as MovieLens leaves it: `ratings.dat` (parted by ::) and
+    `u.data` (tabs); None for other files. Raises DataError: it is damaged."""
+    parted = {".dat": b"::", ".data": b"\t"}.get(suffix(path) or "")
+    if parted is None:
+        return None
+    with _opened(path) as (_, file):
+        return list(_MOVIELENS) if parted in file.readline() else None
 
 
 def contents(path: Path) -> bytes:

@@ -14,7 +14,18 @@ from paddlecore.data import DataModule, Plan, Rows, mix
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, locate, split_files
 from paddlecore.task import Batch
-from paddlerec.data.reader import Times, converted, from_json, is_name, is_whole, lines, named, numbered, suffix
+from paddlerec.data.reader import (
+    Times,
+    converted,
+    from_json,
+    is_name,
+    is_whole,
+    lines,
+    movielens,
+    named,
+    numbered,
+    suffix,
+)
 from paddlerec.data.session_parallel import SessionPlan, SessionStreams
 
 if TYPE_CHECKING:
@@ -84,7 +95,8 @@ class SessionData(DataModule):
     `source` is a folder with a train file and optionally valid and test files, or one file, which is split by sessions:
 
     - `.tsv`, `.csv` (also `.gz`) or `.parquet`: one click a row, with columns of session, item and time, as GRU4Rec
-      reads them. Clicks are put in order of time within a session; equal times keep the file's order.
+      reads them; with `columns`, files without a header, as `yoochoose-clicks.dat`. Clicks are put in order of time
+      within a session; equal times keep the file's order.
     - `.txt` (also `.gz`): one session a line, item names parted by blanks. A line with a tab is a history and, after
       the tab, its target: one example, not expanded (for test files that come expanded; not for `batches=parallel`).
 
@@ -112,6 +124,8 @@ class SessionData(DataModule):
         session: column of the session, in files of clicks.
         item: column of the item.
         time: column of the time, numbers or dates.
+        columns: names of all columns, for files of clicks without a header line; without it `.dat` parted by :: and
+            `.data` have MovieLens' user, item, rating, time.
         valid_share: share of the training sessions that become validation where there is no valid file; 0 = none.
         test_share: share of all sessions that become test where `source` is one file; 0 = none.
         split: random, or last: the sessions of each share are those that begin last, so that nothing is learned from
@@ -136,6 +150,7 @@ class SessionData(DataModule):
         session: str = "SessionId",
         item: str = "ItemId",
         time: str = "Time",
+        columns: list[str] | None = None,
         valid_share: float = 0.1,
         test_share: float = 0.1,
         split: str = "random",
@@ -154,7 +169,7 @@ class SessionData(DataModule):
                 f"data.batches must be prefixes or parallel, and data.samples not negative, got {batches!r}"
             )
         self.batches, self.samples, self.alpha = batches, samples, alpha
-        self.max_len, self.min_count, self.columns = max_len, min_count, (session, item, time)
+        self.max_len, self.min_count, self.columns, self.wanted = max_len, min_count, columns, (session, item, time)
         self.valid_share, self.test_share, self.split, self.split_seed = valid_share, test_share, split, split_seed
         self._items: list[str] = []  # names; id = 1 + place
         self._ids: dict[str, int] = {}  # once `encode` needs them
@@ -258,7 +273,7 @@ class SessionData(DataModule):
         source = Path(self.source)
         if source.is_file():
             return {"all": source}
-        return split_files(source, suffix, ".txt, .tsv, .csv (optionally with .gz) or .parquet")
+        return split_files(source, suffix, ".txt, .tsv, .csv (optionally with .gz), .parquet, .dat or .data")
 
     def _read(self, path: Path) -> Log:
         log = self._read_lines(path) if suffix(path) == ".txt" else self._read_clicks(path)
@@ -288,7 +303,7 @@ class SessionData(DataModule):
 
     def _read_clicks(self, path: Path) -> Log:
         """One click a row."""
-        session, item, time = self.columns
+        session, item, time = self.wanted
         times = Times(time)
         sessions: dict[str, int] = {}
         items: dict[str, int] = {}
@@ -298,7 +313,9 @@ class SessionData(DataModule):
             when = times.read(table[time])
             return numbered(found[0], sessions), numbered(found[1], items).astype(np.int32), when
 
-        chunks = converted(path, self.columns, convert, partial(self.bad_rows.add, path))
+        chunks = converted(
+            path, self.wanted, convert, partial(self.bad_rows.add, path), self.columns or movielens(path)
+        )
         if not chunks:
             return Log(np.empty(0, np.int32), [], np.zeros(1, np.int64), True)
         of, codes, when = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
@@ -467,8 +484,8 @@ class _PublishedSessions(Numbered, SessionData):
     ) -> None:
         super().__init__(
             batches=batches, samples=samples, alpha=alpha, max_len=max_len, min_count=1, session="SessionId",
-            item="ItemId", time="Time", valid_share=valid_share, test_share=0.1, split="random", split_seed=1,
-            **common,
+            item="ItemId", time="Time", columns=None, valid_share=valid_share, test_share=0.1, split="random",
+            split_seed=1, **common,
         )  # fmt: skip
 
     def _files(self) -> dict[str, Path]:

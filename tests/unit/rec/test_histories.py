@@ -55,6 +55,18 @@ def test_columns_are_put_in_order_of_time_and_rare_items_left_out(tmp_path: Path
     assert data.describe()["splits"]["all"]["left_out"] == 1
 
 
+@pytest.mark.parametrize("name", ["ratings.dat", "u.data", "log.csv"])
+def test_files_without_a_header(tmp_path: Path, name: str) -> None:
+    """MovieLens' as they are, others by `columns`."""
+    cell = {"ratings.dat": "::", "u.data": "\t", "log.csv": ","}[name]
+    rows = [("u", "c", 5, 3), ("v", "a", 1, 1), ("u", "a", 2, 1), ("v", "b", 4, 2), ("u", "b", 3, 2)]
+    text = "".join(cell.join(map(str, row)) + "\n" for row in rows)
+    columns = ["user", "item", "rating", "time"] if name == "log.csv" else None
+    data = prepared(tmp_path / name, text, columns=columns)
+    test = data.rows("test").fetch(np.arange(1), 0)
+    assert named(data, test["history"]) == ["ab"] and named(data, test["target"][None]) == ["c"]
+
+
 def test_the_share_that_given_weights_do_not_know(tmp_path: Path) -> None:
     """Fine-tuning reports it."""
     path = tmp_path / "log.txt"
@@ -96,7 +108,7 @@ def test_bad_lines_can_be_skipped(tmp_path: Path) -> None:
     assert data.bad_rows.count == 2 and named(data, data.rows("test").fetch(np.arange(1), 0)["history"]) == ["abc"]
     with pytest.raises(DataError, match=r"none\.txt: there is no such file"):
         HistoryData(source=str(tmp_path / "none.txt")).prepare()
-    with pytest.raises(DataError, match="must be a"):
+    with pytest.raises(DataError, match="must be .txt"):
         HistoryData(source=str(tmp_path)).prepare()
 
 

@@ -84,6 +84,18 @@ def test_clicks_are_put_in_order_of_time(tmp_path: Path) -> None:
     assert sorted(examples(other.rows("train"))) == sorted(examples(data.rows("train")))
 
 
+def test_clicks_of_yoochoose_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "yoochoose-clicks.dat"
+    path.write_text("1,2014-04-07T10:54:09.868Z,b,0\n1,2014-04-07T10:51:09.277Z,a,0\n2,2014-04-07T13:56:37.614Z,c,S\n")
+    names = ["SessionId", "Time", "ItemId", "Category"]
+    data = SessionData(source=str(path), columns=names, valid_share=0, test_share=0)
+    data.prepare()
+    batch = data.rows("train").fetch(np.arange(1), 0)
+    assert [data.spec["labels"][i] for i in (int(batch["history"][0, 0]), int(batch["target"][0]))] == ["a", "b"]
+    with pytest.raises(DataError, match=r"clicks.dat:1: no column 'SessionId'.*where data.columns does not"):
+        SessionData(source=str(path)).prepare()
+
+
 @pytest.mark.parametrize("form", ["%Y-%m-%dT%H:%M:%S.%fZ", "%Y-%m-%d %H:%M", "%Y-%m-%d", "parquet", "category"])
 def test_times_may_be_dates(tmp_path: Path, form: str) -> None:
     when = pd.to_datetime(["2014-04-09 10:30", "2014-04-08 23:59", "2015-01-01 00:00", "2014-12-31 23:59"])
