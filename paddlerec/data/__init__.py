@@ -5,6 +5,7 @@ from __future__ import annotations
 from paddlerec.data.amazon import AmazonGamesData, AmazonS3RecData
 from paddlerec.data.amazon_ctr import AmazonCtrData
 from paddlerec.data.avazu import AvazuData
+from paddlerec.data.candidates import CandidateData
 from paddlerec.data.criteo import CriteoData
 from paddlerec.data.ctr_toy import CtrToyData
 from paddlerec.data.frappe import FrappeData
@@ -23,6 +24,7 @@ __all__ = [
     "AmazonGamesData",
     "AmazonS3RecData",
     "AvazuData",
+    "CandidateData",
     "CriteoData",
     "CtrToyData",
     "DigineticaData",

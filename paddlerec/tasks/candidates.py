@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from paddlecore.metric import Metric
 from paddlecore.task import Batch, Prediction, StepOutput, Task
+from paddlerec.layers.topk import UNRANKED
 from paddlerec.metrics import Ranking
 
 
@@ -21,13 +22,15 @@ def rivals(candidates: Tensor) -> Tensor:
 def rank_of_first(score: Tensor, candidates: Tensor) -> Tensor:
     """How many of its `rivals` stand before the first candidate: [B] int64.
 
-    A tie counts against the first, and so does a score that is NaN, its own or that of a rival.
+    A tie counts against the first, and so does a score that is NaN, its own or that of a rival. `UNRANKED` where the
+    first is 0, an unknown item.
 
     Args:
         score: [B, 1 + C] float.
         candidates: [B, 1 + C] int64 items, filled up with 0.
     """
-    return (rivals(candidates) & ~(score[:, 1:] < score[:, :1])).sum(1)
+    rank = (rivals(candidates) & ~(score[:, 1:] < score[:, :1])).sum(1)
+    return rank.masked_fill(candidates[:, 0] == 0, UNRANKED)
 
 
 class Candidates(Task):
@@ -44,16 +47,21 @@ class Candidates(Task):
         model: maps user and item, int64 of one shape, to logits of that shape.
         measures: see `Ranking`; the first selects the checkpoint.
         top: items that `render` lists.
+        labels: names of the items by id, id 0 included; None = results give ids.
     """
 
     def __init__(
-        self, model: nn.Module, measures: list[str] | tuple[str, ...] = ("hr@10", "ndcg@10"), top: int = 10
+        self,
+        model: nn.Module,
+        measures: list[str] | tuple[str, ...] = ("hr@10", "ndcg@10"),
+        top: int = 10,
+        labels: list[str] | None = None,
     ) -> None:
         super().__init__(model)
         if top < 1:
             raise ValueError(f"task.top must be at least 1, got {top}")
         Ranking(measures)  # refuses names it does not know
-        self.measures, self.top = list(measures), top
+        self.measures, self.top, self.labels = list(measures), top, labels
 
     def forward(self, batch: Batch, phase: str = "main") -> StepOutput:
         logit = self.model(batch["user"], batch["item"]).float()
@@ -75,9 +83,10 @@ class Candidates(Task):
         ranking.update_ranks(rank_of_first(prediction["score"], prediction["item"]))
 
     def render(self, prediction: Prediction) -> list[dict[str, Any]]:
-        """items: the `top` best as {item: its number, probability}, best first."""
+        """items: the `top` best as {item: its name or id, probability}, best first."""
         order = prediction["score"].argsort(dim=1, descending=True, stable=True)[:, : self.top]
         items = prediction["item"].gather(1, order).tolist()
         chances = prediction["score"].gather(1, order).sigmoid().tolist()
         rows = [[(i, p) for i, p in zip(*pair, strict=True) if i] for pair in zip(items, chances, strict=True)]
-        return [{"items": [{"item": i, "probability": round(p, 6)} for i, p in some]} for some in rows]
+        named = [[(self.labels[i] if self.labels else i, p) for i, p in some] for some in rows]
+        return [{"items": [{"item": item, "probability": round(p, 6)} for item, p in some]} for some in named]
