@@ -12,6 +12,7 @@ from paddlecore.errors import DataError
 from paddlecore.sources import SPLITS, only
 from paddlecv.data.detection import DetectionData, Record, disagreement
 
+_MOST_PIXELS = 178_956_970  # of a picture: Pillow opens no larger one, and masks of far larger ones crash pycocotools
 _WRONG = (TypeError, KeyError, ValueError, OverflowError)  # what comes of an entry that is not as it should be
 
 
@@ -71,7 +72,7 @@ class CocoData(DetectionData):
                 ident, name, height, width = int(image["id"]), image["file_name"], image["height"], image["width"]
                 if not isinstance(name, str):
                     raise TypeError(f"file_name is {name!r}")
-                if min(int(height), int(width)) < 1:
+                if min(int(height), int(width)) < 1 or int(height) * int(width) > _MOST_PIXELS:
                     raise ValueError(f"its size is {width} x {height}")
             except _WRONG as error:
                 raise DataError(f"{path}: images[{number}] needs id, file_name, height and width ({error})") from None
@@ -159,7 +160,7 @@ def _place(folder: Path, split: str, path: Path, name: str) -> Path:
 
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # Windows' editors mark UTF-8
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: the JSON is damaged or cut off ({error})") from None
     except (OSError, UnicodeDecodeError, RecursionError) as error:

@@ -370,6 +370,10 @@ def test_bad_annotations_are_named_by_id(tmp_path: Path, annotation: Any, messag
             "are the file a.jpg",
         ),
         ({"images": [{"id": 1, "file_name": 5, "width": 40, "height": 30}]}, r"images\[0\] needs .*file_name is 5"),
+        (
+            {"images": [{"id": 1, "file_name": "a.jpg", "width": 10**9, "height": 10**9}]},
+            r"images\[0\] needs .*its size is 1000000000 x 1000000000",
+        ),
         ({"images": None}, "is an object with the lists .* no images here"),
         ({"categories": {}}, "is an object with the lists .* no categories here"),
     ],
@@ -399,6 +403,9 @@ def test_coco_ids_may_be_of_any_size(tmp_path: Path) -> None:
 
 def test_damaged_json_is_named_by_line(tmp_path: Path) -> None:
     coco(tmp_path, [item()])
+    whole = (tmp_path / "train.json").read_bytes()
+    (tmp_path / "train.json").write_bytes(b"\xef\xbb\xbf" + whole)  # the mark of Windows' editors is no damage
+    assert len(prepared(CocoData, source=str(tmp_path)).rows("train")) == 1
     (tmp_path / "train.json").write_text('{"images": [\n\n{]}')
     with pytest.raises(DataError, match=r"train.json:3: the JSON is damaged or cut off"):
         prepared(CocoData, source=str(tmp_path))
