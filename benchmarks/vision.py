@@ -178,6 +178,28 @@ def faster_rcnn() -> Group:
     return detection(lambda: FasterRCNN(num_classes=CLASSES), theirs, 320, 416)
 
 
+class PyramidHead(nn.Module):
+    """PSPNet's (Zhao, Shi, Qi, Wang, Jia, 2017, "Pyramid Scene Parsing Network", CVPR, section 3.2): means over 1, 4, 9
+    and 36 parts of the map, each reduced to a quarter of the channels and enlarged, beside the map itself, and a 3x3
+    convolution over them all. ICNet adds such means up instead.
+    """
+
+    def __init__(self, channels: int, out: int = 256) -> None:
+        super().__init__()
+        pools = [nn.Sequential(nn.AdaptiveAvgPool2d(n), *_layer(channels, channels // 4, 1)) for n in (1, 2, 3, 6)]
+        self.pools = nn.ModuleList(pools)
+        self.join = nn.Sequential(*_layer(2 * channels, out, 3), nn.Conv2d(out, CLASSES, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        means = [nn.functional.interpolate(pool(x), x.shape[2:], mode="bilinear") for pool in self.pools]
+        return self.join(torch.cat([x, *means], 1))
+
+
+def _layer(channels: int, out: int, kernel: int) -> list[nn.Module]:
+    conv = nn.Conv2d(channels, out, kernel, padding=kernel // 2, bias=False)
+    return [conv, nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
+
+
 def segmentation(batch: int, height: int, width: int) -> Group:
     from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large, lraspp_mobilenet_v3_large
 
@@ -205,6 +227,11 @@ def segmentation(batch: int, height: int, width: int) -> Group:
             lambda model: model(group.image)["out"],
         )
 
+    def pyramid(**options: Any) -> nn.Module:
+        model = deeplabv3_mobilenet_v3_large(**options)
+        model.classifier = PyramidHead(960)
+        return model
+
     group.makers = {
         "ours ICNet": ours(lambda: ICNet(num_classes=CLASSES), 0.4, 0.16),
         "ours DeepLabv3+ MobileNetV1": ours(
@@ -212,6 +239,7 @@ def segmentation(batch: int, height: int, width: int) -> Group:
         ),
         "torchvision LR-ASPP MobileNetV3": theirs(lraspp_mobilenet_v3_large),
         "torchvision DeepLabv3 MobileNetV3": theirs(deeplabv3_mobilenet_v3_large),
+        "PSPNet's head on that MobileNetV3": theirs(pyramid),
     }
     return group
 
