@@ -299,7 +299,7 @@ class DetectionData(LabelledData):
             return held
         image = read_image(record.path)
         if image.shape[1:] != (record.height, record.width):
-            turned = " (it is turned as its EXIF says)" if image.shape[1:] == (record.width, record.height) else ""
+            turned = " (perhaps turned by its EXIF)" if image.shape[1:] == (record.width, record.height) else ""
             raise DataError(
                 f"{record.path}: the picture is {image.shape[2]} x {image.shape[1]} pixels{turned}, its annotation "
                 f"says {record.width} x {record.height}"

@@ -12,6 +12,7 @@ from paddlecore.sources import File, Source, unpacked
 from paddlecv.data.detection import DetectionData, Record, encode_masks
 from paddlecv.data.images import images_by_name, opened
 from paddlecv.data.labelled import split_lists
+from paddlecv.data.segmentation import MASK_FORMATS, lossy
 from paddlecv.data.shapes import Shape, box_of
 
 SOURCE = Source(
@@ -70,9 +71,12 @@ class PennFudanData(DetectionData):
 
     def _record(self, path: Path, mask: Path) -> Record:
         with opened(mask) as file:
+            if file.format not in MASK_FORMATS:
+                raise DataError(lossy(mask, file.format))
             numbers = np.array(file)
-        if numbers.ndim != 2:
-            raise DataError(f"{mask}: a mask has one number a pixel, this one has the shape {numbers.shape}")
+        if numbers.ndim != 2 or numbers.dtype.kind == "f":
+            shown = f"this one has {numbers.dtype} of the shape {numbers.shape}"
+            raise DataError(f"{mask}: a mask has one whole number a pixel, {shown}")
         masks = [np.asarray(numbers == k, np.uint8) for k in np.unique(numbers) if k]
         boxes = np.array([box_of(m) for m in masks], np.float32).reshape(-1, 4)
         runs = encode_masks(np.array(masks)) if self.masks else None

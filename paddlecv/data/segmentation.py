@@ -426,7 +426,7 @@ def read_mask(path: Path, image: Path | None = None) -> np.ndarray:
     """
     with opened(path) as file:
         if file.format not in MASK_FORMATS:
-            raise DataError(f"{path}: a mask is stored without loss ({', '.join(MASK_FORMATS)}), this is {file.format}")
+            raise DataError(lossy(path, file.format))
         if file.mode not in ("L", "P", "1"):
             kind = "16 bits or more a pixel" if file.mode[0] in "IF" else f"colours ({file.mode})"
             raise DataError(f"{path}: a mask has class ids of 8 bits in one channel, this has {kind}")
@@ -439,6 +439,11 @@ def read_mask(path: Path, image: Path | None = None) -> np.ndarray:
         if size != mask.shape:
             raise DataError(_sizes_differ(image, path, size, mask.shape))
     return mask
+
+
+def lossy(path: Path, kind: str | None) -> str:
+    """What to say of a mask that is a file of another kind than `MASK_FORMATS`."""
+    return f"{path}: a mask is stored without loss ({', '.join(MASK_FORMATS)}), this is {kind}"
 
 
 def _sizes_differ(image: Path, mask: Path, of_image: Sequence[int], of_mask: Sequence[int]) -> str:

@@ -169,9 +169,7 @@ def test_a_picture_that_its_exif_turns_away_from_its_annotation_is_named(tmp_pat
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 30)).save(tmp_path / "JPEGImages/p.png", exif=exif)
-    with pytest.raises(
-        DataError, match=r"30 x 40 pixels \(it is turned as its EXIF says\), its annotation says 40 x 30"
-    ):
+    with pytest.raises(DataError, match=r"30 x 40 pixels \(perhaps turned by its EXIF\), its annotation says 40 x 30"):
         prepared(VOCData, source=source).describe()
 
 
@@ -451,6 +449,17 @@ def test_pictures_of_object_numbers(tmp_path: Path) -> None:
     (tmp_path / "masks" / "p8_mask.png").write_bytes(b"")
     with pytest.raises(DataError, match="p8_mask.png: not an image"):
         prepared(PennFudanData, source=str(tmp_path))
+    for image, kind, message in (
+        (Image.fromarray(numbers), "JPEG", r"p8_mask.png: a mask is stored without loss \(.*\), this is JPEG"),
+        (
+            Image.fromarray(numbers / np.float32(3)),
+            "TIFF",
+            "p8_mask.png: a mask has one whole number a pixel, .*float32",
+        ),
+    ):
+        image.save(tmp_path / "masks" / "p8_mask.png", kind)
+        with pytest.raises(DataError, match=message):
+            prepared(PennFudanData, source=str(tmp_path))
 
 
 def test_data_without_masks_cannot_give_them(tmp_path: Path) -> None:
