@@ -17,7 +17,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class Journal:
         total_steps: length of the run, for the bar; None shows no end.
 
     Raises:
-        ConfigError: a tracker's package is not installed; says how to install it.
+        ConfigError: a tracker's package is not installed, or it has no place for the run; says what to do.
     """
 
     def __init__(
@@ -238,6 +238,15 @@ def _extra(package: str, option: str) -> Any:
         ) from None
 
 
+@contextlib.contextmanager
+def _opening(option: str, failure: type[Exception], remedy: str) -> Iterator[None]:
+    """A tracker's own error at the start of a run, in one line with what to do."""
+    try:
+        yield
+    except failure as error:
+        raise ConfigError(f"{option}: {str(error).strip().splitlines()[0][:300]}\n  {remedy}") from error
+
+
 class _Wandb:
     """Weights & Biases. The run's id is kept in the run folder, so that a resumed run goes on in the same page."""
 
@@ -245,9 +254,11 @@ class _Wandb:
         wandb = _extra("wandb", "train.trackers=[wandb]")
         known = folder / "wandb_run.txt"
         run_id = known.read_text(encoding="utf-8").strip() if known.is_file() else None
-        self._run = wandb.init(
-            project="paddle-suite", name=name, id=run_id, resume="allow", dir=str(folder), config=dict(config)
-        )
+        remedy = "log in with `wandb login`, or keep the run on this machine with WANDB_MODE=offline"
+        with _opening("train.trackers=[wandb]", wandb.Error, remedy):
+            self._run = wandb.init(
+                project="paddle-suite", name=name, id=run_id, resume="allow", dir=str(folder), config=dict(config)
+            )
         known.write_text(self._run.id + "\n", encoding="utf-8")
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
@@ -264,9 +275,14 @@ class _Mlflow:
         self._mlflow = _extra("mlflow", "train.trackers=[mlflow]")
         known = folder / "mlflow_run.txt"
         run_id = known.read_text(encoding="utf-8").strip() if known.is_file() else None
-        if run_id is None:
-            self._mlflow.set_experiment("paddle-suite")
-        run = self._mlflow.start_run(run_id=run_id, run_name=None if run_id else name)
+        remedy = (
+            "set MLFLOW_TRACKING_URI to a server or a database, e.g. sqlite:///mlflow.db, which needs "
+            "pip install 'paddle-suite[mlflow]'"
+        )
+        with _opening("train.trackers=[mlflow]", self._mlflow.exceptions.MlflowException, remedy):
+            if run_id is None:
+                self._mlflow.set_experiment("paddle-suite")
+            run = self._mlflow.start_run(run_id=run_id, run_name=None if run_id else name)
         known.write_text(run.info.run_id + "\n", encoding="utf-8")
         if run_id is None:
             self._mlflow.log_params({key: str(value)[:500] for key, value in config.items()})  # its limit

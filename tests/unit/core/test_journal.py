@@ -142,7 +142,7 @@ def test_wandb_gets_the_numbers_and_a_resumed_run_its_old_id(tmp_path: Path, mon
         calls.append((options["id"], options["config"]))
         return Run()
 
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, Error=OSError))
     for resume in (0, 1):
         log = Journal(tmp_path, terminal=False, trackers=["wandb"], config={"seed": 1}, resume_step=resume)
         log.log(1 + resume, 0.1, "train", {"loss": 0.5, "note": "text is not a number", "bad": math.nan})
@@ -163,6 +163,7 @@ def test_mlflow_gets_the_numbers_and_a_resumed_run_its_old_id(tmp_path: Path, mo
         log_params=lambda values: calls.append(values),
         log_metrics=lambda numbers, step: calls.append((step, numbers)),
         end_run=lambda: calls.append("ended"),
+        exceptions=types.SimpleNamespace(MlflowException=OSError),
     )
     monkeypatch.setitem(sys.modules, "mlflow", fake)
     for resume in (0, 1):
@@ -173,6 +174,26 @@ def test_mlflow_gets_the_numbers_and_a_resumed_run_its_old_id(tmp_path: Path, mo
         "experiment", None, {"long": "x" * 500}, (1, {"eval/recall_at_20": 0.5}), "ended",
         "r1", (2, {"eval/recall_at_20": 0.5}), "ended",
     ]  # fmt: skip
+
+
+def test_a_tracker_without_a_place_for_the_run_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refused(Exception):
+        pass
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise Refused("No API key configured.\nand a page of advice")
+
+    fakes = {
+        "wandb": types.SimpleNamespace(init=refuse, Error=Refused),
+        "mlflow": types.SimpleNamespace(
+            set_experiment=refuse, exceptions=types.SimpleNamespace(MlflowException=Refused)
+        ),
+    }
+    for name, remedy in (("wandb", "WANDB_MODE=offline"), ("mlflow", "MLFLOW_TRACKING_URI")):
+        monkeypatch.setitem(sys.modules, name, fakes[name])
+        with pytest.raises(ConfigError, match=rf"trackers=\[{name}\]: No API key configured.\n.*{remedy}") as caught:
+            Journal(tmp_path, terminal=False, trackers=[name])
+        assert "page" not in str(caught.value)
 
 
 def test_the_curve_is_drawn_with_the_best_possible_score(tmp_path: Path) -> None:
