@@ -57,6 +57,8 @@ class SimNet(nn.Module):
         super().__init__()
         if encoder not in ("bow", "cnn", "lstm", "gru") or head not in ("cosine", "mlp"):
             raise ValueError(f"encoder must be bow, cnn, lstm or gru, head cosine or mlp; got {encoder!r}, {head!r}")
+        if pool not in ("last", "max"):
+            raise ValueError(f"pool must be last or max, got {pool!r}")
         self.pad_id = pad_id
         self.embedding = word_vectors(vocab_size, dim, pad_id, bound)
         self.encoder: BagOfWords | Convolution | Recurrent

@@ -214,6 +214,8 @@ def test_refuses_sizes_without_meaning() -> None:
         DSSM(vocab_size=5, hidden=[])
     with pytest.raises(ValueError, match="encoder must be"):
         SimNet(vocab_size=5, encoder="rnn")
+    with pytest.raises(ValueError, match="pool must be last or max"):
+        SimNet(vocab_size=5, encoder="bow", pool="mean")  # which does not look at it
 
 
 def test_a_whole_number_may_stand_for_the_scale() -> None:
