@@ -603,7 +603,7 @@ def write_artefact(
             "data_sha256": read_object(first.path / "trainer.json").get("data", {}).get("fingerprint", ""),
             "labels": list(first.data_state.get("labels") or ()) or None,
             "parameters": results[0]["parameters"],
-            **_commands(name, identities[0]),
+            **_commands(name, identities[0], config.load_record(folders[0] / "run_config.yaml")),
             "train_seconds": results[0]["seconds"],
             **_made_on(read_object(folders[0] / "environment.json")),
             "notes": notes,
@@ -766,13 +766,18 @@ def record_scores(folder: Path, split: str, metrics: Mapping[str, float | None],
     write_json(folder / "card.json", card)
 
 
-def _commands(recipe: str, identity: Mapping[str, Any]) -> dict[str, str]:
+def _commands(recipe: str, identity: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> dict[str, str]:
     """For a shell: `command` makes the run again, with the recipe, the seed, and each option that is not the recipe's
-    own; `eval_command` scores the artefact, and needs those options that decide what is built."""
+    own; `eval_command` scores the artefact, and needs those options that decide what is built.
+
+    `asked` are all options as the run ended with them: its length need not be a part of its identity.
+    """
     options, published = [], recipe in config.list_recipes()
     if published:
-        own = json.loads(json.dumps(config.identity(config.compose([f"recipe={recipe}"]))))
-        for name in config.differing(identity, own):
+        composed = config.compose([f"recipe={recipe}"])
+        own = json.loads(json.dumps(config.identity(composed)))
+        identity = {**identity, **_lengths(asked or {})}
+        for name in config.differing(identity, {**own, **_lengths(config.to_dict(composed))}):
             if name in identity and name not in ("seed", "recipe", "data.source"):
                 value = identity[name]
                 if isinstance(value, str) and Path(value).is_absolute():  # one machine's folders mean nothing elsewhere
@@ -784,6 +789,10 @@ def _commands(recipe: str, identity: Mapping[str, Any]) -> dict[str, str]:
         "command": shlex.join(["paddlesuite", "train", f"recipe={recipe}", f"seed={identity.get('seed')}", *options]),
         "eval_command": shlex.join(["paddlesuite", "eval", f"recipe={recipe}", weights, *built]),
     }
+
+
+def _lengths(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"train.{k}": v for k, v in options.get("train", {}).items() if k in ("max_steps", "max_epochs")}
 
 
 def card_markdown(card: Mapping[str, Any]) -> str:

@@ -31,7 +31,9 @@ def mlp(classes: int = 2, seed: int = 0) -> MLP:
     return MLP(3, [4, classes])
 
 
-def make_run(folder: Path, *, seed: int = 0, auc: float = 0.9, ema: bool = False, **options: Any) -> Path:
+def make_run(
+    folder: Path, *, seed: int = 0, auc: float = 0.9, ema: bool = False, max_steps: int | None = None, **options: Any
+) -> Path:
     """A finished run: checkpoint 1 is the best one, 2 the last."""
     identity = {"seed": seed, "optim.lr": 0.1, **{f"data.{name}": value for name, value in options.items()}}
     for step in (1, 2):
@@ -46,6 +48,8 @@ def make_run(folder: Path, *, seed: int = 0, auc: float = 0.9, ema: bool = False
         )  # fmt: skip
     files.write_json(folder / "best.json", {"checkpoint": "step_00000001"})
     files.write_json(folder / "last.json", {"checkpoint": "step_00000002"})
+    asked = config.compose(["recipe=rec/one", f"train.max_steps={max_steps or 'null'}"])
+    (folder / "run_config.yaml").write_text(config.dump(asked))
     files.write_json(folder / "environment.json", {"commit": "c0ffee", "cpu": "a CPU", "threads": 2, "gpus": []})
     files.write_json(folder / "result.json", {
         "recipe": "rec/one", "seed": seed, "steps": 2, "parameters": 26, "seconds": 1.5,
@@ -357,6 +361,13 @@ def test_a_card_alone_says_what_was_reached_and_has_no_weights(tmp_path: Path, z
     assert hub.create_model("rec/one") is not None
     hub.write_artefact([run], zoo)
     assert hub.list_models(pretrained=True) == ["rec/one"]
+
+
+def test_a_cards_command_has_the_length_of_the_run_though_it_is_no_part_of_its_identity(
+    tmp_path: Path, zoo: Path
+) -> None:
+    out = hub.write_artefact([make_run(tmp_path / "short", max_steps=70)], tmp_path / "out")
+    assert hub.read_artefact(out).card["command"].endswith("seed=0 optim.lr=0.1 train.max_steps=70")
 
 
 def test_a_card_names_no_folder_of_one_machine(tmp_path: Path, zoo: Path) -> None:
