@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from paddlecore import run, testing
 from paddlecore.errors import ConfigError, DataError
 from paddlenlp.data import ChnSentiCorpData, SST2Data, SubjData, TextTableData, TRECData
 from paddlenlp.data.sst import phrases
@@ -133,3 +135,38 @@ def test_jieba_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "jieba", None)
     with pytest.raises(ConfigError, match=r"pip install 'paddle-suite\[chinese\]'"):
         TextTableData(tokenizer="jieba")._tokens("服务很好")
+
+
+UNUSUAL = {
+    "empty": "",
+    "unseen": "\u200b",
+    "one": "x",
+    "unknown": "zzz qqq",
+    "emoji": "😀 👩\u200d👧",
+    "right to left": "مرحبا بالعالم",
+    "long": 600 * "w ",
+}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "refused"),
+    [
+        ("nlp/transformer_multi30k", {"empty", "unseen", "long"}),
+        ("nlp/textcnn_mr", {"empty", "unseen"}),
+        ("nlp/senta_bilstm_chnsenticorp", {"empty", "unseen"}),
+        ("nlp/simnet_gru_wikiqa", {"empty", "unseen"}),
+        ("nlp/lstm_lm_ptb_small", set()),
+    ],
+)
+def test_what_becomes_of_unusual_texts(recipe: str, refused: set[str], tmp_path: Path) -> None:
+    """As docs/language.md has it, from the text to the answer."""
+    testing.tiny_trainer(recipe, "train.max_steps=1", folder=tmp_path, quiet=True)[0].fit()
+    ranks = recipe.endswith("wikiqa")
+    inputs = [{"query": text, "candidates": ["a", text]} if ranks else text for text in UNUSUAL.values()]
+    answers = run.predict(testing.tiny(recipe, f"init.weights={tmp_path}", "data.on_bad_row=skip"), inputs)
+    found = dict(zip(UNUSUAL, answers, strict=True))
+    assert {name for name, answer in found.items() if "error" in answer} == refused
+    for answer in found.values():
+        assert "null" not in json.dumps(answer, allow_nan=False)  # as which a score that is no number is written
+        if ranks and "error" not in answer:
+            assert len(answer["ranking"]) == 2
