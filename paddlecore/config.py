@@ -732,11 +732,17 @@ def _ratio(a: str, b: str) -> float:
 
 
 def _fit(annotation: str | None, value: Any) -> tuple[Any, str | None]:
-    """`value` as `annotation` wants it (1e3 where an int is due), and why it does not suit, if so."""
+    """`value` as `annotation` wants it, and why it does not suit, if so.
+
+    1e3 becomes an int where one is due, and the keys of {0: no, 1: yes} text, as those of labels are.
+    """
     why = check_value(annotation, value) if annotation else None
-    if why is not None and check_value(annotation or "", _integral(value)) is None:
-        return _integral(value), None
-    return value, why
+    if annotation is None or why is None:
+        return value, None
+    others = [_integral(value)]
+    if isinstance(value, dict):
+        others.append({str(k) if type(k) is int else k: v for k, v in value.items()})
+    return next(((other, None) for other in others if check_value(annotation, other) is None), (value, why))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

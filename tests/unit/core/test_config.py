@@ -122,6 +122,13 @@ def test_a_list_takes_the_place_of_a_mapping_inside_a_section() -> None:
     assert list(merged) == ["user", "friend", "item", "page", "shop"]
 
 
+def test_numbers_as_keys_of_names_are_text() -> None:
+    labels = config.compose(["recipe=nlp/textcnn_mr", "data.labels={0: neg, 1: pos}"]).data["labels"]
+    assert labels == {"0": "neg", "1": "pos"}
+    with pytest.raises(ConfigError, match=r"data\.labels: expected list\[str\] | dict\[str, str\]"):
+        config.compose(["recipe=nlp/textcnn_mr", "data.labels={0: neg, 1: 2}"])
+
+
 def test_a_mapping_takes_the_place_of_a_list_inside_a_section(root: Path) -> None:
     table = "{_target_: paddlerec.data.TableData, label: clicked, categorical: [shop, page]}"
     own = own_recipe(root, re.sub("data: .*", f"data: {table}", TOY))
