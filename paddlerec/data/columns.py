@@ -90,6 +90,7 @@ class ColumnMap:
         categorical: one value a row.
         sequences: several values a row.
         dense: numbers.
+        user: the column that says whose row it is, which may be a feature as well; None = none.
 
     Raises:
         ValueError: the map contradicts itself.
@@ -101,15 +102,17 @@ class ColumnMap:
         categorical: dict[str, Categorical],
         sequences: dict[str, Sequence],
         dense: dict[str, Dense],
+        user: str | None = None,
     ) -> None:
         self.label, self.categorical, self.sequences, self.dense = label, categorical, sequences, dense
+        self.user = user
         self.fields: dict[str, Categorical] = {**categorical, **sequences}
         used = [label, *categorical, *sequences, *dense]
         if twice := sorted({name for name in used if used.count(name) > 1}):
             raise ValueError(f"columns with two roles: {', '.join(twice)}")
         if not categorical:
             raise ValueError("data.categorical names no column")
-        if len(sequences) > 1 and (taken := sorted({"ids", "label", "dense"} & {*sequences})):
+        if len(sequences) > 1 and (taken := sorted({"ids", "label", "dense", "user"} & {*sequences})):
             raise ValueError(f"data.sequences.{taken[0]}: a batch has something else by that name; rename the column")
         for where, section in (("categorical", categorical), ("sequences", sequences)):
             for name, settings in section.items():
@@ -129,7 +132,9 @@ class ColumnMap:
     def facts(self) -> dict[str, Any]:
         """The whole map as JSON-able values."""
         sections = {"categorical": self.categorical, "sequences": self.sequences, "dense": self.dense}
-        return {"label": self.label} | {k: [[n, asdict(o)] for n, o in s.items()] for k, s in sections.items()}  # type: ignore[attr-defined]
+        user = {"user": self.user} if self.user is not None else {}
+        options = {k: [[n, asdict(o)] for n, o in s.items()] for k, s in sections.items()}  # type: ignore[attr-defined]
+        return {"label": self.label} | options | user
 
     def hash_size(self, field: str) -> int | None:
         return self.fields[self.roots[field]].hash_size

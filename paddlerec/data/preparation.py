@@ -18,7 +18,7 @@ from numpy.lib import format as npy
 from paddlecore.data import mix
 from paddlecore.errors import DataError
 from paddlerec.data.columns import ColumnMap, hashed, unpadded
-from paddlerec.data.reader import BadValue, numbers
+from paddlerec.data.reader import BadValue, named, numbered, numbers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -157,11 +157,12 @@ class Preparation:
             root: {} for root in columns.roots.values()
         }  # value -> place, from 1
         self._numbers: dict[str, np.ndarray] = {}  # by root: place -> id
+        self._users: dict[str, int] = {}
 
     # ------------------------------------------------------------------------------------------------ reading
 
     def convert(self, table: pa.Table) -> Columns:
-        """Rows of a file, checked: label, dense, ids [n, F] and each sequence, with places for ids.
+        """Rows of a file, checked: label, dense, ids [n, F] and each sequence, with places for ids; and user.
 
         Whatever can fail comes before anything is kept.
 
@@ -173,12 +174,15 @@ class Preparation:
         if not ((label == 0) | (label == 1)).all():
             raise BadValue(f"column {name!r}: the label must be 0 or 1, not {table[name][0].as_py()!r}")
         found, dense = self.map.read(table)
+        user = None if self.map.user is None else named(table[self.map.user], self.map.user)
         ids = np.empty((len(label), len(self.map.categorical)), dtype=np.int32)
         columns = {"ids": ids, "label": label.astype(np.float32)}
         for place, field in enumerate(self.map.categorical):
             ids[:, place] = self._placed(field, *found[field])
         for field in self.map.sequences:
             columns[self.map.key(field)] = self._placed(field, *found[field])
+        if user is not None:
+            columns["user"] = numbered(user, self._users)
         return {**columns, "dense": dense} if self.map.dense else columns
 
     def _placed(self, field: str, codes: np.ndarray, values: list[str]) -> np.ndarray:
@@ -257,7 +261,7 @@ class Preparation:
         spool = Spool(self.folder, split)
         unseen = {field: 0 for field in self.map.fields if not self.map.hash_size(field)}
         for block in blocks:
-            columns = {"ids": block["ids"].copy(), "label": block["label"]}
+            columns = {"ids": block["ids"].copy(), **{name: block[name] for name in ("label", "user") if name in block}}
             for place, field in enumerate(self.map.categorical):
                 if field in unseen:
                     columns["ids"][:, place] = self._table(field)[block["ids"][:, place]]

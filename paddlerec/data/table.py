@@ -63,7 +63,8 @@ class TableData(DataModule):
     line (Parquet: by row). A missing column and an empty or damaged file stop the reading, whatever `on_bad_row` says.
 
     Batch: ids [B, F] int32 and dense [B, D] float32 (left out if D = 0) in the order of the map; label [B] float32; a
-    sequence [B, T] int64, right-padded with 0, as `history` if it is the only one, else by its column's name.
+    sequence [B, T] int64, right-padded with 0, as `history` if it is the only one, else by its column's name; user [B]
+    int64, a number for each value of the column `user`, if there is one.
 
     Tables are prepared once, into memory-mapped columns: a cache, named by the content of the files, the map and
     whatever else the result depends on. One that is damaged is made again. In memory while that runs: a block of rows,
@@ -74,6 +75,7 @@ class TableData(DataModule):
         categorical: columns, or {column: {min_count, hash_size, shared}}; see `Categorical`.
         dense: columns, or {column: {log, normalise, missing}}; see `Dense`.
         sequences: columns, or {column: {separator, max_len, min_count, hash_size, shared}}; see `Sequence`.
+        user: column that says whose row it is, for the AUC within users (`task.gauc`); it may be a feature as well.
         columns: names of all columns, for text files without a header line.
         split: fractions of train, valid and test, where `source` is one file.
         split_seed: of that split; the run's seed does not change it.
@@ -96,6 +98,7 @@ class TableData(DataModule):
         categorical: list[str] | dict[str, dict[str, Any] | None],
         dense: list[str] | dict[str, dict[str, Any] | None] | None = None,
         sequences: list[str] | dict[str, dict[str, Any] | None] | None = None,
+        user: str | None = None,
         columns: list[str] | None = None,
         split: list[float] | tuple[float, ...] = (0.8, 0.1, 0.1),
         split_seed: int = 1,
@@ -109,9 +112,10 @@ class TableData(DataModule):
             options(categorical, Categorical, "categorical"),
             options(sequences, Sequence, "sequences"),
             options(dense, Dense, "dense"),
+            user,
         )
         if columns is not None:
-            for name in [label, *self._inputs()]:
+            for name in self._wanted():
                 if name not in columns:
                     raise ValueError(f"data.columns lacks {name!r}{nearest(name, columns)}")
         if len(self.split) != 3 or min(self.split) < 0 or abs(sum(self.split) - 1.0) > 1e-6:
@@ -214,6 +218,10 @@ class TableData(DataModule):
         """The columns of a file, and of a raw row, that features are made of."""
         return self.map.features
 
+    def _wanted(self) -> list[str]:
+        """The columns of a file that are read, each once."""
+        return list(dict.fromkeys([self.map.label, *self._inputs(), *([self.map.user] if self.map.user else [])]))
+
     def _derive(self, table: pa.Table) -> pa.Table:
         """The features of `_inputs`; here they are the same.
 
@@ -315,7 +323,7 @@ class TableData(DataModule):
     def _read(self, path: Path, work: Preparation) -> Iterator[Columns]:
         rows, size = 0, path.stat().st_size
         with progress(f"reading {path.name}", size, "B") as bar:
-            for piece in pieces(path, [self.map.label, *self._inputs()], self.columns, optional=self.optional):
+            for piece in pieces(path, self._wanted(), self.columns, optional=self.optional):
                 for columns in salvage(
                     piece, lambda table: work.convert(self._derive(table)), partial(self.bad_rows.add, path)
                 ):
@@ -378,6 +386,8 @@ class TableData(DataModule):
                 table[name] = texts
             for place, name in enumerate(self.map.dense):
                 table[name] = columns["dense"][:, place].astype(np.float64)
+            if self.map.user is not None and self.map.user not in table:
+                table[self.map.user] = np.arange(count) % 50
             tables[split] = pa.table(table)
         return tables
 

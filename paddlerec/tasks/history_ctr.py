@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from torch import Tensor
+from torch import Tensor, nn
 
 from paddlecore.errors import ConfigError
-from paddlecore.metric import Metric
-from paddlecore.task import Batch, Prediction
-from paddlerec.metrics import AUC, GAUC, LogLoss
+from paddlecore.task import Batch
 from paddlerec.tasks.ctr import CTR
 
 
@@ -17,12 +13,15 @@ class HistoryCTR(CTR):
     """Binary cross-entropy of one logit a row; AUC over all rows, and within each user.
 
     Batch: history, history_category [B, T] int64, padded on the right with 0; optional places [n] int64, where in the
-    flat [B * T] the history holds items; item, category [B] int64; label [B] float32, 0 or 1; for evaluation user [B]
-    int64. Prediction: score [B] the logit, probability [B].
+    flat [B * T] the history holds items; item, category, user [B] int64; label [B] float32, 0 or 1.
+    Prediction: score [B] the logit, probability [B].
 
     Args:
         model: maps (history, history_category, item, category, places or None) to logits [B].
     """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model, gauc=True)
 
     def logit(self, batch: Batch) -> Tensor:
         names = ("history", "history_category", "item", "category")
@@ -32,12 +31,3 @@ class HistoryCTR(CTR):
                 "of histories goes with paddlerec.tasks.CTR and paddlerec.models.DeepCTR"
             )
         return self.model(*(batch[name] for name in names), batch.get("places")).float()
-
-    def metrics(self) -> list[Metric]:
-        return [AUC(), GAUC(), LogLoss()]
-
-    def measure(self, metrics: Sequence[Metric], prediction: Prediction, batch: Batch) -> None:
-        auc, gauc, logloss = metrics
-        auc.update(prediction["score"], batch["label"])
-        gauc.update(prediction["score"], batch["label"], batch["user"])
-        logloss.update(prediction["score"], batch["label"])

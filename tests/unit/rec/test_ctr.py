@@ -12,7 +12,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from paddlecore.errors import DataError
+from paddlecore.errors import ConfigError, DataError
 from paddlerec.data import CtrToyData
 from paddlerec.data.ctr_toy import World, best_auc, entropy
 from paddlerec.tasks import CTR
@@ -64,6 +64,17 @@ def test_measure_gives_auc_and_logloss() -> None:
     task.measure(metrics, task.predict(batch()), batch())
     found = {k: v for m in metrics for k, v in m.compute().items()}
     assert found == {"auc": 0.0, "logloss": pytest.approx(float(task(batch()).loss_sum) / 3)}
+
+
+def test_the_auc_within_users_wants_users() -> None:
+    task, given = CTR(Given(), gauc=True), {**batch(), "user": torch.tensor([0, 0, 1])}
+    metrics = task.metrics()
+    task.measure(metrics, task.predict(given), given)
+    found = {name: value for metric in metrics for name, value in metric.compute().items()}
+    assert found["auc"] == 0.0 and found["gauc"] == 0.0 and metrics[1].left_out == 1  # user 1 has one row
+    for use in (lambda: task.measure(metrics, task.predict(batch()), batch()), lambda: task(batch())):
+        with pytest.raises(ConfigError, match="set data.user"):
+            use()
 
 
 def test_best_auc_over_all_pairs() -> None:

@@ -248,6 +248,23 @@ def test_dense_columns_are_scaled_by_the_training_rows(tmp_path: Path) -> None:
     np.testing.assert_allclose(valid[0], [1, (np.log(3) - logs.mean()) / logs.std(), 2, 1], rtol=1e-5)
 
 
+@pytest.mark.parametrize("cache", [None, "cache"])
+@pytest.mark.parametrize("feature", [True, False])
+def test_the_auc_within_users_of_a_table(tmp_path: Path, feature: bool, cache: str | None) -> None:
+    lines = [f"{k % 2},u{k % 3},{'xyz'[k % 3]},{k}" for k in range(60)]
+    options = {"cache": cache and str(tmp_path / cache), "user": "user"}
+    options |= {} if feature else {"categorical": ["item"]}
+    data = whole(write(tmp_path / "t.csv", lines), **options, batch_size=20)
+    assert data.rows("train").fetch(np.arange(4), 0)["user"].tolist() == [0, 1, 2, 0]
+    assert "user" in data.examples()[0] if feature else "user" not in data.examples()[0]
+    assert set(data.encode(data.examples()[0])) == {"ids", "dense"}
+    with pytest.raises(DataError, match=r"t.csv:2: column 'user' is empty"):
+        whole(write(tmp_path / "t.csv", ["1,,x,0"]), **options)
+    who = "user" if feature else "visitor"  # generated rows have such a column, too
+    trainer, toy = tiny_trainer("rec/deepfm_table", f"data.user={who}", "task.gauc=true")
+    assert {"auc", "gauc", "logloss"} <= set(trainer.evaluate(toy.rows("valid")))
+
+
 def test_one_file_is_split_by_its_own_seed(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", [f"{i % 2},u,i,{i}" for i in range(100)])
 
