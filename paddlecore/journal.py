@@ -1,4 +1,4 @@
-"""The record of a run: metrics.jsonl, TensorBoard, lines or a bar on the terminal; W&B and MLflow if asked for.
+"""The record of a run: metrics.jsonl, TensorBoard, lines on the terminal, above a bar; W&B and MLflow if asked for.
 
 metrics.jsonl has one JSON object a line: step, epoch, kind (train, eval, test, note) and the values by name; NaN and
 infinities stand there as null. When a run resumes, lines after its checkpoint are taken away, so a run that was
@@ -34,7 +34,7 @@ class Journal:
     Args:
         folder: run folder, which exists.
         resume_step: step of the checkpoint that the run goes on from; 0 for a new run.
-        terminal: show a bar that rewrites itself rather than lines; default: is stderr a terminal?
+        terminal: show a bar below the lines; default: is stderr a terminal?
         trackers: `wandb`, `mlflow`: also log there.
         run_name: the run's name for those.
         config: the options of the run, for those.
@@ -97,14 +97,12 @@ class Journal:
         self._show(step, epoch, kind, values)
 
     def _show(self, step: int, epoch: float, kind: str, values: Mapping[str, Any]) -> None:
-        text = human(values)
+        line = f"{kind:<5} step {step}  epoch {epoch:.2f}  {human(values)}"
         if self._bar is None:
-            print(f"{kind:<5} step {step}  epoch {epoch:.2f}  {text}", file=sys.stderr, flush=True)
-        elif kind == "train":
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(step - self._bar.n)
-        else:
-            self._bar.write(f"{kind:<5} step {step}  epoch {epoch:.2f}  {text}", file=sys.stderr)
+            print(line, file=sys.stderr, flush=True)
+        else:  # above the bar: behind it, all but the first numbers would be cut off at the terminal's edge
+            self._bar.update(max(step - self._bar.n, 0))
+            self._bar.write(line, file=sys.stderr)
 
     def close(self) -> None:
         """Write out everything and end the trackers' runs."""

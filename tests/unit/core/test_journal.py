@@ -91,16 +91,26 @@ def test_plain_lines_show_what_a_user_watches(tmp_path: Path, capsys: pytest.Cap
     )
 
 
-def test_a_terminal_gets_one_bar_with_evaluations_above_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_terminal_gets_one_bar_with_all_numbers_above_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")  # all that a terminal often has
+    monkeypatch.setenv("LINES", "24")
     log = Journal(tmp_path, terminal=True, total_steps=200, resume_step=0)
-    log.log(100, 1.0, "train", {"loss": 0.4})
+    numbers = {"loss": 0.4, "lr": 1.479e-05, "grad_norm": 0.0419}
+    measured = {"examples_per_s": 146557.0, "data_wait": 0.03, "memory_gb": 0.7, "seconds_left": 100.0}
+    log.log(100, 1.0, "train", {**numbers, **measured})
     log.log(100, 1.0, "eval", {"auc": 0.8})
     assert log._bar.n == 100 and log._bar.total == 200
     log.close()
     shown = capsys.readouterr().err
-    assert "100/200" in shown and "loss 0.4" in shown
-    lines = shown.replace("\r", "\n").split("\n")
-    assert any(line.strip().endswith("eval  step 100  epoch 1.00  auc 0.8") for line in lines)
+    assert "100/200" in shown
+    lines = [line.strip() for line in shown.replace("\r", "\n").split("\n")]
+    assert "eval  step 100  epoch 1.00  auc 0.8" in lines
+    train = [
+        line for line in lines if line.startswith("train step 100  epoch 1.00  loss 0.4  lr 1.479e-05  grad_norm 0.0")
+    ]
+    assert len(train) == 1 and train[0].endswith("146,557 examples/s  data 3%  0.70 GB  left 0:01:40")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
