@@ -13,7 +13,7 @@ from paddlecore.data import DataModule, Plan, Rows, mix, ranges, uniform
 from paddlecore.errors import DataError
 from paddlecore.sources import split_files
 from paddlecore.task import Batch
-from paddlerec.data.negatives import Negatives, Popularity
+from paddlerec.data.negatives import Negatives, Popularity, among
 from paddlerec.data.reader import Times, converted, from_json, is_name, movielens, named, numbered, numbers, suffix
 
 if TYPE_CHECKING:
@@ -391,7 +391,7 @@ class InteractionData(DataModule):
             if split in read:
                 users, items = read[split]
                 known = users > 0
-                had = np.isin(users * num_items + items, self._seen.users() * num_items + self._seen.items)
+                had = among(users * num_items + items, np.sort(self._seen.users() * num_items + self._seen.items))
                 self._counts[split] = {
                     "pairs": len(users),
                     "of_unknown_users": int((~known).sum()),

@@ -15,7 +15,7 @@ from paddlecore.data import ArrayRows, DataModule, Rows, mix
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, locate
 from paddlecore.task import Batch
-from paddlerec.data.negatives import Negatives
+from paddlerec.data.negatives import Negatives, among, distinct
 from paddlerec.data.reader import (
     BadValue,
     check_gaps,
@@ -181,8 +181,8 @@ class ML1MNCFData(DataModule):
         check_gaps(train, "items", np.concatenate([pairs[:, 1], items.ravel()]))
         width = 1 + max(pairs[:, 1].max(), items.max())
         # each pair once, or its twin would train where it is held out; by user, then item: the order says nothing
-        keys = np.unique(pairs[:, 0] * width + pairs[:, 1])
-        trained = np.isin(users * width + items[:, 0], keys)
+        keys = distinct(pairs[:, 0] * width + pairs[:, 1])
+        trained = among(users * width + items[:, 0], keys)
         for line in at[trained].tolist():
             self.bad_rows.add(test, line, f"the pair stands in {train.name}, too, so it would be trained on")
         if trained.all():

@@ -9,6 +9,19 @@ from paddlecore.data import mix, uniform
 _MANY = 1 << 20  # items that one of 2^24 random numbers cannot choose from evenly
 
 
+def distinct(values: np.ndarray) -> np.ndarray:
+    """Of integers [n] each once, ascending: `np.unique`, which hashes, and takes twenty times as long for millions."""
+    ascending = np.sort(values)
+    return ascending[np.concatenate([[True], ascending[1:] != ascending[:-1]])] if len(values) else ascending
+
+
+def among(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:
+    """Which of `values` [n] are in `ascending` [m]: [n] bool. (`np.isin` goes by `np.unique`.)"""
+    if not len(ascending):
+        return np.zeros(len(values), bool)
+    return ascending[np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)] == values
+
+
 class Negatives:
     """Draws evenly from the items that each user has not had: exact, without a loop or a second try.
 
@@ -27,8 +40,7 @@ class Negatives:
 
     def __init__(self, users: np.ndarray, items: np.ndarray, num_users: int, num_items: int) -> None:
         self.num_items = num_items
-        pairs = np.sort(users.astype(np.int64) * num_items + items)
-        pairs = pairs[np.diff(pairs, prepend=-1) != 0]  # np.unique hashes, which takes twenty times as long
+        pairs = distinct(users.astype(np.int64) * num_items + items)
         user, item = np.divmod(pairs, num_items)
         self.starts = np.searchsorted(user, np.arange(num_users + 1))
         self.keys = user * num_items + item - 1 - (np.arange(len(pairs)) - self.starts[user])

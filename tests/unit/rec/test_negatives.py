@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from paddlerec.data.negatives import Negatives, Popularity
+from paddlerec.data.negatives import Negatives, Popularity, among, distinct
 
 USERS = np.array([1, 1, 1, 2, 4, 4, 4, 4, 1])
 ITEMS = np.array([1, 3, 4, 6, 2, 3, 4, 5, 3])  # of 1..6; (1, 3) is there twice; users 0 and 3 had nothing
@@ -20,6 +20,14 @@ def chi_square(counts: np.ndarray, weights: np.ndarray) -> float:
     expected = counts.sum() * weights / weights.sum()
     freedom = len(counts) - 1
     return float((((counts - expected) ** 2 / expected).sum() - freedom) / (2 * freedom) ** 0.5)
+
+
+@pytest.mark.parametrize("size", [0, 1, 300])
+def test_distinct_values_and_which_of_others_are_among_them(size: int) -> None:
+    random = np.random.default_rng(size)
+    values, others = random.integers(0, 200, size), random.integers(-5, 210, 100)
+    assert np.array_equal(distinct(values), np.unique(values))
+    assert np.array_equal(among(others, distinct(values)), np.isin(others, values))
 
 
 def test_each_unseen_item_and_no_other_evenly() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from parts import Largest
 
 from paddlerec.layers import rank_among, rank_of, top_k
 from paddlerec.layers import topk as module
@@ -137,3 +138,15 @@ def test_later_chunks_are_looked_at_above_the_edge_only(order: str, k: int) -> N
     expected = wanted.sort(dim=1, descending=True, stable=True)
     scores, ids = top_k(queries, items, k, seen=seen, chunk=2048)
     assert torch.equal(scores, expected.values[:, :k]) and torch.equal(ids, expected.indices[:, :k])
+
+
+@pytest.mark.parametrize("users, items", [(400, 20_000), (50, 160_000)])
+def test_memory_grows_neither_with_users_nor_with_items(users: int, items: int, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_SCORES", 1 << 17)
+    monkeypatch.setattr(module, "_WHOLE", 1 << 14)
+    queries, vectors = torch.randn(users, 2), torch.randn(1 + items, 2)
+    seen, target = torch.randint(0, items, (users, 5)), torch.randint(1, items, (users,))
+    with Largest() as largest:
+        top_k(queries, vectors, 10, seen=seen)
+        rank_of(queries, vectors, target, seen=seen)
+    assert largest.numel <= 1 << 17  # not the 8 million scores
