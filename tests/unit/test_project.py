@@ -310,7 +310,8 @@ def test_wheel_and_sdist_hold_what_is_tracked(built: tuple[Path, Path]) -> None:
     assert not [n for n in names if n.startswith(("tests/", "tools/", "docs/"))]
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
-    for path in tracked(*PACKAGES, "configs", "pretrained", "tests", "tools", "docs", "Makefile", "constraints.txt"):
+    whole = ("benchmarks", "configs", "docs", "pretrained", "tests", "tools", "Makefile", "constraints.txt")
+    for path in tracked(*PACKAGES, *whole):
         assert path.relative_to(ROOT).as_posix() in packed, path
 
 
