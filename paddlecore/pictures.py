@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _TILE = 320  # pixels: largest side of a picture on a sheet
 _CAPTION = 16  # pixels: height of the line under it
+_LETTER = 6  # pixels: width of its letters, on average
 
 
 def drawable(data: DataModule) -> bool:
@@ -43,14 +44,15 @@ def sheet(pictures: Sequence[tuple[Image.Image, str]], columns: int) -> Image.Im
         tile = picture.convert("RGB")
         tile.thumbnail((_TILE, _TILE))
         tiles.append(tile)
-    width, height = max(t.width for t in tiles), max(t.height for t in tiles) + _CAPTION
+    longest = min(_TILE, max(_LETTER * len(caption) + 4 for _, caption in pictures))
+    width, height = max(longest, *(t.width for t in tiles)), max(t.height for t in tiles) + _CAPTION
     rows = math.ceil(len(tiles) / columns)
     page = Image.new("RGB", (min(columns, len(tiles)) * width, rows * height), "white")
     pen = ImageDraw.Draw(page)
     for number, (tile, (_, caption)) in enumerate(zip(tiles, pictures, strict=True)):
         x, y = number % columns * width, number // columns * height
         page.paste(tile, (x, y))
-        pen.text((x + 2, y + height - _CAPTION + 1), caption[: width // 6], fill="black")
+        pen.text((x + 2, y + height - _CAPTION + 1), caption[: width // _LETTER], fill="black")
     return page
 
 

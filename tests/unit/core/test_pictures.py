@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -66,6 +67,15 @@ def test_the_worst_rows_are_drawn(trained: Path, tmp_path: Path, capsys: pytest.
         sure = entry["prediction"]["probability"].get(entry["truth"]["label"])
         if sure is not None:
             assert entry["error"] == pytest.approx(-torch.tensor(sure).log().item(), abs=1e-3)
+
+
+def test_a_sheet_of_small_pictures_has_room_for_what_is_said_of_them() -> None:
+    small, caption = Image.new("RGB", (20, 10)), "predicted (error 3.000)"
+    page = pictures.sheet([(small, caption)] * 2, columns=2)
+    written = np.array(page.convert("L"))[10:] < 128
+    for half in np.split(written, 2, axis=1):
+        assert half.any(0).nonzero()[0].max() > 6 * len("predicted (error ")  # the number is there
+    assert pictures.sheet([(Image.new("RGB", (900, 90)), "x" * 500)], columns=1).width == 320
 
 
 def test_the_worst_are_the_worst() -> None:
