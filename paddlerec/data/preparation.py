@@ -261,7 +261,8 @@ class Preparation:
         spool = Spool(self.folder, split)
         unseen = {field: 0 for field in self.map.fields if not self.map.hash_size(field)}
         for block in blocks:
-            columns = {"ids": block["ids"].copy(), **{name: block[name] for name in ("label", "user") if name in block}}
+            columns: Columns = {name: block[name] for name in ("label", "user") if name in block}
+            columns["ids"] = block["ids"].copy()
             for place, field in enumerate(self.map.categorical):
                 if field in unseen:
                     columns["ids"][:, place] = self._table(field)[block["ids"][:, place]]
