@@ -6,9 +6,11 @@ import math
 
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, log_loss
+from sklearn.metrics import accuracy_score, f1_score, log_loss
 from torch import nn
 
+from paddlecore.errors import ConfigError
+from paddlenlp.metrics import MacroF1
 from paddlenlp.tasks import TextClassification
 
 SCORES = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.5, 0.0], [0.2, 0.1, 0.3]])
@@ -43,6 +45,22 @@ def test_metrics_equal_scikit_learn() -> None:
     assert found["acc"] == accuracy_score(LABELS, SCORES.argmax(1))
     assert found["loss"] == pytest.approx(log_loss(LABELS, SCORES.double().softmax(1)), rel=1e-6)
     assert list(found) == ["acc", "loss"]
+
+
+def test_macro_f1_equals_scikit_learn() -> None:
+    with pytest.raises(ConfigError, match=r"task\.f1.*give task\.labels"):
+        TextClassification(Given(), f1=True)
+    task = TextClassification(Given(), ["bad", "fair", "good", "never"], f1=True)
+    metrics = task.metrics()
+    task.measure(metrics, task.predict(BATCH), BATCH)
+    assert metrics[-1].compute() == {"f1": pytest.approx(f1_score(LABELS, SCORES.argmax(1), average="macro"))}
+    torch.manual_seed(3)
+    said, label = torch.randint(5, (2, 200))
+    metric = MacroF1(6)
+    assert math.isnan(metric.compute()["f1"])
+    for part in (slice(0, 150), slice(150, 200)):
+        metric.update(said[part], label[part])
+    assert metric.compute()["f1"] == pytest.approx(f1_score(label, said, average="macro"))
 
 
 def test_accuracy_among_as_many_as_there_are_classes_is_refused() -> None:
