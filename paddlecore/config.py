@@ -789,21 +789,25 @@ def load_class(target: str, key: str) -> Any:
     return found
 
 
-def build(section: Mapping[str, Any], where: str, /, **extra: Any) -> Any:
+def build(section: Mapping[str, Any], where: str, kind: type = object, /, **extra: Any) -> Any:
     """Make the object that `section` describes: its `_target_` called with its other keys.
 
     `extra` holds what the caller can give besides: each is passed on only if the constructor has a parameter of that
     name and `section` does not set it. So `build(config.model, "model", **data.spec)` fills in sizes. Sections inside
-    the section that name a class are built first, from what they say alone. `where` is the section's name in errors.
+    the section that name a class are built first, from what they say alone. `where` is the section's name in errors,
+    `kind` the class that what is made has to be of: others are not called at all.
 
     Raises:
-        ConfigError: class not allowed, an argument missing, or refused by the constructor (TypeError, ValueError, and
-            what torch and arithmetic raise for sizes that cannot be).
+        ConfigError: class not allowed or of another kind, an argument missing, or refused by the constructor
+            (TypeError, ValueError, and what torch and arithmetic raise for sizes that cannot be).
     """
     key = f"{where}._target_"
     if "_target_" not in section:
         raise ConfigError(f"{key}: not given: the class to build, as <module>.<class>")
     made = load_class(section["_target_"], key)
+    if inspect.isclass(made) and not issubclass(made, kind):
+        wanted = f"{kind.__module__}.{kind.__name__}"
+        raise ConfigError(f"{key}: expected a class derived from {wanted}, got {section['_target_']}")
     signature = signature_of(section["_target_"])
     complete = resolved(section, where, **extra)
     arguments = {

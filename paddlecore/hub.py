@@ -98,6 +98,8 @@ def create_model(
         ConfigError: no such model (names the nearest), a size is missing or unknown.
         CheckpointError: the weights are damaged, or none of them fits.
     """
+    import torch
+
     recipe, own = _find(name, suite)
     artefact = None
     if pretrained:
@@ -118,7 +120,7 @@ def create_model(
         if str(recorded.get("_target_")).rpartition(".")[2] == own["_target_"].rpartition(".")[2]:
             section = {**own, **record} if artefact is not None else {**record, **own}
     section |= sizes
-    model: nn.Module = config.build(section, "model")
+    model: nn.Module = config.build(section, "model", torch.nn.Module)
     if artefact is not None:
         report = load_state(model, artefact.state_dict)
         _log.log(logging.INFO if report.complete else logging.WARNING, "%s: %s", name, report)

@@ -496,10 +496,11 @@ def _optimizer(options: Mapping[str, Any], groups: list[dict[str, Any]]) -> torc
         and all(p.is_floating_point() for p in parameters)
     )
     optimizer: torch.optim.Optimizer
+    kind = torch.optim.Optimizer
     try:
-        optimizer = config.build({**section, "fused": True} if can_fuse else section, "optim", params=groups)
+        optimizer = config.build({**section, "fused": True} if can_fuse else section, "optim", kind, params=groups)
     except ConfigError:  # torch knows this class fused, but not on this device
-        optimizer = config.build(section, "optim", params=groups)
+        optimizer = config.build(section, "optim", kind, params=groups)
     if inspect.signature(type(optimizer).step).parameters["closure"].default is inspect.Parameter.empty:
         raise ConfigError(
             f"optim._target_: {target} evaluates the loss several times a step, which no task here offers"

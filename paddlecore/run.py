@@ -297,8 +297,7 @@ def _job(cfg: RunConfig) -> Iterator[torch.device]:
 
 
 def _data(cfg: RunConfig) -> DataModule:
-    data = config.build(cfg.data, "data", seed=cfg.seed)
-    assert isinstance(data, DataModule)
+    data: DataModule = config.build(cfg.data, "data", DataModule, seed=cfg.seed)
     return data
 
 
@@ -362,7 +361,7 @@ def _fine_tuned(cfg: RunConfig, task: Task, data: DataModule, pretrained: hub.Ar
     """Load what fits of pretrained weights; the report, and how far the two vocabularies agree."""
     state, said = pretrained.state_dict, ""
     if cfg.init.vocabulary == "data":
-        other = config.build(pretrained.recipe["data"], "data")  # of tables: with their columns
+        other = config.build(pretrained.recipe["data"], "data", DataModule)  # of tables: with their columns
         other.restore(pretrained.data_state)
         before, after = other.vocabulary(), data.vocabulary()
         state = hub.by_token(task, state, before, after)
@@ -380,9 +379,8 @@ def _fine_tuned(cfg: RunConfig, task: Task, data: DataModule, pretrained: hub.Ar
 
 def _task(cfg: RunConfig, data: DataModule) -> Task:
     torch.manual_seed(cfg.seed)
-    model = config.build(cfg.model, "model", **data.spec)
-    task = config.build(cfg.task, "task", model=model, **data.spec)
-    assert isinstance(task, Task)
+    model = config.build(cfg.model, "model", torch.nn.Module, **data.spec)
+    task: Task = config.build(cfg.task, "task", Task, model=model, **data.spec)
     return task
 
 

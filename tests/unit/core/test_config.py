@@ -447,6 +447,19 @@ def test_build_says_what_is_missing_or_refused() -> None:
         build({"depth": 3}, "model")
 
 
+def test_a_class_of_another_kind_is_refused_before_it_is_called(tmp_path: Path) -> None:
+    """A mix-up of a recipe's sections; and in a file from elsewhere, a class that writes where it is told to."""
+    from torch import nn
+
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("kept")
+    section = {"_target_": "paddlecore.journal.Journal", "folder": tmp_path}
+    with pytest.raises(ConfigError, match=r"model._target_: expected a class derived from .*Module, got .*\.Journal"):
+        build(section, "model", nn.Module)
+    assert log.read_text() == "kept"
+    assert build({"_target_": "torchvision.models.squeezenet1_0"}, "model", nn.Module).num_classes == 1000
+
+
 @pytest.mark.parametrize(
     "target",
     [

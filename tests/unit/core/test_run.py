@@ -364,6 +364,14 @@ def test_debug_modes(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert (Path(result["run"]) / "profile.json").is_file()
 
 
+@pytest.mark.parametrize("section", ["model", "task", "data", "optim"])
+def test_a_section_that_names_a_class_of_another_kind_is_refused(section: str) -> None:
+    cfg = compose()
+    setattr(cfg, section, {**getattr(cfg, section), "_target_": "paddlecore.metric.Mean", "name": "x"})
+    with pytest.raises(ConfigError, match=rf"^{section}._target_: expected a class derived from .*, got .*\.Mean"):
+        run.train(cfg)
+
+
 def test_deterministic_switch() -> None:
     with run._job(compose("train.deterministic=true")):
         assert torch.are_deterministic_algorithms_enabled()
