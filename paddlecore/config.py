@@ -749,6 +749,15 @@ def _fit(annotation: str | None, value: Any) -> tuple[Any, str | None]:
 # Building
 
 
+_FETCHED = (
+    "weights",
+    "weights_backbone",
+    "pretrained",
+    "pretrained_backbone",
+    "download",
+)  # arguments of torchvision's
+
+
 def check_target(target: object, key: str = "_target_") -> None:
     """Refuse a class name that is malformed or lies outside `ALLOWED_ROOTS`; `key` is named in the error.
 
@@ -780,7 +789,8 @@ def load_class(target: str, key: str) -> Any:
         raise ConfigError(f"{key}: cannot import {target}: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from None
-    is_builder = inspect.isfunction(found) and ".models" in str(found.__module__)
+    # torchvision.models._api has functions that look up others by name
+    is_builder = inspect.isfunction(found) and re.search(r"\.models(?!\._api)", str(found.__module__))
     if not (inspect.isclass(found) or is_builder):
         what = "there is no such class" if found is None else "it is neither a class nor a function of a models package"
         raise ConfigError(f"{key}: {target} cannot be built: {what}")
@@ -826,6 +836,15 @@ def build(section: Mapping[str, Any], where: str, kind: type = object, /, **extr
             f"{where}: {signature.target} also requires {', '.join(missing)}; {given}"
             f"set {', '.join(f'{where}.{m}=...' for m in missing)} (in code: as keywords), or choose data that have it"
         )
+    if str(made.__module__).startswith("torchvision."):
+        # its own downloads are pickles, and PADDLE_OFFLINE does not stop them; some take a backbone's by default
+        if fetched := [name for name in _FETCHED if arguments.get(name)]:
+            raise ConfigError(
+                f"{where}.{fetched[0]}: torchvision would fetch and unpickle a file by itself; leave it out, and give "
+                "a file of weights as init.weights=<file>"
+            )
+        if "weights_backbone" in signature:
+            arguments["weights_backbone"] = None
     try:
         return made(**arguments)
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:

@@ -461,6 +461,35 @@ def test_a_class_of_another_kind_is_refused_before_it_is_called(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    "target, option",
+    [
+        ("models.squeezenet1_1", {"weights": "DEFAULT"}),
+        ("models.squeezenet1_1", {"pretrained": True}),
+        ("models.detection.ssdlite320_mobilenet_v3_large", {"weights_backbone": "DEFAULT"}),
+        ("datasets.MNIST", {"root": "here", "download": True}),
+        ("models.get_model", {"name": "squeezenet1_1", "weights": "DEFAULT"}),
+    ],
+)
+def test_torchvision_downloads_nothing(target: str, option: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    import urllib.request
+
+    asked: list[object] = []
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *given, **_: asked.append(given) or 1 / 0)
+    with pytest.raises(
+        ConfigError, match="would fetch and unpickle|neither a class nor a function of a models package"
+    ):
+        build({"_target_": f"torchvision.{target}", **option}, "model")
+    assert not asked
+
+
+def test_torchvisions_detectors_start_without_the_weights_they_would_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.models import MobileNet_V3_Large_Weights
+
+    monkeypatch.setattr(MobileNet_V3_Large_Weights, "get_state_dict", lambda *_, **__: 1 / 0)
+    build({"_target_": "torchvision.models.detection.ssdlite320_mobilenet_v3_large", "num_classes": 3}, "model")
+
+
+@pytest.mark.parametrize(
     "target",
     [
         "os.system", "builtins.eval", "subprocess.Popen", "torch.load", "torch.optimx.Adam", "paddlecorex.A",
