@@ -301,7 +301,8 @@ class FasterRCNN(nn.Module):
     """A trunk with a pyramid, region proposals from every map, and a head that judges each proposal.
 
     The defaults are those of torchvision's `fasterrcnn_resnet50_fpn`, whose files of weights load unchanged and give
-    its detections; for them images are RGB normalised with ImageNet's mean and deviation.
+    its detections (those of COCO with norm_eps=0); for them images are RGB normalised with ImageNet's mean and
+    deviation.
 
     Args:
         num_classes: classes without background, C.

@@ -24,7 +24,7 @@ class MaskRCNN(FasterRCNN):
     """`FasterRCNN`, and a mask for each detection.
 
     The defaults are those of torchvision's `maskrcnn_resnet50_fpn`, whose files of weights load unchanged and give its
-    detections and masks.
+    detections and masks (those of COCO with norm_eps=0).
 
     Args:
         num_classes: classes without background, C.

@@ -38,7 +38,8 @@ class RetinaNet(nn.Module):
     true box by `low` to `high`; L1 of the coded boxes of the positives, which are those from `high` on, and the best
     ones of each box. Sums, counted by positives.
 
-    Names, shapes and outputs are those of torchvision's `retinanet_resnet50_fpn`: so there is one column of class
+    Names, shapes and outputs are those of torchvision's `retinanet_resnet50_fpn` (of the published file with
+    frozen_norm=True, norm_eps=0): so there is one column of class
     scores more than classes, the first, which is trained to be 0 and never looked at.
 
     Args:
