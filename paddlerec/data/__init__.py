@@ -18,6 +18,7 @@ from paddlerec.data.movielens import MovieLensData
 from paddlerec.data.sessions import DigineticaData, SessionData, YoochooseData
 from paddlerec.data.table import TableData
 from paddlerec.data.tagspace import TagSpaceData
+from paddlerec.data.word2vec import PTBSkipGramData, SkipGramData
 
 __all__ = [
     "AmazonCtrData",
@@ -35,7 +36,9 @@ __all__ = [
     "ML1MNCFData",
     "ML1MViewsData",
     "MovieLensData",
+    "PTBSkipGramData",
     "SessionData",
+    "SkipGramData",
     "TableData",
     "TagSpaceData",
     "YoochooseData",

@@ -13,7 +13,7 @@ from paddlecore.data import DataModule, Plan, Rows, mix, ranges, uniform
 from paddlecore.errors import DataError
 from paddlecore.sources import split_files
 from paddlecore.task import Batch
-from paddlerec.data.negatives import Negatives, Popularity, among
+from paddlerec.data.negatives import Negatives, Popularity, among, hits
 from paddlerec.data.reader import Times, converted, from_json, is_name, movielens, named, numbered, numbers, suffix
 
 if TYPE_CHECKING:
@@ -129,9 +129,9 @@ class PairRows:
             batch["item_log_q"] = self.log_q[item]
             if self.drop_known:
                 of, place = ranges(self.lists.starts[user], self.lists.starts[user + 1])
-                batch["hits"] = self._hits(of, self.lists.items[place], batch["candidates"])
+                batch["hits"] = hits(of, self.lists.items[place], batch["candidates"], self.num_items)
             else:
-                batch["hits"] = self._hits(np.arange(len(item)), item, batch["candidates"])
+                batch["hits"] = hits(np.arange(len(item)), item, batch["candidates"], self.num_items)
         if self.train_history:
             batch["history"] = self._histories(user, chosen, positions, epoch)
         made: Batch = {name: torch.from_numpy(value) for name, value in batch.items()}
@@ -142,14 +142,6 @@ class PairRows:
         own = self.lists.items[self.plan.rows(epoch, step)[: self.in_batch]].astype(np.int64)
         drawn = self.popularity.draw(self.sampled, seed=mix(self.seed, epoch, step, 1))
         return np.concatenate([own, drawn])
-
-    def _hits(self, rows: np.ndarray, items: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        """[2, h] int64: `rows` [n] again, and the places among the candidates where their `items` [n] stand."""
-        order = np.argsort(candidates, kind="stable")  # the same items stand together
-        count = np.bincount(candidates, minlength=self.num_items)
-        first = np.cumsum(count) - count
-        of, place = ranges(first[items], first[items] + count[items])
-        return np.stack([rows[of], order[place]])
 
     def _histories(self, user: np.ndarray, chosen: np.ndarray, positions: np.ndarray, epoch: int) -> np.ndarray:
         start = self.lists.starts[user]

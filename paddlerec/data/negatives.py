@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from paddlecore.data import mix, uniform
+from paddlecore.data import mix, ranges, uniform
 
 _MANY = 1 << 20  # items that one of 2^24 random numbers cannot choose from evenly
 
@@ -20,6 +20,15 @@ def among(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:
     if not len(ascending):
         return np.zeros(len(values), bool)
     return ascending[np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)] == values
+
+
+def hits(rows: np.ndarray, items: np.ndarray, candidates: np.ndarray, num_items: int) -> np.ndarray:
+    """[2, h] int64: `rows` [n] again, and the places among the `candidates` [C] where their `items` [n] stand."""
+    order = np.argsort(candidates, kind="stable")  # the same items stand together
+    count = np.bincount(candidates, minlength=num_items)
+    first = np.cumsum(count) - count
+    of, place = ranges(first[items], first[items] + count[items])
+    return np.stack([rows[of], order[place]])
 
 
 class Negatives:

@@ -22,6 +22,7 @@ from paddlerec.models.ssr import SSR
 from paddlerec.models.tagspace import TagSpace
 from paddlerec.models.two_tower import TwoTower
 from paddlerec.models.wide_deep import WideDeep
+from paddlerec.models.word2vec import Word2Vec
 from paddlerec.models.xdeepfm import XDeepFM
 
 __all__ = [
@@ -45,5 +46,6 @@ __all__ = [
     "TagSpace",
     "TwoTower",
     "WideDeep",
+    "Word2Vec",
     "XDeepFM",
 ]
