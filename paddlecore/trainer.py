@@ -118,7 +118,7 @@ class Trainer:
         self.wrapped = self._wrap()
         # what each phase has counted, [3 + logs]: weight, loss, logs, stop flag; of the steps that have not been read
         # yet, because reading waits for the device
-        self.counted: list[list[Tensor]] = []
+        self.counted: list[list[Tensor] | list[list[float]]] = []
         self.totals: list[list[float]] = []  # the same of each phase, summed since the last log line
         self.log_names: dict[str, list[str]] = {}  # they come with the first step
         self._stop_asked = False
@@ -313,7 +313,9 @@ class Trainer:
             self.optimizers[phase].requires_grad_()
 
     def _advance(self, sums: list[Tensor]) -> None:
-        self.counted.append(sums)
+        # As numbers, not as tensors, on a CPU: a small block that lives on in the middle of what a step has freed keeps
+        # the next step's large blocks from their place, and the process grew by one at each step until it was read.
+        self.counted.append([s.tolist() for s in sums] if self.device.type == "cpu" else sums)
         self.rows_seen += self.loader.plan.count(self.epoch, self.epoch_step)
         self.step += 1
         self.epoch_step += 1
@@ -350,7 +352,10 @@ class Trainer:
             NonFiniteLoss: of the first step whose loss is NaN or infinite.
         """
         steps, self.counted = self.counted, []
-        of_phases = [torch.stack(column).tolist() for column in zip(*steps, strict=True)]
+        of_phases: list[Any] = [
+            torch.stack(column).tolist() if isinstance(column[0], Tensor) else column
+            for column in zip(*steps, strict=True)
+        ]
         for back, rows in zip(range(len(steps), 0, -1), zip(*of_phases, strict=True), strict=True):
             if not all(math.isfinite(row[1]) for row in rows):
                 raise self._bad_loss(self.step - back)

@@ -275,6 +275,17 @@ def test_plateau_lowers_the_rate() -> None:
     assert run.journal.of("train", "lr") == pytest.approx([0.01] * 4 + [1e-3] * 2 + [1e-4] * 2)
 
 
+def test_what_waits_to_be_read_takes_no_place_among_a_steps_tensors() -> None:
+    """On a CPU small blocks that live on would keep the next step's large ones from the places of the last one's."""
+    run = trainer(_Plain(nn.Linear(3, 1)), max_steps=3, batch_size=8, log_every=100)
+    kept = []
+    advance = run._advance
+    run._advance = lambda sums: (advance(sums), kept.append(list(run.counted)))  # type: ignore[method-assign]
+    run.fit()
+    assert [len(steps) for steps in kept] == [1, 2, 3]
+    assert all(type(number) is float for step in kept[-1] for phase in step for number in phase)
+
+
 @pytest.mark.parametrize("log_every", [1, 5])
 def test_a_loss_that_is_not_finite_stops_with_step_and_rows(tmp_path: Path, log_every: int) -> None:
     data = rows()

@@ -98,6 +98,18 @@ def test_two_towers_know_nothing_of_an_unknown_user_without_a_history() -> None:
     assert not torch.allclose(known, by_history)
 
 
+def test_the_bias_of_an_item_is_added_to_the_cosine() -> None:
+    torch.manual_seed(0)
+    model = TwoTower(num_users=6, num_items=8, dim=4, user_ids=False, item_bias=True).eval()
+    torch.nn.init.normal_(model.bias.weight)
+    history = torch.tensor([[2, 5], [7, 0], [0, 0]])
+    means = torch.stack([model.items.weight[[2, 5]].mean(0), model.items.weight[7], torch.zeros(4)])
+    cosine = torch.cosine_similarity(means.unsqueeze(1), model.items.weight, dim=2)
+    with torch.no_grad():
+        score = model.encode(torch.zeros(3, dtype=torch.int64), history) @ model.item_vectors().T
+    torch.testing.assert_close(score, cosine + model.bias.weight.T)  # of nobody the bias alone
+
+
 def test_mean_of_history_with_and_without_gradient() -> None:
     torch.manual_seed(0)
     table = RowTable(9, 3)
@@ -113,6 +125,7 @@ def test_mean_of_history_with_and_without_gradient() -> None:
     lambda: MF(num_users=6, num_items=8, dim=4, normalise=True),
     lambda: TwoTower(num_users=6, num_items=8, dim=4),
     lambda: TwoTower(num_users=6, num_items=8, dim=4, hidden=[5], user_ids=False, normalise=False),
+    lambda: TwoTower(num_users=6, num_items=8, dim=4, item_bias=True),
     lambda: Item2Vec(num_items=8, dim=4),
     lambda: Item2Vec(num_items=8, dim=4, tied=True),
     lambda: Popularity(num_items=8),
