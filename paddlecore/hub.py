@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SUITES = {"rec": "paddlerec", "cv": "paddlecv", "nlp": "paddlenlp"}
 PIECE = 7 * 2**20  # bytes
+_LONG = 1000  # values of a list that a card alone leaves out
 BARE = (".safetensors", ".pth", ".pt")  # endings of files of tensors that other programs write
 _log = logging.getLogger("paddlecore")
 
@@ -755,8 +756,9 @@ def _keep_the_card(folder: Path) -> None:
     card = read_object(folder / "card.json")
     for file in card["files"]:
         (folder / file).unlink()
-    # the rest that only weights need, and that may be long: names of labels, vocabularies
+    # the rest that only weights need, and that may be long: names of labels, vocabularies, frequencies of words
     card |= {"files": {}, "weights_dtype": None, "eval_command": None, "task_config": None, "labels": None}
+    card["model"] = {k: v for k, v in card["model"].items() if not (isinstance(v, list) and len(v) > _LONG)}
     card.pop("tied", None)
     write_json(folder / "card.json", card)
 

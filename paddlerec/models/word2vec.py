@@ -25,7 +25,7 @@ class Word2Vec(Item2Vec):
 
     Args:
         num_items: words, 0 = padding.
-        log_noise: [num_items] log q of each word; for the padding, anything.
+        log_noise: [num_items] log q of each word; for the padding, anything. None = unknown: rankings are by score.
         prior: weight of it in rankings; training is not changed.
         dim, init_std, tied: see `Item2Vec`.
 
@@ -38,12 +38,14 @@ class Word2Vec(Item2Vec):
         self,
         *,
         num_items: int,
-        log_noise: Sequence[float],
+        log_noise: Sequence[float] | None = None,
         prior: float = 1.0,
         dim: int = 100,
         init_std: float = 0.01,
         tied: bool = False,
     ) -> None:
+        if log_noise is None:
+            log_noise = [0.0] * num_items
         if len(log_noise) != num_items:
             raise ValueError(f"log_noise must have num_items={num_items} values, got {len(log_noise)}")
         super().__init__(num_items=num_items, dim=dim, init_std=init_std, tied=tied)

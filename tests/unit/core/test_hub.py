@@ -363,6 +363,17 @@ def test_a_card_alone_says_what_was_reached_and_has_no_weights(tmp_path: Path, z
     assert hub.list_models(pretrained=True) == ["rec/one"]
 
 
+def test_a_card_alone_leaves_out_what_is_as_long_as_a_vocabulary(
+    tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = {**RECORD["model"], "sizes": [3] * 40}
+    monkeypatch.setitem(RECORD, "model", {**short, "frequencies": [0.5] * 1001})
+    run = make_run(tmp_path / "a")
+    assert "frequencies" in hub.read_artefact(hub.write_artefact([run], tmp_path / "whole")).card["model"]
+    hub.write_artefact([run], zoo, weights=False)
+    assert hub.read_card("rec/one")["model"] == short
+
+
 def test_a_cards_command_has_the_length_of_the_run_though_it_is_no_part_of_its_identity(
     tmp_path: Path, zoo: Path
 ) -> None:

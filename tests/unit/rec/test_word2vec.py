@@ -223,4 +223,5 @@ def test_words_are_ranked_by_probability_not_by_the_score_alone() -> None:
         assert task.eval().predict(batch)["item"][0, :3].tolist() == [3, 1, 2]
     with pytest.raises(ValueError, match="num_items=4"):
         Word2Vec(num_items=4, log_noise=[0.0])
+    assert Word2Vec(num_items=4).item_bias().tolist() == [0.0] * 4
     assert Item2Vec(num_items=4, dim=1).state_dict().keys() == model.state_dict().keys()
