@@ -198,7 +198,7 @@ class ML1MNCFData(DataModule):
             return 1 + columns.astype(np.int64)
 
         names = ["user", "item"]
-        found = converted(path, names, convert, partial(self.bad_rows.add, path), names)
+        found = list(converted(path, names, convert, partial(self.bad_rows.add, path), names))
         if not sum(map(len, found)):
             raise DataError(f"{path}: it has no rows{' that can be used' if self.bad_rows.count else ''}")
         return np.concatenate(found)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NoReturn
+from typing import IO, TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
@@ -22,7 +22,6 @@ from paddlerec.data.reader import BadValue, named, numbered, numbers
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from tqdm import tqdm
 
 BLOCK = 1 << 18  # rows that are in memory at a time, where a table is in files
 Columns = dict[str, np.ndarray]
@@ -126,13 +125,6 @@ def divided(rows: Spool, fractions: Sequence[float], seed: int) -> dict[str, Cal
 
     sizes = np.bincount(part, minlength=3)
     return {s: partial(blocks, n) for n, s in enumerate(("train", "valid", "test")) if sizes[n]}
-
-
-def progress(what: str, total: int, unit: str) -> tqdm[NoReturn]:
-    """A bar on a terminal, and nothing elsewhere."""
-    from tqdm import tqdm
-
-    return tqdm(total=total, desc=what, unit=unit, unit_scale=True, disable=None, leave=False)
 
 
 class Preparation:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from io import BufferedIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
 
@@ -23,12 +23,14 @@ from paddlecore.errors import DataError, nearest, some
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from tqdm import tqdm
 
 # None: tabs if the first line has one, else commas. The last two: MovieLens
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": None, ".data": "\t", ".dat": "::"}
 _MOVIELENS = ["user", "item", "rating", "time"]
 _BLOCK = 1 << 24  # bytes of text in a piece
 _BATCH = 1 << 17  # rows of Parquet in a piece
+_SHOWN = 1 << 14  # lines that are read between two looks at the bar
 
 T = TypeVar("T")
 
@@ -112,9 +114,22 @@ def converted(
     convert: Callable[[pa.Table], T],
     bad: Callable[[int, str], None],
     columns: Sequence[str] | None = None,
-) -> list[T]:
-    """A whole file by `convert`: see `pieces` and `salvage`."""
-    return [made for piece in pieces(path, wanted, columns) for made in salvage(piece, convert, bad)]
+    *,
+    optional: int = 0,
+) -> Iterator[T]:
+    """A whole file by `convert`, with a bar: see `pieces` and `salvage`."""
+    size = path.stat().st_size
+    with progress(f"reading {path.name}", size, "B") as bar:
+        for piece in pieces(path, wanted, columns, optional=optional):
+            yield from salvage(piece, convert, bad)
+            bar.update(int(piece.share * size) - bar.n)
+
+
+def progress(what: str, total: int, unit: str) -> tqdm[NoReturn]:
+    """A bar on a terminal, and nothing elsewhere."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc=what, unit=unit, unit_scale=True, disable=None, leave=False)
 
 
 # ---------------------------------------------------------------------------------------------------- text
@@ -279,7 +294,7 @@ def contents(path: Path) -> bytes:
 
 
 def lines(path: Path, bad: Callable[[int, str], None], encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
-    """Number, from 1 on, and text of each line of a file, which may be .gz; for files that are no tables.
+    """Number, from 1 on, and text of each line of a file, which may be .gz; for files that are no tables. With a bar.
 
     Line ends come with the text; a byte order mark does not. `bad(number, why)` hears of a line in another encoding, or
     with a carriage return inside, which ends lines in other files.
@@ -287,8 +302,10 @@ def lines(path: Path, bad: Callable[[int, str], None], encoding: str = "utf-8") 
     Raises:
         DataError: the file is missing or damaged.
     """
-    with _opened(path) as (_, file):
+    with _opened(path) as (raw, file), progress(f"reading {path.name}", path.stat().st_size, "B") as bar:
         for number, line in enumerate(file, start=1):
+            if number % _SHOWN == 0:
+                bar.update(raw.tell() - bar.n)
             if b"\r" in line.rstrip(b"\r\n"):
                 bad(number, "a carriage return within the line")
                 continue

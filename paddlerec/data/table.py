@@ -13,18 +13,16 @@ import torch
 
 from paddlecore.data import ArrayRows, DataModule, mix
 from paddlecore.errors import DataError, nearest
-from paddlecore.sources import cache_folder, data_root, fingerprint, split_files
+from paddlecore.sources import data_root, split_files
 from paddlecore.task import Batch
 from paddlerec.data import cache
 from paddlerec.data.columns import Categorical, ColumnMap, Dense, Sequence, hashed, options
 from paddlerec.data.ctr_toy import World
-from paddlerec.data.preparation import Columns, Preparation, divided, progress, spooled
-from paddlerec.data.reader import pieces, row, row_table, salvage, suffix
+from paddlerec.data.preparation import Columns, Preparation, divided, spooled
+from paddlerec.data.reader import converted, row, row_table, suffix
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-_SMALL = 1 << 25  # bytes of all files: tables below stay in memory where `cache` is auto
 
 
 class TableRows(ArrayRows):
@@ -259,35 +257,20 @@ class TableData(DataModule):
             warnings.warn(f"most values of {', '.join(names)} are not in the vocabulary and share id 0", stacklevel=3)
 
     def _cache_folder(self) -> Path | None:
-        if self.cache != "auto":
-            return Path(self.cache) if self.cache is not None else None
-        user = cache_folder()
-        return user / "tables" if user and sum(path.stat().st_size for path in self._paths) >= _SMALL else None
+        return cache.folder_for(self.cache, self._paths)
 
     def _cached(self, folder: Path) -> dict[str, Columns]:
-        facts = {
-            "kind": f"{type(self).__module__}.{type(self).__qualname__}",
-            "files": {split: fingerprint([path]) for split, path in self._files().items()},
-            "map": self.map.facts(),
-            "reading": [self.columns, self._inputs(), self.bad_rows.on_bad_row, self.bad_rows.max_bad_rows],
-            "split": [self.split, self.split_seed],
-        }
-        place = folder / cache.key(facts)
-        if self._vocabularies or self._scales:  # restored: those that the training run learned from these files?
-            found = cache.load(place)
-            if found is None or found[0]["learned"] != self._learned():
-                place = folder / cache.key({**facts, "learned": self._learned()})
-        found_or_made, columns = cache.made_once(place, self._fill)
-        learned = found_or_made["learned"]
+        options = [self.map.facts(), self.columns, self._inputs(), self.split, self.split_seed]
+        restored = self._learned() if self._vocabularies or self._scales else None
+        made, columns = cache.kept(self, folder, self._files(), options, restored, self._fill)
+        learned = made["learned"]
         self._vocabularies, self._scales = learned["vocabularies"], {k: (*v,) for k, v in learned["scales"].items()}
-        self.unseen = found_or_made["unseen"]
-        self.bad_rows.count, self.bad_rows.first = found_or_made["bad_rows"]
-        return {split: columns[split] for split in found_or_made["splits"]}
+        self.unseen = made["unseen"]
+        return {split: columns[split] for split in made["splits"]}
 
     def _fill(self, folder: Path) -> dict[str, Any]:
         columns = self._made(folder)
-        bad_rows = [self.bad_rows.count, self.bad_rows.first]
-        return {"splits": list(columns), "learned": self._learned(), "unseen": self.unseen, "bad_rows": bad_rows}
+        return {"splits": list(columns), "learned": self._learned(), "unseen": self.unseen}
 
     def _made(self, folder: Path | None) -> dict[str, Columns]:
         """The columns of each split: arrays, or memory maps of files in `folder`."""
@@ -321,15 +304,13 @@ class TableData(DataModule):
         return split_files(source, suffix, ".txt, .tsv, .csv (optionally with .gz) or .parquet", ("train", "valid"))
 
     def _read(self, path: Path, work: Preparation) -> Iterator[Columns]:
-        rows, size = 0, path.stat().st_size
-        with progress(f"reading {path.name}", size, "B") as bar:
-            for piece in pieces(path, self._wanted(), self.columns, optional=self.optional):
-                for columns in salvage(
-                    piece, lambda table: work.convert(self._derive(table)), partial(self.bad_rows.add, path)
-                ):
-                    rows += len(columns["label"])
-                    yield columns
-                bar.update(int(piece.share * size) - bar.n)
+        rows, bad = 0, partial(self.bad_rows.add, path)
+        for columns in converted(
+            path, self._wanted(), lambda table: work.convert(self._derive(table)), bad, self.columns,
+            optional=self.optional,
+        ):  # fmt: skip
+            rows += len(columns["label"])
+            yield columns
         if not rows:
             raise DataError(f"{path}: it has no rows{' that can be used' if self.bad_rows.count else ''}")
 

@@ -205,7 +205,7 @@ class TagSpaceData(DataModule):
             return list(zip(tags, (words[: self.max_length] for words in texts), strict=True))
 
         names = ["tag", "text"]
-        chunks = converted(path, names, convert, partial(self.bad_rows.add, path), names)
+        chunks = list(converted(path, names, convert, partial(self.bad_rows.add, path), names))
         rows = [row for chunk in chunks for row in chunk]
         if not rows:
             raise DataError(f"{path}: it has no rows{' that can be used' if self.bad_rows.count else ''}")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import io
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from paddlecore.data import DataModule
@@ -17,6 +21,7 @@ from paddlerec.data import (
     ML1MNCFData,
     MovieLensData,
     SessionData,
+    reader,
 )
 from paddlerec.data.reader import check_gaps, find_file, lines
 
@@ -67,6 +72,44 @@ def test_a_damaged_file_is_named(tmp_path: Path, kind: type[DataModule], files: 
     source = tmp_path / f"{first}.gz" if kind is HistoryData else tmp_path
     with pytest.raises(DataError, match=f"{first}.gz: damaged"):
         kind(source=str(source)).prepare()
+
+
+class Bar(nullcontext[Any]):
+    """Of tqdm what the reader uses."""
+
+    n = updates = 0
+    told: tuple[str, int, str] = ("", 0, "")
+
+    def start(self, told: tuple[str, int, str]) -> Bar:
+        self.told = told
+        return self
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def update(self, more: int) -> None:
+        assert more >= 0
+        self.n, self.updates = self.n + more, self.updates + 1
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.txt.gz", "a.csv.gz", "a.parquet"])
+def test_a_bar_shows_how_much_of_a_file_is_read(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bar = Bar()
+    monkeypatch.setattr(reader, "progress", lambda what, total, unit: bar.start((what, total, unit)))
+    monkeypatch.setattr(reader, "_SHOWN", 100)
+    monkeypatch.setattr(reader, "_BLOCK", 2000)
+    monkeypatch.setattr(reader, "_BATCH", 100)
+    path, text = tmp_path / name, "a,b\n" + "".join(f"{k},{k * k}\n" for k in range(999))
+    if path.suffix == ".parquet":
+        pd.read_csv(io.StringIO(text)).to_parquet(path)
+    else:
+        path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    if ".txt" in name:
+        assert len(list(lines(path, pytest.fail))) == 1000
+    else:
+        assert sum(reader.converted(path, ["a"], len, pytest.fail)) == 999
+    size = path.stat().st_size
+    assert bar.told == (f"reading {name}", size, "B") and bar.n == size and bar.updates > 3
 
 
 def test_lines_of_another_encoding_are_heard_of_and_a_missing_file_is_named(tmp_path: Path) -> None:

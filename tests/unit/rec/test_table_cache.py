@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from paddlecore.errors import DataError
-from paddlerec.data import TableData, cache, preparation, reader, table
+from paddlerec.data import TableData, cache, preparation, reader
 
 MAP: dict[str, Any] = {
     "label": "y",
@@ -276,7 +276,7 @@ def test_where_columns_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
     TableData(source=str(source), **MAP).prepare()
     assert not (tmp_path / "user").exists()  # a small table
-    monkeypatch.setattr(table, "_SMALL", 100)
+    monkeypatch.setattr(cache, "_SMALL", 100)
     data = TableData(source=str(source), **MAP)
     data.prepare()
     (place,) = (tmp_path / "user" / "paddle-suite" / "tables").iterdir()
