@@ -29,8 +29,7 @@ class _Published(Numbered, HistoryData):
     def _file(self) -> Path:
         if self.source != "auto":
             return super()._file()
-        self._paths = [published(self.SOURCE)[self.name]]
-        return self._paths[0]
+        return published(self.SOURCE)[self.name]
 
 
 class AmazonGamesData(_Published):

@@ -49,7 +49,7 @@ class CandidateData(InteractionData):
         split_seed: of the split and of the negatives of validation and test; the run's seed does not change them.
         negatives: negatives for each training pair.
         valid_negatives: negatives of a held-out item, of validation and of test.
-        **common: see `DataModule`.
+        **common: `cache`, see `InteractionData`; the rest, see `DataModule`.
     """
 
     def __init__(

@@ -46,14 +46,14 @@ class GowallaData(InteractionData):
 
     Args:
         valid_share: share of each user's training pairs that become validation; 0 = none, all are trained on.
-        **options: see `InteractionData`; `source`: auto = the files under PADDLE_DATA (rec/gowalla-lightgcn), toy =
-            generated, or a folder with train and test files of the same form.
+        **options: see `InteractionData`, but nothing is cached; `source`: auto = the files under PADDLE_DATA
+            (rec/gowalla-lightgcn), toy = generated, or a folder with train and test files of the same form.
     """
 
     def __init__(self, *, valid_share: float = 0.0, **options: Any) -> None:
         super().__init__(
             user="user", item="item", rating=None, time=None, columns=None, min_rating=None, split="random",
-            test_share=0.2, valid_share=valid_share, **options,
+            test_share=0.2, valid_share=valid_share, cache=None, **options,
         )  # fmt: skip
         self._sizes = {"users": 1 + _USERS, "items": 1 + _ITEMS}
         self._given = False  # are these sizes those of weights?
@@ -87,7 +87,6 @@ class GowallaData(InteractionData):
 
     def _read_splits(self) -> tuple[Splits, None]:
         files = self._files()
-        self._paths = list(files.values())
         read = {split: self._read_lines(path) for split, path in files.items()}
         for kind, column in (("users", 0), ("items", 1)):
             numbers = np.concatenate([pairs[column] for pairs in read.values()])

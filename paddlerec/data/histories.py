@@ -161,6 +161,8 @@ class HistoryData(SessionData):
         negatives: items drawn for each training target among those that are not in the user's training history.
         eval_negatives: items drawn for each evaluated target among those that are not in the user's history, once for
             all, which it is ranked among; 0 = it is ranked among all items but those of the history before it.
+        cache: folder of prepared columns; auto = one in the user's cache folder, and none for files below 32 MB
+            together; null = none: files are read at each start.
         **common: see `DataModule`.
     """
 
@@ -178,29 +180,28 @@ class HistoryData(SessionData):
         columns: list[str] | None = None,
         negatives: int = 0,
         eval_negatives: int = 0,
+        cache: str | None = "auto",
         **common: Any,
     ) -> None:
         super().__init__(
             batches="prefixes", samples=0, alpha=0.0, max_len=max_len, min_count=min_count, session=user, item=item,
-            time=time, columns=columns, valid_share=0.0, test_share=0.0, split="random", split_seed=1, **common,
+            time=time, columns=columns, valid_share=0.0, test_share=0.0, split="random", split_seed=1, cache=cache,
+            **common,
         )  # fmt: skip
         if negatives < 0 or eval_negatives < 0:
             raise ValueError(f"negatives must not be fewer than 0, got {negatives}, {eval_negatives}")
         self.negatives, self.eval_negatives = negatives, eval_negatives
 
     def prepare(self) -> None:
-        """Read the file, number the items, lay out the rows.
+        """Read the file, number the items, or find that it was done before; lay out the rows.
 
         Raises:
             DataError: a file or row that cannot be used, by file and line; too few items to learn from.
         """
-        log = self._toy()["train"] if self.source == "toy" else self._read(self._file())
-        if not self._items:
-            self._items = self._vocabulary(log)
-        ids = self._numbered(log)
-        user = np.repeat(np.arange(len(log.offsets) - 1), np.diff(log.offsets))[ids > 0]
-        ids = ids[ids > 0]
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=len(log.offsets) - 1))])
+        clicks = self._prepared()["train"]
+        user = np.repeat(np.arange(len(clicks.offsets) - 1), np.diff(clicks.offsets))[clicks.ids > 0]
+        ids = clicks.ids[clicks.ids > 0]
+        offsets = np.concatenate([[0], np.cumsum(np.bincount(user, minlength=len(clicks.offsets) - 1))])
         starts, lengths = offsets[:-1], np.diff(offsets)
         train_ends = offsets[1:] - np.where(lengths >= 3, 2, 0)
         training = np.arange(len(ids)) < train_ends[user]
@@ -230,7 +231,7 @@ class HistoryData(SessionData):
         self._counts["all"] = {
             "users": len(lengths),
             "interactions": len(ids),
-            "left_out": len(log.codes) - len(ids),
+            "left_out": len(clicks.ids) - len(ids),
             "users_tested": len(users["test"]),
             "users_without_training": int((train_ends - starts < 2).sum()),
             "longest": int(lengths.max()),
@@ -244,13 +245,15 @@ class HistoryData(SessionData):
         assert isinstance(rows, HistoryRows)
         return SortedSteps(rows.lengths, self.batch_size, seed=self.seed)
 
+    def _files(self) -> dict[str, Path]:
+        return {"all": self._file()}
+
     def _file(self) -> Path:
         path = Path(self.source)
         if self.source != "auto" and not path.exists():
             raise DataError(f"data.source={self.source}: there is no such file")
         if not path.is_file() or suffix(path) is None:
             raise DataError(f"data.source={self.source} must be .txt, .tsv, .csv (also .gz), .parquet, .dat or .data")
-        self._paths = [path]
         return path
 
     def _read_lines(self, path: Path) -> Log:

@@ -13,6 +13,7 @@ from paddlecore.data import DataModule, Plan, Rows, mix, ranges, uniform
 from paddlecore.errors import DataError
 from paddlecore.sources import split_files
 from paddlecore.task import Batch
+from paddlerec.data import cache
 from paddlerec.data.negatives import Negatives, Popularity, among, hits
 from paddlerec.data.reader import Times, converted, from_json, is_name, movielens, named, numbered, numbers, suffix
 
@@ -219,6 +220,8 @@ class InteractionData(DataModule):
         negatives, in_batch, sampled, alpha, drop_known, train_history, graph: what a training batch brings; see
             `PairRows`.
         max_history: items of a user that evaluation and `encode` give to a user tower, the latest ones.
+        cache: folder of prepared columns; auto = one in the user's cache folder, and none for files below 32 MB
+            together; null = none: files are read at each start.
         **common: see `DataModule`.
     """
 
@@ -243,6 +246,7 @@ class InteractionData(DataModule):
         train_history: int = 0,
         max_history: int = 200,
         graph: bool = False,
+        cache: str | None = "auto",
         **common: Any,
     ) -> None:
         super().__init__(**common)
@@ -256,7 +260,7 @@ class InteractionData(DataModule):
             raise ValueError("data.min_rating needs data.rating, the column of the ratings")
         self.user, self.item, self.rating, self.time, self.columns = user, item, rating, time, columns
         self.min_rating, self.split, self.test_share, self.valid_share = min_rating, split, test_share, valid_share
-        self.split_seed, self.max_history, self.graph = split_seed, max_history, graph
+        self.split_seed, self.max_history, self.graph, self.cache = split_seed, max_history, graph, cache
         self.drawn: dict[str, Any] = {"negatives": negatives, "in_batch": in_batch, "sampled": sampled, "alpha": alpha}
         self.drawn |= {"drop_known": drop_known, "train_history": train_history}
         self._names: dict[str, list[str]] = {}  # of users and items in train; id = 1 + place
@@ -359,22 +363,12 @@ class InteractionData(DataModule):
     # ------------------------------------------------------------------------------------------------ reading
 
     def prepare(self) -> None:
-        """Read, number and split everything.
+        """Read, number and split everything, or find that it was done before.
 
         Raises:
             DataError: a file or row that cannot be used, by file and line.
         """
-        self._counts = {}
-        read, names = (self._toy(), None) if self.source == "toy" else self._read_splits()
-        if "all" in read:
-            read["train"], read["test"] = self._divided(*read.pop("all"), self.test_share, 0)
-        if "valid" not in read and self.valid_share:
-            read["train"], read["valid"] = self._divided(*read["train"], self.valid_share, 1)
-        if names is not None:
-            read = self._numbered(read, names)
-        read = {split: pairs for split, pairs in read.items() if len(pairs[0])}
-        if "train" not in read:
-            raise DataError("the train split is empty")
+        read = self._prepared()
         num_users, num_items = self._size("users"), self._size("items")
         train = Lists(*read["train"], num_users)
         rows = PairRows(train, num_items, self.batch_size, self.seed, graph=self.graph, **self.drawn)
@@ -401,6 +395,42 @@ class InteractionData(DataModule):
             "pairs": len(rows), "users": num_users - 1, "items": num_items - 1, **self._counts.get("train", {})
         }  # fmt: skip
 
+    def _prepared(self) -> Splits:
+        """The pairs of each split by id, read now or kept from another time: then as memory maps."""
+        files = {} if self.source == "toy" else self._files()
+        self._paths = list(files.values())
+        folder = cache.folder_for(self.cache, self._paths) if files else None
+        if folder is None:
+            self._counts, read = self._made()
+            return read
+        options: list[Any] = [self.user, self.item, self.rating, self.time, self.columns, self.min_rating]
+        options += [self.split, self.test_share, self.valid_share, self.split_seed]
+        made, found = cache.kept(self, folder, files, options, self._names, self._fill)
+        self._names, self._counts = made["learned"], made["counts"]
+        return {split: (columns["users"], columns["items"]) for split, columns in found.items()}
+
+    def _fill(self, folder: Path) -> dict[str, Any]:
+        counts, read = self._made()
+        cache.write(folder, {split: {"users": users, "items": items} for split, (users, items) in read.items()})
+        return {"learned": self._names, "counts": counts}
+
+    def _made(self) -> tuple[dict[str, dict[str, int]], Splits]:
+        """What was counted by split, and the pairs of each split that has some."""
+        read, names = (self._toy(), None) if self.source == "toy" else self._read_splits()
+        if "all" in read:
+            read["train"], read["test"] = self._divided(*read.pop("all"), self.test_share, 0)
+        if "valid" not in read and self.valid_share:
+            read["train"], read["valid"] = self._divided(*read["train"], self.valid_share, 1)
+        counts = {}
+        if names is not None:
+            pairs = len(read["train"][0])
+            read = self._numbered(read, names)
+            counts["train"] = {"left_out": pairs - len(read["train"][0])}
+        read = {split: pairs for split, pairs in read.items() if len(pairs[0])}
+        if "train" not in read:
+            raise DataError("the train split is empty")
+        return counts, read
+
     def _divided(
         self, users: np.ndarray, items: np.ndarray, share: float, stream: int
     ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -421,7 +451,6 @@ class InteractionData(DataModule):
         """Users and items of each split, each pair once, in order of time; and, where they are no ids yet, the names of
         users and of items by number."""
         files = self._files()
-        self._paths = list(files.values())
         places: tuple[dict[str, int], dict[str, int]] = ({}, {})
         read = {split: self._read(path, places) for split, path in files.items()}
         return read, (list(places[0]), list(places[1]))
@@ -441,7 +470,6 @@ class InteractionData(DataModule):
         found = {split: (ids[0][users], ids[1][items]) for split, (users, items) in read.items()}
         users, items = found["train"]
         good = (users > 0) & (items > 0)  # restored vocabularies may lack some
-        self._counts["train"] = {"left_out": int((~good).sum())}
         if len(good) and not good.any():
             raise DataError("the given weights know no user or no item of any pair in train; train without them")
         return {**found, "train": (users[good], items[good])}
@@ -466,7 +494,8 @@ class InteractionData(DataModule):
             rated = numbers(table[self.rating], self.rating) if self.rating else np.zeros(table.num_rows)
             return *map(numbered, found, places), when, rated
 
-        chunks = converted(path, wanted, convert, partial(self.bad_rows.add, path), self.columns or movielens(path))
+        bad = partial(self.bad_rows.add, path)
+        chunks = list(converted(path, wanted, convert, bad, self.columns or movielens(path)))
         if not chunks:
             raise DataError(f"{path}: it has no rows{' that can be used' if self.bad_rows.count else ''}")
         users, items, when, rated = (np.concatenate(parts) for parts in zip(*chunks, strict=True))

@@ -14,6 +14,7 @@ from paddlecore.data import DataModule, Plan, Rows, mix
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, locate, split_files
 from paddlecore.task import Batch
+from paddlerec.data import cache
 from paddlerec.data.reader import (
     Times,
     converted,
@@ -89,6 +90,14 @@ class Log(NamedTuple):
         return self._replace(codes=self.codes[places], offsets=offsets)
 
 
+class Clicks(NamedTuple):
+    """Sessions by id."""
+
+    ids: np.ndarray  # [clicks] int32; 0 = unknown
+    offsets: np.ndarray  # [sessions + 1] int64
+    whole: bool  # see `Log`
+
+
 class SessionData(DataModule):
     """Next-item examples from your own sessions.
 
@@ -131,6 +140,8 @@ class SessionData(DataModule):
         split: random, or last: the sessions of each share are those that begin last, so that nothing is learned from
             the future (of lines of text, the last lines).
         split_seed: of a random split; the run's seed does not change it.
+        cache: folder of prepared columns; auto = one in the user's cache folder, and none for files below 32 MB
+            together; null = none: files are read at each start.
         **common: see `DataModule`.
     """
 
@@ -155,6 +166,7 @@ class SessionData(DataModule):
         test_share: float = 0.1,
         split: str = "random",
         split_seed: int = 1,
+        cache: str | None = "auto",
         **common: Any,
     ) -> None:
         super().__init__(**common)
@@ -171,6 +183,7 @@ class SessionData(DataModule):
         self.batches, self.samples, self.alpha = batches, samples, alpha
         self.max_len, self.min_count, self.columns, self.wanted = max_len, min_count, columns, (session, item, time)
         self.valid_share, self.test_share, self.split, self.split_seed = valid_share, test_share, split, split_seed
+        self.cache = cache
         self._items: list[str] = []  # names; id = 1 + place
         self._ids: dict[str, int] = {}  # once `encode` needs them
         self._rows: dict[str, Rows] = {}
@@ -199,10 +212,17 @@ class SessionData(DataModule):
         return counts["unknown_clicks"] / max(counts["clicks"], 1)
 
     def state(self) -> dict[str, Any]:
-        return {"items": self._items}
+        return self._learned()
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._items, self._ids = list(state.get("items", [])), {}
+        self._learn(state)
+
+    def _learned(self) -> dict[str, Any]:
+        return {"items": self._items}
+
+    def _learn(self, found: dict[str, Any]) -> None:
+        """Take over what `_learned` gave."""
+        self._items, self._ids = list(found.get("items", [])), {}
 
     def examples(self) -> list[list[str]]:
         """Made up of the vocabulary: sessions of somebody's data do not belong into a file of weights."""
@@ -239,11 +259,40 @@ class SessionData(DataModule):
     # ------------------------------------------------------------------------------------------------ reading
 
     def prepare(self) -> None:
-        """Read the files, number the items, lay out the rows.
+        """Read the files, number the items, or find that it was done before; lay out the rows.
 
         Raises:
             DataError: a file or row that cannot be used, by file and line.
         """
+        read = self._prepared()
+        self.splits = tuple(split for split in ("train", "valid", "test") if split in read)
+        self._rows = {split: self._laid_out(split, read[split]) for split in self.splits}
+        if not len(self._rows["train"]):
+            raise DataError("the train split has no session of two known items, so there is nothing to learn")
+
+    def _prepared(self) -> dict[str, Clicks]:
+        """The sessions of each split, read now or kept from another time: then as memory maps."""
+        files = {} if self.source == "toy" else self._files()
+        self._paths = list(files.values())
+        folder = cache.folder_for(self.cache, self._paths) if files else None
+        if folder is None:
+            return self._made()
+        restored = self._learned() if self._items else None
+        made, found = cache.kept(self, folder, files, self._options(), restored, self._fill)
+        self._learn(made["learned"])
+        return {split: Clicks(**columns, whole=made["whole"][split]) for split, columns in found.items()}
+
+    def _options(self) -> list[Any]:
+        """Those that decide what `_made` and `_learned` give."""
+        division = [self.valid_share, self.test_share, self.split, self.split_seed]
+        return [self.wanted, self.columns, self.min_count, division]
+
+    def _fill(self, folder: Path) -> dict[str, Any]:
+        made = self._made()
+        cache.write(folder, {split: {"ids": found.ids, "offsets": found.offsets} for split, found in made.items()})
+        return {"learned": self._learned(), "whole": {split: found.whole for split, found in made.items()}}
+
+    def _made(self) -> dict[str, Clicks]:
         read = self._toy() if self.source == "toy" else self._read_splits()
         if not self._items:
             self._items = self._vocabulary(read["train"])
@@ -251,15 +300,11 @@ class SessionData(DataModule):
         if "valid" not in read and self.valid_share:
             share = self.valid_share / (1.0 - (self.test_share if "all" in read else 0.0))
             read["train"], read["valid"] = self._divided(read["train"], share, 0)
-        self.splits = tuple(split for split in ("train", "valid", "test") if split in read)
-        self._rows = {split: self._laid_out(split, read[split]) for split in self.splits}
-        if not len(self._rows["train"]):
-            raise DataError("the train split has no session of two known items, so there is nothing to learn")
+        read.pop("all", None)
+        return {split: Clicks(self._numbered(log), log.offsets, log.whole) for split, log in read.items()}
 
     def _read_splits(self) -> dict[str, Log]:
-        files = self._files()
-        self._paths = list(files.values())
-        read = {split: self._read(path) for split, path in files.items()}
+        read = {split: self._read(path) for split, path in self._files().items()}
         if "all" in read:
             read["train"] = read["all"]
             if self.test_share:
@@ -313,9 +358,8 @@ class SessionData(DataModule):
             when = times.read(table[time])
             return numbered(found[0], sessions), numbered(found[1], items).astype(np.int32), when
 
-        chunks = converted(
-            path, self.wanted, convert, partial(self.bad_rows.add, path), self.columns or movielens(path)
-        )
+        bad = partial(self.bad_rows.add, path)
+        chunks = list(converted(path, self.wanted, convert, bad, self.columns or movielens(path)))
         if not chunks:
             return Log(np.empty(0, np.int32), [], np.zeros(1, np.int64), True)
         of, codes, when = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
@@ -350,21 +394,21 @@ class SessionData(DataModule):
         """[clicks] int32 ids."""
         return np.array([self._id(name) for name in log.names], np.int32)[log.codes]
 
-    def _laid_out(self, split: str, log: Log) -> Rows:
-        if split == "train" and self.batches == "parallel" and not log.whole:
+    def _laid_out(self, split: str, clicks: Clicks) -> Rows:
+        ids, offsets, whole = clicks
+        if split == "train" and self.batches == "parallel" and not whole:
             raise DataError("data.batches=parallel reads whole sessions, and train has histories with their targets")
-        ids, lengths = self._numbered(log), np.diff(log.offsets)
-        place = np.arange(len(ids))
-        if log.whole:
+        lengths, place = np.diff(offsets), np.arange(len(ids))
+        if whole:
             target = np.ones(len(ids), bool)
-            target[log.offsets[:-1]] = False
+            target[offsets[:-1]] = False
             of = np.repeat(np.arange(len(lengths)), lengths)[target]  # [rows] the session of each
             target = place[target]
         else:
             of = np.arange(len(lengths))
-            target = log.offsets[1:] - 1
+            target = offsets[1:] - 1
         kept = np.concatenate([[0], np.cumsum(ids > 0)])  # where a click stands once the unknown ones are left out
-        starts, ends, targets = kept[log.offsets[of]], kept[target], ids[target]
+        starts, ends, targets = kept[offsets[of]], kept[target], ids[target]
         if split == "train":  # nothing can be learned of an unknown target, nor from no history
             good = (targets > 0) & (ends > starts)
             starts, ends, targets = starts[good], ends[good], targets[good]
@@ -382,7 +426,7 @@ class SessionData(DataModule):
             return rows.by_length()
         if self.batches == "parallel" and len(rows):
             return SessionStreams(
-                ids[ids > 0], kept[log.offsets], num_items=1 + len(self._items), slots=self.batch_size,
+                ids[ids > 0], kept[offsets], num_items=1 + len(self._items), slots=self.batch_size,
                 samples=self.samples, alpha=self.alpha, seed=self.seed,
             )  # fmt: skip
         return rows

@@ -16,7 +16,7 @@ from paddlecore.task import Batch
 from paddlerec.data.interactions import Steps
 from paddlerec.data.negatives import Popularity, hits
 from paddlerec.data.reader import from_json, is_name, lines
-from paddlerec.data.sessions import Log, SessionData
+from paddlerec.data.sessions import Clicks, Log, SessionData
 
 _UNKNOWN = "<unk>"  # what a prepared text has in place of its rare words: it says nothing of what stands there
 
@@ -241,13 +241,16 @@ class SkipGramData(SessionData):
     def spec(self) -> dict[str, Any]:
         return {**super().spec, "log_noise": self._log_noise}
 
-    def state(self) -> dict[str, Any]:
+    def _learned(self) -> dict[str, Any]:
         return {"items": self._items, "times": self._times, "log_noise": self._log_noise}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        super().restore(state)
+    def _learn(self, found: dict[str, Any]) -> None:
+        super()._learn(found)
         if self._items:
-            self._times, self._log_noise = list(state["times"]), list(state["log_noise"])
+            self._times, self._log_noise = list(found["times"]), list(found["log_noise"])
+
+    def _options(self) -> list[Any]:
+        return [*super()._options(), self.alpha, self.subsample]  # which `log_noise` is made of
 
     def plan(self, rows: Rows) -> Plan:
         return Steps(len(rows), self.batch_size)
@@ -301,16 +304,16 @@ class SkipGramData(SessionData):
         self._log_noise = [0.0, *np.log(share[1:]).tolist()]
         return found
 
-    def _laid_out(self, split: str, log: Log) -> Rows:
-        words = self._numbered(log)
+    def _laid_out(self, split: str, clicks: Clicks) -> Rows:
+        words, offsets, _ = clicks
         self._counts[split] = {
-            "lines": len(log.offsets) - 1,
+            "lines": len(offsets) - 1,
             "words": len(words),
             "unknown_words": int((words == 0).sum()),
         }
         if split != "train":
-            return CentreRows(words, log.offsets, self.window)
-        known = Windows(words, log.offsets, words > 0)
+            return CentreRows(words, offsets, self.window)
+        known = Windows(words, offsets, words > 0)
         if np.diff(known.bounds).max(initial=0) < 2:
             raise DataError("no line of the train split has two known words, so there is nothing to learn")
         return SkipGramRows(
