@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from paddlecore.metric import Metric
+from paddlecore.sources import offline
 
 # as the Moses scripts normalise punctuation
 _NORMAL = str.maketrans(
@@ -80,6 +82,11 @@ class Bleu(Metric):
         if tokenize not in (known := ("moses", *BLEU.TOKENIZERS)):
             raise ValueError(f"tokenize must be one of {', '.join(sorted(known))}; got {tokenize!r}")
         self.language, self.moses = language, tokenize == "moses"
+        if offline() and (lacking := _not_fetched(tokenize)):
+            raise ValueError(
+                f"tokenize={tokenize}: sacrebleu would fetch {lacking}, and PADDLE_OFFLINE is set; 13a, intl, zh and "
+                "char need no model"
+            )
         try:
             self._bleu = BLEU(lowercase=lowercase, tokenize="none" if self.moses else tokenize, force=True)
         except OSError as error:
@@ -109,6 +116,17 @@ class Bleu(Metric):
             correct=rest[:4], total=rest[4:], sys_len=length, ref_len=reference, smooth_method="exp"
         )
         return {name: score.score for name in self.goals}
+
+
+def _not_fetched(tokenize: str) -> str | None:
+    """The file of a tokeniser's model that sacrebleu has not fetched yet; None if it has, or there is none."""
+    from sacrebleu.tokenizers.tokenizer_spm import SPM_MODELS
+    from sacrebleu.utils import SACREBLEU_DIR
+
+    if tokenize not in SPM_MODELS:
+        return None
+    path = Path(SACREBLEU_DIR) / "models" / SPM_MODELS[tokenize]["url"].rpartition("/")[2]
+    return None if path.is_file() else str(path)
 
 
 class ChrF(Metric):

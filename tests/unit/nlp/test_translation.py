@@ -139,6 +139,15 @@ def test_a_tokenizer_whose_model_cannot_be_fetched_is_refused(monkeypatch: pytes
         Bleu(tokenize="flores200")
 
 
+def test_offline_no_tokenizer_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PADDLE_OFFLINE", "1")
+    monkeypatch.setattr(sacrebleu.utils, "SACREBLEU_DIR", str(tmp_path))
+    for name in ("flores200", "flores101", "spm"):
+        with pytest.raises(ValueError, match=rf"tokenize={name}: sacrebleu would fetch {tmp_path}.*PADDLE_OFFLINE"):
+            Bleu(tokenize=name)
+    assert Bleu(tokenize="zh").goals == {"sacrebleu": "max"}
+
+
 def test_references_are_in_lower_case_where_translations_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """The moses tokeniser parts a stop within a sentence by the case of the next word."""
     subject = task(lower=True, target_language="de").eval()
