@@ -420,13 +420,14 @@ def test_weights_are_refused_where_text_is_read_otherwise(tmp_path: Path, capsys
 @pytest.mark.parametrize("kind", ["table", "pairs", "running"])
 def test_a_vocabulary_of_weights_that_knows_little_of_the_texts_is_named(kind: str, tmp_path: Path) -> None:
     for split in ("train", "valid"):
-        (tmp_path / f"{split}.tsv").write_text("text\tlabel\nein hund\t1\neine katze\t0\n", encoding="utf-8")
-        (tmp_path / f"{split}.txt").write_text("ein hund\n" * 9, encoding="utf-8")
+        if kind == "running":
+            (tmp_path / f"{split}.txt").write_text("ein hund\n" * 9, encoding="utf-8")
+        else:
+            (tmp_path / f"{split}.tsv").write_text("text\tlabel\nein hund\t1\neine katze\t0\n", encoding="utf-8")
     options: dict[str, Any] = {"source": str(tmp_path), "batch_size": 1}
     if kind == "running":
         data: DataModule = RunningTextData(steps=2, **options)
     else:
-        (tmp_path / "train.txt").unlink(), (tmp_path / "valid.txt").unlink()
         columns = {"query": "text", "document": "text"}
         data = TextTableData(**options) if kind == "table" else TextPairData(**columns, **options)
     data.restore({"vocabulary": ["<pad>", "<eos>", "<unk>", "a", "dog"]})

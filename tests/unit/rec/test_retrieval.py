@@ -349,7 +349,8 @@ def test_vectors_are_written_for_other_indexes(tmp_path) -> None:
     cfg = testing.tiny("rec/dssm_gowalla", f"init.weights={tmp_path / 'run'}")
     written = run.export_vectors(cfg, tmp_path / "vectors")
     vectors = torch.from_numpy(np.load(tmp_path / "vectors" / "vectors.npy"))
-    assert written["files"] == {"vectors.npy": [81, 64]} and torch.equal(vectors, trainer.task.eval().items()[0])
+    assert written["files"] == {"vectors.npy": [81, 65]}  # the last column is the items' bias
+    assert torch.equal(vectors, trainer.task.eval().items()[0])
     testing.tiny_trainer("rec/lr_frappe", "train.max_steps=1", folder=tmp_path / "lr")[0].fit()
     other = testing.tiny("rec/lr_frappe", f"init.weights={tmp_path / 'lr'}")
     with pytest.raises(ConfigError, match="CTR has no vectors"):
