@@ -16,6 +16,7 @@ a format, the data set's own toy rows are used, and the table says so. Processor
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -85,10 +86,11 @@ def implicit(folder: Path) -> str:
 
 def ncf(folder: Path) -> str:
     random = np.random.default_rng(1)
-    items = ids(random, (6000, 60), 3700)
-    lines(folder / "train.tsv", ([u, i] for u, row in enumerate(items.tolist()) for i in sorted(set(row))), "\t")
+    had = [set(row) for row in ids(random, (6000, 60), 3700).tolist()]
+    lines(folder / "train.tsv", ([u, i] for u, row in enumerate(had) for i in sorted(row)), "\t")
     test = random.integers(0, 3700, (6000, 100)).tolist()
-    lines(folder / "test.negative", ([f"({u},{row[0]})", *row[1:]] for u, row in enumerate(test)), "\t")
+    held_out = [next(i for i in itertools.count(row[0]) if i % 3700 not in had[u]) % 3700 for u, row in enumerate(test)]
+    lines(folder / "test.negative", ([f"({u},{held_out[u]})", *row[1:]] for u, row in enumerate(test)), "\t")
     return "6 000 users, 3 700 items"
 
 
@@ -226,7 +228,7 @@ def main() -> None:
         command = [sys.executable, __file__, "--one", recipe, *common]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
-            print(f"| {recipe} | failed: {done.stderr.strip().splitlines()[-1]} |", flush=True)
+            print(f"| {recipe} | failed: {' '.join(done.stderr.split()[-40:])} |", flush=True)
             continue
         r = json.loads(done.stdout.splitlines()[-1])
         cells = [f"`{recipe}`", r["model"], r["data"], *(f"{r[k]:,}" for k in ("batch", "parameters"))]

@@ -267,6 +267,10 @@ def _ignore_signals(_: int) -> None:
     torch.set_num_threads(1)
 
 
+def _as_it_is(message: dict[str, Any]) -> dict[str, Any]:
+    return message
+
+
 def _batches(rows: Rows, keys: Iterator[tuple[int, np.ndarray]], workers: int, pin: bool) -> Iterator[Batch | None]:
     if workers == 0:
         for key in keys:
@@ -283,6 +287,7 @@ def _batches(rows: Rows, keys: Iterator[tuple[int, np.ndarray]], workers: int, p
             batch_size=None,
             sampler=groups(),
             num_workers=workers,
+            collate_fn=_as_it_is,  # torch's own would make tensors of arrays, which a batch has where it means them
             pin_memory=pin,
             worker_init_fn=_ignore_signals,
             prefetch_factor=4,
