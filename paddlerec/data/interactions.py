@@ -129,14 +129,23 @@ class PairRows:
             batch["candidates_log_q"] = self.log_q[batch["candidates"]]
             batch["item_log_q"] = self.log_q[item]
             if self.drop_known:
-                of, place = ranges(self.lists.starts[user], self.lists.starts[user + 1])
-                batch["hits"] = hits(of, self.lists.items[place], batch["candidates"], self.num_items)
+                batch["hits"] = self._known(user, batch["candidates"])
             else:
                 batch["hits"] = hits(np.arange(len(item)), item, batch["candidates"], self.num_items)
         if self.train_history:
             batch["history"] = self._histories(user, chosen, positions, epoch)
         made: Batch = {name: torch.from_numpy(value) for name, value in batch.items()}
         return made if self.edges is None else made | {"edges": self.edges}
+
+    def _known(self, user: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        """The hits of rows of `user` [b]: all that each has in train. Looked up once a user; those of many items have
+        many rows."""
+        users, which = np.unique(user, return_inverse=True)
+        of, place = ranges(self.lists.starts[users], self.lists.starts[users + 1])
+        found, where = hits(of, self.lists.items[place], candidates, self.num_items)
+        ends = np.searchsorted(found, np.arange(len(users) + 1))
+        rows, place = ranges(ends[which], ends[which + 1])
+        return np.stack([rows, where[place]])
 
     def candidates(self, epoch: int, step: int) -> np.ndarray:
         """[C] int64."""

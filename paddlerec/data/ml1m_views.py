@@ -86,7 +86,9 @@ class ViewRows:
         self.items, self.starts, self.unseen, self.features = items, starts, unseen, features
         self.length, self.seed = length, seed
         counts = np.diff(starts)
-        self.keys = np.repeat(np.arange(len(counts)), counts) * unseen.num_items + items  # ascending
+        keys = np.repeat(np.arange(len(counts)), counts) * unseen.num_items + items  # ascending
+        # where `first` stands among the user's items, which ascend; the end where it does not
+        self.own = np.searchsorted(keys, users * unseen.num_items + first)
 
     def __len__(self) -> int:
         return len(self.users)
@@ -99,13 +101,16 @@ class ViewRows:
             epoch, others = 0, self.others[rows]
         candidates = np.concatenate([first[:, None], others], 1)
         chance = uniform(self.seed, epoch, rows, self.length)
-        return views(candidates, self._history(user, first, chance), self.features["profile"][user], self.features)
+        return views(
+            candidates,
+            self._history(user, first, self.own[rows], chance),
+            self.features["profile"][user],
+            self.features,
+        )
 
-    def _history(self, user: np.ndarray, first: np.ndarray, chance: np.ndarray) -> np.ndarray:
-        """[b, length]: items of each user but `first`, filled up with 0."""
+    def _history(self, user: np.ndarray, first: np.ndarray, own: np.ndarray, chance: np.ndarray) -> np.ndarray:
+        """[b, length]: items of each user but `first`, which stands at `own`, filled up with 0."""
         start, end = self.starts[user], self.starts[user + 1]
-        # where `first` stands among the user's items, which ascend; the end where it does not
-        own = np.searchsorted(self.keys, user * self.unseen.num_items + first)
         there = (own < end) & (self.items[np.minimum(own, len(self.items) - 1)] == first)
         count = (end - start - there)[:, None]
         place = np.where(count > self.length, (chance * count).astype(np.int64), np.arange(self.length))

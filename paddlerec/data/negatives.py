@@ -27,8 +27,10 @@ def hits(rows: np.ndarray, items: np.ndarray, candidates: np.ndarray, num_items:
     order = np.argsort(candidates, kind="stable")  # the same items stand together
     count = np.bincount(candidates, minlength=num_items)
     first = np.cumsum(count) - count
-    of, place = ranges(first[items], first[items] + count[items])
-    return np.stack([rows[of], order[place]])
+    there = np.flatnonzero(count[items])
+    begin = first[items[there]]
+    of, place = ranges(begin, begin + count[items[there]])
+    return np.stack([rows[there[of]], order[place]])
 
 
 class Negatives:
