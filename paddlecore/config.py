@@ -749,13 +749,8 @@ def _fit(annotation: str | None, value: Any) -> tuple[Any, str | None]:
 # Building
 
 
-_FETCHED = (
-    "weights",
-    "weights_backbone",
-    "pretrained",
-    "pretrained_backbone",
-    "download",
-)  # arguments of torchvision's
+# arguments of torchvision's
+_FETCHED = ("weights", "weights_backbone", "pretrained", "pretrained_backbone", "download")
 
 
 def check_target(target: object, key: str = "_target_") -> None:
