@@ -302,11 +302,11 @@ def _bench(words: list[str]) -> int:
 
 
 def _publish(words: list[str]) -> int:
-    own, rest = _take(words, "runs", "out", "fp16", "weights", "notes", "over")
+    own, rest = _take(words, "runs", "out", "bits", "weights", "notes", "over")
     cfg = config.compose(rest, verb="publish")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("publish writes files and works in one process: call it without torchrun")
-    fp16, weights = _flag(own["fp16"], "fp16"), _flag(own["weights"] or ["true"], "weights")
+    bits, weights = _count(own["bits"], "bits", 32), _flag(own["weights"] or ["true"], "weights")
     runs = [run for value in own["runs"] for run in value.split(",") if run]
     from paddlecore import hub, run
 
@@ -325,7 +325,7 @@ def _publish(words: list[str]) -> int:
         scores.update(trained=trained or None, stored=stored)
 
     hub.write_artefact(
-        runs, out, recipe=cfg.recipe, fp16=fp16, notes=notes, over=over, average=average, score=score, weights=weights
+        runs, out, recipe=cfg.recipe, bits=bits, notes=notes, over=over, average=average, score=score, weights=weights
     )
     size = sum(file.stat().st_size for file in out.iterdir())
     _print_json({"artefact": str(out), "bytes": size, **scores})
@@ -577,7 +577,7 @@ _VERBS = {
             "runs=<folder>,...": "finished runs that differ in their seed alone; the weights are the first one's best",
             "over=<option>": "they differ in this option instead, e.g. data.fold (default: seed)",
             "out=<folder>": "where to write (default: pretrained/<recipe>)",
-            "fp16=true": "store weights in half precision, and see what that does to the score",
+            "bits=<n>": "store weights in 16 bits, or 3 to 8, and see what that does to the score (default 32)",
             "weights=false": "keep the card alone, where weights are too large to ship",
             "init.average=<n>": "the weights are the mean of the one run's last n checkpoints",
             "notes=<text>": "for the card",

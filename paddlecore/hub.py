@@ -409,11 +409,11 @@ def read_artefact(path: str | Path) -> Artefact:
         CheckpointError: a file is missing, damaged or altered; names it and says what to do.
         ConfigError: a class name in it is not allowed.
     """
-    from paddlecore import checkpoint
+    from paddlecore import checkpoint, packing
 
     path = Path(path)
     if path.is_file():
-        tensors = checkpoint.load_foreign(path)
+        tensors = packing.unpack(checkpoint.load_foreign(path), path)
         if not any(name.startswith("model.") for name in tensors):
             tensors = {f"model.{name}": tensor for name, tensor in tensors.items()}
         return Artefact(path, {}, {}, {}, tensors)
@@ -438,7 +438,7 @@ def read_artefact(path: str | Path) -> Artefact:
     state = read_object(path / "data.json").get("state")
     if not isinstance(state, dict):
         raise CheckpointError(f"{path / 'data.json'} has no 'state'")
-    tensors = checkpoint.load_tensors(*weights)
+    tensors = packing.unpack(checkpoint.load_tensors(*weights), weights[0])
     _tie(tensors, card.get("tied", {}), where)
     return Artefact(path, card, record, state, tensors)
 
@@ -541,7 +541,7 @@ def write_artefact(
     out: str | Path,
     *,
     recipe: str | None = None,
-    fp16: bool = False,
+    bits: int = 32,
     notes: str = "",
     over: str = "seed",
     average: int = 1,
@@ -557,7 +557,8 @@ def write_artefact(
         runs: run folders, each with its result.json.
         out: folder to write, e.g. pretrained/rec/deepfm_frappe; an artefact that is there is replaced.
         recipe: that they are runs of; default: any.
-        fp16: store floats as float16, half the size. Scoring `out` again shows whether that costs anything.
+        bits: of a number: 32, 16 (float16), or 3 to 8 (integers, in large matrices; see `packing`). Scoring `out`
+            again shows whether that costs anything.
         notes: free text for the card.
         over: the option that differs between the runs: seed, or e.g. data.fold in a cross-validation.
         average: the weights are the mean of the run's last `average` checkpoints; see `read_weights`. Of one run only,
@@ -569,10 +570,14 @@ def write_artefact(
 
     Raises:
         ConfigError: a run is not finished, the runs are of different recipes or options, `average` cannot be had, or
-            `out` holds something else than an artefact.
+            `out` holds something else than an artefact, or there is no format of so many bits.
         CheckpointError: a checkpoint is damaged.
     """
+    from paddlecore import packing
+
     folders, out = [Path(run) for run in runs], Path(out)
+    if bits not in (16, 32, *packing.BITS):
+        raise ConfigError(f"bits={bits}: numbers are stored in 32, 16, or {packing.BITS[0]} to {packing.BITS[-1]} bits")
     if out.exists() and not (out / "card.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"out={out} is there and is not an artefact, so it is not replaced; give another folder")
     if not folders:
@@ -589,7 +594,7 @@ def write_artefact(
         metrics = {name: scores for name, scores in metrics.items() if name == main}
     name, value = str(results[0]["recipe"]), identities[0].get(over)
     with _in_place_of(out) as part:
-        tied = _write_weights(part, first, fp16)
+        tied = _write_weights(part, first, bits)
         target = first.recipe["data"]["_target_"]
         write_json(part / "data.json", {"_target_": target, "state": first.data_state})
         card = {
@@ -601,7 +606,7 @@ def write_artefact(
             "seeds": spread,
             "weights_run": {over: value, **({"average": average} if average > 1 else {})},
             "files": {file.name: sha256_of(file) for file in sorted(part.iterdir())},
-            "weights_dtype": "float16" if fp16 else "float32",
+            "weights_dtype": f"float{bits}" if bits > 8 else f"int{bits}, the rest float16",
             **({"tied": tied} if tied else {}),
             "data_sha256": read_object(first.path / "trainer.json").get("data", {}).get("fingerprint", ""),
             "labels": list(first.data_state.get("labels") or ()) or None,
@@ -645,17 +650,18 @@ def _in_place_of(out: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _write_weights(folder: Path, weights: Artefact, fp16: bool) -> dict[str, str]:
+def _write_weights(folder: Path, weights: Artefact, bits: int) -> dict[str, str]:
     """<folder>/model.safetensors, whole or in pieces. Returns the names that it leaves out; see `_tied`."""
-    from paddlecore import checkpoint
+    from paddlecore import checkpoint, packing
 
     carried = config.load_class(weights.recipe["task"]["_target_"], "task").run_state
     tensors = {name: tensor for name, tensor in weights.state_dict.items() if name not in carried}
-    if fp16:
+    if bits == 16:
         tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
     tied = _tied(tensors)
+    stored = {name: tensor for name, tensor in tensors.items() if name not in tied}
     file = folder / "model.safetensors"
-    checkpoint.save_tensors(file, {name: tensor for name, tensor in tensors.items() if name not in tied})
+    checkpoint.save_tensors(file, packing.pack(stored, bits) if bits in packing.BITS else stored)
     _cut(file)
     return tied
 

@@ -145,7 +145,7 @@ def test_weights_of_something_else_are_refused() -> None:
 
 
 def test_half_precision_weights_take_the_modules_dtype(zoo: Path, tmp_path: Path) -> None:
-    hub.write_artefact([tmp_path / "run"], tmp_path / "half", fp16=True)
+    hub.write_artefact([tmp_path / "run"], tmp_path / "half", bits=16)
     card = json.loads((tmp_path / "half" / "card.json").read_text())
     assert card["weights_dtype"] == "float16"
     assert (tmp_path / "half" / "model.safetensors").stat().st_size < (zoo / "model.safetensors").stat().st_size
@@ -155,6 +155,26 @@ def test_half_precision_weights_take_the_modules_dtype(zoo: Path, tmp_path: Path
     assert torch.equal(target[0].weight, exact[0].weight.half().float())
 
 
+def test_weights_of_few_bits_are_float32_when_they_are_read(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    whole = hub.read_weights(run)
+    whole.state_dict["model.table"] = torch.rand(100, 64)
+    monkeypatch.setattr(hub, "read_weights", lambda *given: whole)
+    out = hub.write_artefact([run], tmp_path / "packed", bits=5)
+    assert json.loads((out / "card.json").read_text())["weights_dtype"] == "int5, the rest float16"
+    assert checkpoint.load_tensors(out / "model.safetensors")["model.table@5"].numel() == 100 * 64 * 5 // 8
+    read = hub.read_artefact(out).state_dict
+    assert read.keys() == whole.state_dict.keys()
+    assert read["model.table"].dtype == torch.float32
+    assert torch.allclose(read["model.table"], whole.state_dict["model.table"], atol=0.1)
+    shutil.copy(out / "model.safetensors", tmp_path / "alone.safetensors")  # says all that is needed itself
+    assert same(hub.read_artefact(tmp_path / "alone.safetensors").state_dict, read)
+    with pytest.raises(ConfigError, match="bits=12: numbers are stored in 32, 16, or 3 to 8 bits"):
+        hub.write_artefact([run], tmp_path / "twelve", bits=12)
+
+
 def test_a_shared_matrix_is_stored_once(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run2")
     best = checkpoint.load_tensors(run / "checkpoints" / "step_00000001" / "model.safetensors")
@@ -162,7 +182,7 @@ def test_a_shared_matrix_is_stored_once(zoo: Path, tmp_path: Path, monkeypatch: 
     whole = hub.read_weights(run)
     whole.state_dict.update(tied)
     monkeypatch.setattr(hub, "read_weights", lambda *given: whole)
-    out = hub.write_artefact([run], tmp_path / "tied", fp16=True)
+    out = hub.write_artefact([run], tmp_path / "tied", bits=16)
     assert "model.output.weight" not in checkpoint.load_tensors(out / "model.safetensors")
     found = hub.read_artefact(out)
     assert found.card["tied"] == {"model.output.weight": "model.0.weight"}
