@@ -12,8 +12,9 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 
 class Rows(Protocol):
-    """The rows of one split. `fetch` must depend on its arguments only, since it runs in worker processes."""
+    """The rows of one split. `fetch` must depend on its arguments only, since it runs in worker processes, or in a
+    thread beside the training step."""
 
     def __len__(self) -> int: ...
 
@@ -162,14 +164,33 @@ def seed_torch(seed: int) -> None:
         torch.default_generator.manual_seed(seed)
 
 
+_Made = TypeVar("_Made")
+
+
+class OfEpoch(Generic[_Made]):
+    """What `make(epoch)` gives, kept for an epoch and the ones beside it: near the end of one, loading already asks for
+    the next. Threads may ask at once; at worst it is then made twice."""
+
+    def __init__(self, make: Callable[[int], _Made]) -> None:
+        self._make = make
+        self._kept: dict[int, _Made] = {}
+
+    def __call__(self, epoch: int) -> _Made:
+        found = self._kept.get(epoch)
+        if found is None:
+            found = self._make(epoch)
+            self._kept = {e: kept for e, kept in self._kept.items() if abs(e - epoch) == 1} | {epoch: found}
+        return found
+
+
 class Plan:
     """The order of a split: `rows(epoch, step)` is a pure function of the constructor's arguments.
 
     A last batch of one row or below 1/16 of `batch_size` joins the one before it: a step on a handful of rows is mostly
     noise, batch norm cannot work on one row, and each rank must get at least one.
 
-    Subclasses with other batches (by length, by session) override `order` and, where batches are not of equal size,
-    `steps`, `rows` and `count`.
+    Subclasses with other batches (by length, by session) override `shuffled` or `order` and, where batches are not of
+    equal size, `steps`, `rows` and `count`.
     """
 
     def __init__(self, size: int, batch_size: int, *, seed: int = 0, shuffle: bool = True) -> None:
@@ -178,18 +199,20 @@ class Plan:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.size, self.batch_size, self.seed, self.shuffle = size, batch_size, seed, shuffle
-        # two epochs: near the end of one, workers already ask for the next
-        self._cached: dict[int, np.ndarray] = {}
+        self._orders = OfEpoch(self.shuffled)
 
     def order(self, epoch: int) -> np.ndarray:
         """[size] the rows of an epoch in order."""
-        if epoch not in self._cached:
-            order = np.arange(self.size, dtype=np.int32 if self.size < 2**31 else np.int64)
-            if self.shuffle:
-                # Philox is counter based: its stream for a key is fixed by definition, unlike a platform's default
-                np.random.Generator(np.random.Philox(key=mix(self.seed, epoch))).shuffle(order)
-            self._cached = {e: o for e, o in self._cached.items() if abs(e - epoch) == 1} | {epoch: order}
-        return self._cached[epoch]
+        return self._orders(epoch)
+
+    def shuffled(self, epoch: int) -> np.ndarray:
+        """`order`, made anew."""
+        # int32 is half the memory; int64, where that is little, is shuffled a quarter faster, to the same order
+        order = np.arange(self.size, dtype=np.int32 if 2**20 < self.size < 2**31 else np.int64)
+        if self.shuffle:
+            # Philox is counter based: its stream for a key is fixed by definition, unlike a platform's default
+            np.random.Generator(np.random.Philox(key=mix(self.seed, epoch))).shuffle(order)
+        return order
 
     def steps(self, epoch: int) -> int:
         """Optimiser steps of an epoch."""
@@ -256,7 +279,7 @@ def _view(memory: Tensor, start: int, size: int, dtype: torch.dtype, shape: tupl
 # what asks a run to stop, on Windows without SIGUSR1
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name))
 _ALIGNED = 64  # bytes; a line of the cache, and more than any type asks for
-_MOST, _BYTES, _SECONDS = 16, 1 << 20, 0.02  # of a message: batches, their size, and the time to make them
+_MOST, _BYTES, _SECONDS = 16, 4 << 20, 0.02  # made at a time: batches, their size, and the time it takes
 _PATIENCE = 600  # seconds; a worker that fails while it hands a batch over leaves the reader waiting for ever
 
 
@@ -271,10 +294,45 @@ def _as_it_is(message: Any) -> Any:
     return message
 
 
+def _together(count: int, size: int, seconds: float) -> int:
+    """How many batches to make at a time, where `count` of them had `size` bytes and took so many seconds."""
+    return max(int(min(_MOST, count * _BYTES / max(size, 1), count * _SECONDS / max(seconds, 1e-9))), 1)
+
+
+def _ahead(rows: Rows, keys: Iterator[tuple[int, np.ndarray]]) -> Iterator[Batch | None]:
+    """Batches of a thread that makes the next ones while a step computes; most of either runs without Python's lock.
+
+    Torch has one generator for all threads, and a step draws dropout from it, so rows that draw from it as well (or
+    seed it) are made between steps. The first batch, made before there is a thread, shows whether they do.
+    """
+    before = torch.get_rng_state()
+    batches = [_fetched(rows, key) for key in itertools.islice(keys, 1)]
+    draws = not torch.equal(before, torch.get_rng_state())
+    yield from batches
+    if draws:
+        yield from (_fetched(rows, key) for key in keys)
+        return
+    together = 1
+
+    def made() -> tuple[list[Batch | None], float]:
+        started = time.perf_counter()
+        batches = [_fetched(rows, key) for key in itertools.islice(keys, together)]
+        return batches, time.perf_counter() - started
+
+    # of the thread alone: a second team of threads for its few operators would only take the step's processors away
+    with ThreadPoolExecutor(1, "data", torch.set_num_threads, (1,)) as thread:
+        waiting = thread.submit(made)
+        while (work := waiting.result())[0]:
+            batches, seconds = work
+            tensors = (v for batch in batches for v in (batch or {}).values() if isinstance(v, Tensor))
+            together = _together(len(batches), sum(tensor.nbytes for tensor in tensors), seconds)
+            waiting = thread.submit(made)
+            yield from batches
+
+
 def _batches(rows: Rows, keys: Iterator[tuple[int, np.ndarray]], workers: int, pin: bool) -> Iterator[Batch | None]:
     if workers == 0:
-        for key in keys:
-            yield _fetched(rows, key)
+        yield from _ahead(rows, keys)
     else:
         together = 1  # small batches come several at a time, as soon as one has shown what they are like
 
@@ -298,9 +356,8 @@ def _batches(rows: Rows, keys: Iterator[tuple[int, np.ndarray]], workers: int, p
         atexit.register(batches._shutdown_workers)
         try:
             for message in batches:
-                memory, count = message["memory"], len(message["layouts"])
-                limits = (count * _BYTES / max(memory.nbytes, 1), count * _SECONDS / max(message["seconds"], 1e-9))
-                together = max(int(min(_MOST, *limits)), 1)
+                memory = message["memory"]
+                together = _together(len(message["layouts"]), memory.nbytes, message["seconds"])
                 for layout, others in zip(message["layouts"], message["others"], strict=True):
                     tensors = {name: _view(memory, *place) for name, place in layout.items()}
                     yield None if others is None else tensors | others
@@ -452,7 +509,7 @@ class DataModule:
         source: `auto` = the data set's files under PADDLE_DATA; `toy` = generated, same shapes; or a path to own data.
         batch_size: rows of one optimiser step, over all ranks and micro-batches.
         eval_batch_size: rows of one evaluation batch; default: batch_size.
-        workers: processes that load data, for each rank; 0 loads in the training process.
+        workers: processes that load data, for each rank; 0 = a thread of the training process.
         on_bad_row: `error`, or `skip` and count.
         max_bad_rows: most rows that `skip` may leave out.
         seed: of order and augmentation; the run's seed by default.

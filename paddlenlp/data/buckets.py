@@ -28,18 +28,16 @@ class LengthBuckets(Plan):
         super().__init__(len(lengths), batch_size, seed=seed)
         self.lengths, self.window = lengths, window
 
-    def order(self, epoch: int) -> np.ndarray:
-        """[size] the rows of an epoch in order."""
-        if epoch not in self._cached:
-            order = super().order(epoch)
-            whole = self.size // self.batch_size * self.batch_size
-            span = self.window * self.batch_size
-            for start in range(0, whole, span):
-                part = order[start : min(start + span, whole)]
-                part[:] = part[np.argsort(self.lengths[part], kind="stable")]
-            batches = order[:whole].reshape(-1, self.batch_size)
-            np.random.Generator(np.random.Philox(key=mix(self.seed, epoch, 1))).shuffle(batches)
-        return self._cached[epoch]
+    def shuffled(self, epoch: int) -> np.ndarray:
+        order = super().shuffled(epoch)
+        whole = self.size // self.batch_size * self.batch_size
+        span = self.window * self.batch_size
+        for start in range(0, whole, span):
+            part = order[start : min(start + span, whole)]
+            part[:] = part[np.argsort(self.lengths[part], kind="stable")]
+        batches = order[:whole].reshape(-1, self.batch_size)
+        np.random.Generator(np.random.Philox(key=mix(self.seed, epoch, 1))).shuffle(batches)
+        return order
 
 
 def padding_share(lengths: np.ndarray, plan: Plan) -> float:

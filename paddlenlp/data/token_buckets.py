@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from paddlecore.data import Plan, mix
+from paddlecore.data import OfEpoch, Plan, mix
 
 
 class TokenBuckets(Plan):
@@ -46,26 +46,25 @@ class TokenBuckets(Plan):
         elif left:
             self._sizes.append(left)
         self._ends = np.cumsum([0, *self._sizes])
-        self._batches: dict[int, np.ndarray] = {}  # by epoch, as in Plan.order
+        self._epochs = OfEpoch(self._shuffled)
 
     def order(self, epoch: int) -> np.ndarray:
         """[size] the rows of an epoch by bucket, before the batches are shuffled."""
-        if epoch not in self._cached:
-            random = np.random.Generator(np.random.Philox(key=mix(self.seed, epoch)))
-            order = np.concatenate([random.permutation(bucket) for bucket in self._buckets])
-            self._cached = {e: o for e, o in self._cached.items() if abs(e - epoch) == 1} | {epoch: order}
-            batches = random.permutation(len(self._sizes))
-            self._batches = {e: b for e, b in self._batches.items() if abs(e - epoch) == 1} | {epoch: batches}
-        return self._cached[epoch]
+        return self._epochs(epoch)[0]
+
+    def _shuffled(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """That order, and the batches [steps] in the order of their steps."""
+        random = np.random.Generator(np.random.Philox(key=mix(self.seed, epoch)))
+        order = np.concatenate([random.permutation(bucket) for bucket in self._buckets])
+        return order, random.permutation(len(self._sizes))
 
     def steps(self, epoch: int) -> int:
         return len(self._sizes)
 
     def rows(self, epoch: int, step: int) -> np.ndarray:
-        order = self.order(epoch)
-        batch = self._batches[epoch][step]
+        order, batches = self._epochs(epoch)
+        batch = batches[step]
         return order[self._ends[batch] : self._ends[batch + 1]].astype(np.int64)
 
     def count(self, epoch: int, step: int) -> int:
-        self.order(epoch)
-        return self._sizes[self._batches[epoch][step]]
+        return self._sizes[self._epochs(epoch)[1][step]]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from paddlecore.data import Plan, mix, ranges
+from paddlecore.data import OfEpoch, Plan, mix, ranges
 from paddlecore.errors import DataError
 from paddlecore.task import Batch
 from paddlerec.data.negatives import Popularity
@@ -78,7 +78,7 @@ class SessionStreams:
         expected = slots * share + samples * self.popularity.share
         # the least count of an item that is there at all, for those that are not
         self.log_q = np.log(np.maximum(expected, expected[expected > 0].min())).astype(np.float32)
-        self._streams: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._streams = OfEpoch(self._stream)
         self._candidates: tuple[tuple[int, int], np.ndarray, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -86,24 +86,25 @@ class SessionStreams:
 
     def stream(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Place of each event's first click in `clicks`, and whether a hidden state begins there: [steps, slots]."""
-        if epoch not in self._streams:
-            order = np.random.Generator(np.random.Philox(key=mix(self.seed, epoch))).permutation(len(self.starts))
-            _, places = ranges(self.starts[order], self.starts[order] + self.events[order])
-            places = np.ascontiguousarray(places[: self.slots * self.steps].reshape(self.slots, self.steps).T)
-            first = self.begins[places]
-            first[0] = True
-            kept = {e: s for e, s in self._streams.items() if abs(e - epoch) == 1}
-            self._streams = kept | {epoch: (places, first)}
-        return self._streams[epoch]
+        return self._streams(epoch)
+
+    def _stream(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        order = np.random.Generator(np.random.Philox(key=mix(self.seed, epoch))).permutation(len(self.starts))
+        _, places = ranges(self.starts[order], self.starts[order] + self.events[order])
+        places = np.ascontiguousarray(places[: self.slots * self.steps].reshape(self.slots, self.steps).T)
+        first = self.begins[places]
+        first[0] = True
+        return places, first
 
     def candidates(self, epoch: int, step: int) -> tuple[np.ndarray, np.ndarray]:
         """[slots + samples] int64, and the order that sorts them."""
-        if self._candidates is None or self._candidates[0] != (epoch, step):
+        kept = self._candidates
+        if kept is None or kept[0] != (epoch, step):
             target = self.clicks[self.stream(epoch)[0][step] + 1]
             drawn = self.popularity.draw(self.samples, seed=mix(self.seed, epoch, step))
             candidates = np.concatenate([target, drawn])
-            self._candidates = (epoch, step), candidates, np.argsort(candidates, kind="stable")
-        return self._candidates[1:]
+            self._candidates = kept = (epoch, step), candidates, np.argsort(candidates, kind="stable")
+        return kept[1:]
 
     def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
         steps, slot = np.divmod(rows, self.slots)

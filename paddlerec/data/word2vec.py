@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from paddlecore.data import Plan, Rows, mix, padded, ranges, uniform
+from paddlecore.data import OfEpoch, Plan, Rows, mix, padded, ranges, uniform
 from paddlecore.errors import DataError
 from paddlecore.sources import File, Source, published
 from paddlecore.task import Batch
@@ -100,18 +100,18 @@ class SkipGramRows:
         self.popularity = Popularity(counts, alpha)
         with np.errstate(divide="ignore"):
             self.log_q = np.log(self.popularity.share).astype(np.float32)
-        self._windows: dict[int, Windows] = {}  # two epochs: near the end of one, workers already ask for the next
+        self._windows = OfEpoch(self._made)
 
     def __len__(self) -> int:
         return len(self.words)
 
     def windows(self, epoch: int) -> Windows:
         """What is left of the text in an epoch."""
-        if epoch not in self._windows:
-            chance = uniform(mix(self.seed, 4), epoch, np.arange(len(self)), 1)[:, 0]
-            made = Windows(self.words, self.offsets, chance < self.stays[self.words])
-            self._windows = {e: w for e, w in self._windows.items() if abs(e - epoch) == 1} | {epoch: made}
-        return self._windows[epoch]
+        return self._windows(epoch)
+
+    def _made(self, epoch: int) -> Windows:
+        chance = uniform(mix(self.seed, 4), epoch, np.arange(len(self)), 1)[:, 0]
+        return Windows(self.words, self.offsets, chance < self.stays[self.words])
 
     def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
         epoch, first = divmod(int(rows[0]), len(self))

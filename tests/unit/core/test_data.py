@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -191,6 +192,70 @@ def test_workers_hand_over_what_was_fetched(width: int) -> None:
                 assert type(got[name]) is type(value) and list(got[name]) == list(value)
 
 
+class Where(D.ArrayRows):
+    """Rows that remember which threads fetched them; a row of -1 cannot be read."""
+
+    def __init__(self, numbers: list[int]) -> None:
+        super().__init__({"i": np.array(numbers)})
+        self.threads: list[threading.Thread] = []
+
+    def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
+        self.threads.append(threading.current_thread())
+        batch = super().fetch(rows, epoch)
+        if (batch["i"] < 0).any():
+            raise DataError("a row cannot be read")
+        return batch
+
+
+class Drawing(Where):
+    def fetch(self, rows: np.ndarray, epoch: int) -> Batch:
+        return super().fetch(rows, epoch) | {"noise": torch.rand(len(rows))}
+
+
+def test_without_workers_a_thread_makes_the_next_batches() -> None:
+    rows = Where(list(range(40)))
+    stream = D.Loader(rows, D.Plan(40, 4, shuffle=False), workers=0).stream(0, 0)
+    for step in range(25):
+        (batch,) = next(stream)
+        assert batch is not None and batch["i"].tolist() == [4 * (step % 10) + i for i in range(4)]
+        D.seed_torch(step)  # as a training step does
+    first, *others = rows.threads
+    assert first is threading.current_thread() and len(set(others)) == 1 and first not in others
+    stream.close()
+    assert not others[0].is_alive()
+
+
+def test_rows_that_draw_from_torch_are_made_between_the_steps() -> None:
+    """Torch's generator is one for all threads: a step's dropout would depend on when a thread draws from it."""
+    drawing = Drawing(list(range(50)))
+    stream = D.Loader(D.Subset(drawing, np.arange(40)), D.Plan(40, 4), workers=0).stream(0, 0)
+    for _ in range(15):
+        next(stream)
+    stream.close()
+    assert set(drawing.threads) == {threading.current_thread()}
+
+
+def test_what_goes_wrong_in_the_thread_is_raised_where_the_batch_is_awaited() -> None:
+    stream = D.Loader(Where([*range(60), -1]), D.Plan(61, 1, shuffle=False), workers=0).stream(0, 0)
+    with pytest.raises(DataError, match="a row cannot be read"):
+        for _ in range(62):
+            next(stream)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("data")]
+
+
+def test_what_belongs_to_an_epoch_is_made_once_for_it_and_its_neighbours() -> None:
+    made: list[int] = []
+
+    def make(epoch: int) -> int:
+        made.append(epoch)
+        return 10 * epoch
+
+    of_epoch = D.OfEpoch(make)
+    assert [of_epoch(e) for e in (3, 4, 3, 4, 5, 4)] == [30, 40, 30, 40, 50, 40]
+    assert made == [3, 4, 5]
+    assert of_epoch(3) == 30 and made == [3, 4, 5, 3]
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_small_batches_that_come_several_at_a_time_are_in_order(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(D, "_SECONDS", 1e9)  # however busy the machine is
@@ -214,8 +279,9 @@ def test_seed_torch_draws_what_manual_seed_draws() -> None:
     assert torch.equal(torch.rand(4), expected)
 
 
-def test_a_stream_that_nobody_closed_does_not_keep_the_interpreter() -> None:
-    code = """
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_that_nobody_closed_does_not_keep_the_interpreter(workers: int) -> None:
+    code = f"""
 import os
 import signal
 import subprocess
@@ -224,11 +290,11 @@ import sys
 import numpy as np
 from paddlecore import data as D
 
-stream = D.Loader(D.ArrayRows({"i": np.arange(64)}), D.Plan(64, 4), workers=2).stream(0, 0)
-print(len(next(stream)))
+stream = D.Loader(D.ArrayRows({{"i": np.arange(64)}}), D.Plan(64, 4), workers={workers}).stream(0, 0)
+print(len(next(stream)), len(next(stream)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1 1\n", "")
 
 
 def test_images_take_the_memory_order_asked_for_and_masks_keep_theirs() -> None:
