@@ -24,6 +24,7 @@ from paddlecore.journal import Journal, Tape, environment, finite
 from paddlecore.metric import Metric
 from paddlecore.optim import LRSchedule
 from paddlecore.schema import RunConfig
+from paddlecore.signature import signature_of
 from paddlecore.task import Task
 from paddlecore.trainer import Trainer, peak_memory
 from paddlecore.trainer import evaluate as evaluate_task
@@ -326,10 +327,33 @@ def _trained(cfg: RunConfig, device: torch.device, *, read: bool) -> tuple[Task,
     _restore(data, artefact)
     if read:
         _prepare(data)
+    cfg.model |= _as_trained(cfg, artefact, data)
     task = _task(cfg, data)
     load_exact(task, artefact, artefact.path, cfg.init.into)
     task.to(device).for_inference(cfg.train.precision, cfg.train.channels_last)
     return task, data, artefact.path
+
+
+def _as_trained(cfg: RunConfig, artefact: hub.Artefact, data: DataModule) -> dict[str, Any]:
+    """Arguments of the model that the weights were trained with, where the recipe has others and nobody asks for these.
+
+    Many change no tensor's shape (heads, activations, anchors): with the recipe's values the weights would load, and
+    give other answers.
+    """
+    made, target = artefact.recipe.get("model") or {}, cfg.model["_target_"]
+    if made.get("_target_", "").rpartition(".")[2] != target.rpartition(".")[2]:
+        return {}
+    own, takes = config.read_recipe(cfg.recipe).get("model") or {}, signature_of(target)
+    asked = {name for name in cfg.model if cfg.model[name] != own.get(name)}
+    theirs = {
+        name: value
+        for name, value in made.items()
+        if name in takes and name not in asked and name not in data.spec and cfg.model.get(name, ...) != value
+    }
+    if theirs:
+        shown = " ".join(f"model.{name}={config.as_option(value)}" for name, value in theirs.items())
+        print(f"as {artefact.path} was trained: {shown}", file=sys.stderr, flush=True)
+    return theirs
 
 
 def _restore(data: DataModule, artefact: hub.Artefact, without: Sequence[str] = ()) -> None:

@@ -205,6 +205,23 @@ def test_evaluating_needs_weights_and_finds_the_run_s_own(monkeypatch: pytest.Mo
         run.evaluate(compose("model.hidden=[8]", f"init.weights={trained['run']}"))
 
 
+def test_a_model_is_built_as_its_weights_were_trained_unless_other_options_are_given(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Many options change no shape, so that weights load with any value of them, and answer otherwise."""
+    trained = run.train(compose("output_dir=out", "model.dropout=0.3", "model.init_std=0.02"))
+    cpu, weights = torch.device("cpu"), f"init.weights={trained['run']}"
+    model = run.Predictor(compose(weights), cpu).task.model
+    assert {part.p for part in model.modules() if isinstance(part, torch.nn.Dropout)} == {0.3}
+    assert "was trained: model.dropout=0.3 model.init_std=0.02\n" in capsys.readouterr().err
+    model = run.Predictor(compose(weights, "model.dropout=0.1", "model.init_std=0.02"), cpu).task.model
+    assert {part.p for part in model.modules() if isinstance(part, torch.nn.Dropout)} == {0.1}
+    assert not capsys.readouterr().err
+    checkpoint.save_tensors(Path("bare.safetensors"), model.state_dict())  # which says nothing of its model
+    run.Predictor(compose("init.weights=bare.safetensors", "model.dropout=0.1"), cpu)
+    assert not capsys.readouterr().err
+
+
 def test_an_average_of_checkpoints_is_scored_and_goes_on_being_trained() -> None:
     trained = run.train(compose("output_dir=out", "train.save_every=5", "train.keep=3"))
     parts = [checkpoint.load_tensors(c / "model.safetensors") for c in checkpoint.steps(Path("out/checkpoints"))[-3:]]
