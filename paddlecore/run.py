@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +315,7 @@ def _trained(cfg: RunConfig, device: torch.device, *, read: bool) -> tuple[Task,
     """Task and data of finished weights, and where those are; `read`: the data set itself is needed."""
     where = _weights(cfg)
     artefact = hub.read_weights(where, cfg.init.average)
+    cfg.data = _as_trained(cfg, artefact, "data")
     theirs, ours = ((section or {}).get("_target_", "") for section in (artefact.recipe.get("data"), cfg.data))
     if not read and theirs and theirs.rpartition(".")[2] != ours.rpartition(".")[2]:
         raise ConfigError(f"the weights in {artefact.path} are of {theirs}, and this recipe reads input as {ours} does")
@@ -327,33 +328,44 @@ def _trained(cfg: RunConfig, device: torch.device, *, read: bool) -> tuple[Task,
     _restore(data, artefact)
     if read:
         _prepare(data)
-    cfg.model |= _as_trained(cfg, artefact, data)
+    for name in ("model", "task"):
+        setattr(cfg, name, _as_trained(cfg, artefact, name, data.spec))
     task = _task(cfg, data)
     load_exact(task, artefact, artefact.path, cfg.init.into)
     task.to(device).for_inference(cfg.train.precision, cfg.train.channels_last)
     return task, data, artefact.path
 
 
-def _as_trained(cfg: RunConfig, artefact: hub.Artefact, data: DataModule) -> dict[str, Any]:
-    """Arguments of the model that the weights were trained with, where the recipe has others and nobody asks for these.
+def _as_trained(cfg: RunConfig, artefact: hub.Artefact, name: str, spec: Container[str] = ()) -> dict[str, Any]:
+    """The section `name` of `cfg`, but what this recipe's weights were trained with where nobody asks for other values.
 
-    Many change no tensor's shape (heads, activations, anchors): with the recipe's values the weights would load, and
-    give other answers.
+    Many options change no tensor's shape - heads, anchors, the size of images, which rows are held out: with the
+    recipe's values such weights load, and give other answers, or are scored on rows that they know. `spec` are sizes,
+    which follow from the data.
     """
-    made, target = artefact.recipe.get("model") or {}, cfg.model["_target_"]
-    if made.get("_target_", "").rpartition(".")[2] != target.rpartition(".")[2]:
-        return {}
-    own, takes = config.read_recipe(cfg.recipe).get("model") or {}, signature_of(target)
-    asked = {name for name in cfg.model if cfg.model[name] != own.get(name)}
-    theirs = {
-        name: value
-        for name, value in made.items()
-        if name in takes and name not in asked and name not in data.spec and cfg.model.get(name, ...) != value
-    }
-    if theirs:
-        shown = " ".join(f"model.{name}={config.as_option(value)}" for name, value in theirs.items())
-        print(f"as {artefact.path} was trained: {shown}", file=sys.stderr, flush=True)
-    return theirs
+    here: dict[str, Any] = getattr(cfg, name)
+    if artefact.recipe.get("recipe") != cfg.recipe:
+        return here
+    made = {key: value for key, value in artefact.recipe[name].items() if key not in spec}
+    if artefact.card:  # which does not tell where the data were
+        made.pop("source", None)
+    own = config.read_recipe(cfg.recipe).get(name) or {}
+    asked = {key: value for key, value in here.items() if value != own.get(key, ...)}
+    if made["_target_"].rpartition(".")[2] == here["_target_"].rpartition(".")[2]:
+        signature = signature_of(here["_target_"])  # weights may be older, with options that are gone
+        made = {key: value for key, value in made.items() if signature.open or key in signature}
+        made["_target_"] = here["_target_"]
+    elif "_target_" in asked:
+        return here
+    else:
+        here = {}  # the recipe's options are of another class
+    section = here | made | asked
+    # weights tell these even where they were left at their defaults
+    always = getattr(config.load_class(section["_target_"], name), "input_options", ())
+    new = {k: v for k, v in section.items() if v != here.get(k, ...) and (k in here or k not in always)}
+    if taken := [f"{name}.{key}={config.as_option(value)}" for key, value in new.items()]:
+        print(f"as {artefact.path} was trained: {' '.join(taken)}", file=sys.stderr, flush=True)
+    return section
 
 
 def _restore(data: DataModule, artefact: hub.Artefact, without: Sequence[str] = ()) -> None:

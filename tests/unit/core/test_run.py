@@ -205,19 +205,26 @@ def test_evaluating_needs_weights_and_finds_the_run_s_own(monkeypatch: pytest.Mo
         run.evaluate(compose("model.hidden=[8]", f"init.weights={trained['run']}"))
 
 
-def test_a_model_is_built_as_its_weights_were_trained_unless_other_options_are_given(
+def test_weights_are_scored_as_they_were_trained_unless_other_options_are_given(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Many options change no shape, so that weights load with any value of them, and answer otherwise."""
-    trained = run.train(compose("output_dir=out", "model.dropout=0.3", "model.init_std=0.02"))
+    options = ["recipe=rec/deepfm_toy", "device=cpu"]
+    trained = run.train(compose("output_dir=out", "model.dropout=0.3", "data.seed=5", "task.gauc=false"))
     cpu, weights = torch.device("cpu"), f"init.weights={trained['run']}"
-    model = run.Predictor(compose(weights), cpu).task.model
-    assert {part.p for part in model.modules() if isinstance(part, torch.nn.Dropout)} == {0.3}
-    assert "was trained: model.dropout=0.3 model.init_std=0.02\n" in capsys.readouterr().err
-    model = run.Predictor(compose(weights, "model.dropout=0.1", "model.init_std=0.02"), cpu).task.model
+    capsys.readouterr()
+    scored = run.evaluate(config.compose([*options, weights]))
+    assert {name: scored[name] for name in trained["test"]} == trained["test"]
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].endswith(
+        "was trained: data.train_rows=2000 data.valid_rows=500 data.test_rows=500 data.batch_size=100 data.seed=5"
+    )
+    assert said[1].endswith("was trained: model.dropout=0.3") and len(said) == 3  # and the task
+
+    model = run.Predictor(compose(weights, "model.dropout=0.1", "data.seed=5", "task.gauc=false"), cpu).task.model
     assert {part.p for part in model.modules() if isinstance(part, torch.nn.Dropout)} == {0.1}
     assert not capsys.readouterr().err
-    checkpoint.save_tensors(Path("bare.safetensors"), model.state_dict())  # which says nothing of its model
+    checkpoint.save_tensors(Path("bare.safetensors"), model.state_dict())  # which says nothing of how it was made
     run.Predictor(compose("init.weights=bare.safetensors", "model.dropout=0.1"), cpu)
     assert not capsys.readouterr().err
 
