@@ -336,6 +336,9 @@ def _trained(cfg: RunConfig, device: torch.device, *, read: bool) -> tuple[Task,
     return task, data, artefact.path
 
 
+_LOADING = ("workers", "eval_batch_size")  # options of the machine, whatever the weights
+
+
 def _as_trained(cfg: RunConfig, artefact: hub.Artefact, name: str, spec: Container[str] = ()) -> dict[str, Any]:
     """The section `name` of `cfg`, but what this recipe's weights were trained with where nobody asks for other values.
 
@@ -346,7 +349,7 @@ def _as_trained(cfg: RunConfig, artefact: hub.Artefact, name: str, spec: Contain
     here: dict[str, Any] = getattr(cfg, name)
     if artefact.recipe.get("recipe") != cfg.recipe:
         return here
-    made = {key: value for key, value in artefact.recipe[name].items() if key not in spec}
+    made = {key: value for key, value in artefact.recipe[name].items() if key not in spec and key not in _LOADING}
     if artefact.card:  # which does not tell where the data were
         made.pop("source", None)
     own = config.read_recipe(cfg.recipe).get(name) or {}
