@@ -770,8 +770,11 @@ def _keep_the_card(folder: Path) -> None:
 
 
 def record_scores(folder: Path, split: str, metrics: Mapping[str, float | None], signatures: Any) -> None:
-    """Put what the stored weights themselves score on `split`, and its signatures, into the card in `folder`."""
+    """Put what the stored weights themselves score on `split`, and its signatures, into the card in `folder`. What they
+    scored before they were rounded stays beside it."""
     card = read_object(folder / "card.json")
+    if (before := card["metrics"].get(split)) and before != metrics:
+        card["before_rounding"] = {split: before}
     card["metrics"][split], card["signatures"] = dict(metrics), signatures
     write_json(folder / "card.json", card)
 
@@ -819,8 +822,11 @@ def card_markdown(card: Mapping[str, Any]) -> str:
     weights = " ".join(v for k, v in card.get("files", {}).items() if k.startswith("model.safetensors"))
     run = ", ".join(f"{name}={value}" for name, value in (card.get("weights_run") or {}).items())
     stored = f"{card.get('weights_dtype')}, of the run with {run}, sha256 `{weights}`"
+    exact = (scores for metrics in card.get("before_rounding", {}).values() for scores in metrics.items())
+    before = [f"{name} {figure(value)}" for name, value in exact if isinstance(value, float)]
     rows = [
         ("expected", card.get("target")),
+        ("before the weights were rounded", ", ".join(before)),
         ("parameters", f"{card['parameters']:,}" if card.get("parameters") else None),
         ("training time", f"{seconds:.0f} s on {card.get('hardware')}" if seconds else None),
         ("trained with", f"`{card['command']}`" if card.get("command") else None),

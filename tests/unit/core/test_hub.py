@@ -507,6 +507,7 @@ def test_the_card_takes_the_score_of_the_stored_weights(zoo: Path) -> None:
     assert card["metrics"] == {"valid": {"auc": 0.8}, "test": {"auc": 0.875}} and card["signatures"] == ["auc|exact"]
     shown = hub.card_markdown(card)
     assert "| test | auc | 0.8750 |" in shown and "`paddlesuite eval recipe=rec/one init.weights=rec/one`" in shown
+    assert "- before the weights were rounded: auc 0.9000\n" in shown
 
 
 # ---------------------------------------------------------------------------------------------------- models
