@@ -326,7 +326,10 @@ def compose(overrides: Sequence[str], *, verb: str = "train", root: Path | None 
         # Hydra takes a third of a second to load; a mistake in simple values is found without it
         _finish(checker, _merge([*(layer.values for layer in layers), plain or {}]), recipe, debug)
     checker = _Checker(layers, [key for key, _ in pairs], [])
-    return _finish(checker, _hydra(root, recipe, debug, pairs, _merge(layer.values for layer in layers)), recipe, debug)
+    raw = _hydra(root, recipe, debug, pairs, _merge(layer.values for layer in layers))
+    config = _finish(checker, raw, recipe, debug)
+    config.asked = frozenset(key for key, _ in pairs)
+    return config
 
 
 def _finish(checker: _Checker, raw: dict[str, Any], recipe: str, debug: str | None) -> RunConfig:

@@ -353,7 +353,8 @@ def _as_trained(cfg: RunConfig, artefact: hub.Artefact, name: str, spec: Contain
     if artefact.card:  # which does not tell where the data were
         made.pop("source", None)
     own = config.read_recipe(cfg.recipe).get(name) or {}
-    asked = {key: value for key, value in here.items() if value != own.get(key, ...)}
+    given = {option.split(".")[1] for option in cfg.asked if option.startswith(f"{name}.")}
+    asked = {key: value for key, value in here.items() if key in given or value != own.get(key, ...)}
     if made["_target_"].rpartition(".")[2] == here["_target_"].rpartition(".")[2]:
         signature = signature_of(here["_target_"])  # weights may be older, with options that are gone
         made = {key: value for key, value in made.items() if signature.open or key in signature}

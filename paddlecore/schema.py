@@ -169,3 +169,6 @@ class RunConfig:
     optim: dict[str, Any] = opt({}, "optimiser, groups, schedule")
     train: Train = field(default_factory=Train, metadata={"help": "the loop"})
     init: Init = field(default_factory=Init, metadata={"help": "weights and resuming"})
+
+    def __post_init__(self) -> None:
+        self.asked: frozenset[str] = frozenset()  # full names of what the command line gave; no option itself

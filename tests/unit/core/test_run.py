@@ -221,6 +221,14 @@ def test_weights_are_scored_as_they_were_trained_unless_other_options_are_given(
     )
     assert said[1].endswith("was trained: model.dropout=0.3") and len(said) == 3  # and the task
 
+    cfg = config.compose(
+        [*options, weights, "model.dropout=0.1", "data.train_rows=200000", *DATA[1:], "task.gauc=false"]
+    )
+    assert cfg.data["train_rows"] == config.compose(options).data["train_rows"]  # the recipe's own, and asked for
+    run.Predictor(cfg, cpu)
+    assert cfg.data["train_rows"] == 200000 and cfg.model["dropout"] == 0.1 and cfg.data["seed"] == 5
+    capsys.readouterr()
+
     model = run.Predictor(compose(weights, "model.dropout=0.1", "data.seed=5", "task.gauc=false"), cpu).task.model
     assert {part.p for part in model.modules() if isinstance(part, torch.nn.Dropout)} == {0.1}
     assert not capsys.readouterr().err
