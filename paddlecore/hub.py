@@ -596,7 +596,7 @@ def write_artefact(
     with _in_place_of(out) as part:
         tied = _write_weights(part, first, bits)
         target = first.recipe["data"]["_target_"]
-        write_json(part / "data.json", {"_target_": target, "state": first.data_state})
+        write_json(part / "data.json", {"_target_": target, "state": first.data_state}, compact=True)
         card = {
             "recipe": name,
             **_described(name, first),
