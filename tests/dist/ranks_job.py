@@ -103,25 +103,26 @@ def metrics(folder: Path) -> None:
 
 
 class Recording(ArrayRows):
-    """Writes down every row that is fetched for training."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(parts.rows(103).columns)
-        self.file = folder / f"rows_{distributed.rank()}.txt"
+    """Rows that say which they are."""
 
     def fetch(self, rows: np.ndarray, epoch: int) -> dict[str, Any]:
-        with open(self.file, "a") as file:
-            file.writelines(f"{epoch} {row}\n" for row in rows.tolist())
-        return super().fetch(rows, epoch)
+        return super().fetch(rows, epoch) | {"which": [(epoch, row) for row in rows.tolist()]}
 
 
 def recorded(folder: Path, steps: int) -> None:
-    """Go on to `steps` from where the folder stands, on however many ranks there are."""
+    """Go on to `steps` from where the folder stands, on however many ranks there are; write down what steps get."""
     last = checkpoint.latest(folder / "checkpoints")
     torch.manual_seed(5)
     trainer = parts.trainer(
-        data=Recording(folder), batch_size=10, max_steps=steps, folder=folder, resume_from=last, save_every=100
-    )
+        data=Recording(parts.rows(103).columns),
+        batch_size=10, max_steps=steps, folder=folder, resume_from=last, save_every=100,
+    )  # fmt: skip
+
+    def write(module: torch.nn.Module, given: tuple[Any, ...]) -> None:
+        with open(folder / f"rows_{distributed.rank()}.txt", "a") as file:
+            file.writelines(f"{epoch} {row}\n" for epoch, row in given[0]["which"])
+
+    trainer.task.register_forward_pre_hook(write)
     trainer.fit()
 
 
