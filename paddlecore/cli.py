@@ -308,7 +308,10 @@ def _publish(words: list[str]) -> int:
         raise ConfigError("publish writes files and works in one process: call it without torchrun")
     bits, weights = _count(own["bits"], "bits", 32), _flag(own["weights"] or ["true"], "weights")
     runs = [run for value in own["runs"] for run in value.split(",") if run]
-    from paddlecore import hub, run
+    from paddlecore import hub
+
+    hub.check_bits(bits)  # before torch is loaded
+    from paddlecore import run
 
     out = _folder(own["out"]) or hub.pretrained_root() / cfg.recipe
     over = _last(own["over"]) or "seed"

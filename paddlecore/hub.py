@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 SUITES = {"rec": "paddlerec", "cv": "paddlecv", "nlp": "paddlenlp"}
 PIECE = 7 * 2**20  # bytes
 _LONG = 1000  # values of a list that a card alone leaves out
+BITS = (3, 4, 5, 6, 7, 8, 16, 32)  # that a number of published weights may have; below 16 see `packing`
 BARE = (".safetensors", ".pth", ".pt")  # endings of files of tensors that other programs write
 _log = logging.getLogger("paddlecore")
 
@@ -573,11 +574,8 @@ def write_artefact(
             `out` holds something else than an artefact, or there is no format of so many bits.
         CheckpointError: a checkpoint is damaged.
     """
-    from paddlecore import packing
-
     folders, out = [Path(run) for run in runs], Path(out)
-    if bits not in (16, 32, *packing.BITS):
-        raise ConfigError(f"bits={bits}: numbers are stored in 32, 16, or {packing.BITS[0]} to {packing.BITS[-1]} bits")
+    check_bits(bits)
     if out.exists() and not (out / "card.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"out={out} is there and is not an artefact, so it is not replaced; give another folder")
     if not folders:
@@ -624,6 +622,12 @@ def write_artefact(
     return out
 
 
+def check_bits(bits: int) -> None:
+    """Raises ConfigError: weights are not stored in so many bits a number."""
+    if bits not in BITS:
+        raise ConfigError(f"bits={bits}: numbers are stored in 32, 16, or 3 to 8 bits")
+
+
 @contextlib.contextmanager
 def _in_place_of(out: Path) -> Iterator[Path]:
     """A new folder beside `out`, which takes its place if all goes well.
@@ -661,7 +665,7 @@ def _write_weights(folder: Path, weights: Artefact, bits: int) -> dict[str, str]
     tied = _tied(tensors)
     stored = {name: tensor for name, tensor in tensors.items() if name not in tied}
     file = folder / "model.safetensors"
-    checkpoint.save_tensors(file, packing.pack(stored, bits) if bits in packing.BITS else stored)
+    checkpoint.save_tensors(file, packing.pack(stored, bits) if bits < 16 else stored)
     _cut(file)
     return tied
 
@@ -773,7 +777,8 @@ def record_scores(folder: Path, split: str, metrics: Mapping[str, float | None],
     """Put what the stored weights themselves score on `split`, and its signatures, into the card in `folder`. What they
     scored before they were rounded stays beside it."""
     card = read_object(folder / "card.json")
-    if (before := card["metrics"].get(split)) and before != metrics:
+    rounded = card["weights_dtype"] != "float32" and "average" not in card["weights_run"]  # runs do not score averages
+    if rounded and (before := card["metrics"].get(split)) and before != metrics:
         card["before_rounding"] = {split: before}
     card["metrics"][split], card["signatures"] = dict(metrics), signatures
     write_json(folder / "card.json", card)

@@ -507,7 +507,20 @@ def test_the_card_takes_the_score_of_the_stored_weights(zoo: Path) -> None:
     assert card["metrics"] == {"valid": {"auc": 0.8}, "test": {"auc": 0.875}} and card["signatures"] == ["auc|exact"]
     shown = hub.card_markdown(card)
     assert "| test | auc | 0.8750 |" in shown and "`paddlesuite eval recipe=rec/one init.weights=rec/one`" in shown
-    assert "- before the weights were rounded: auc 0.9000\n" in shown
+    assert "rounded" not in shown  # float32 is what was trained
+
+
+def test_the_card_keeps_the_score_from_before_weights_were_rounded(tmp_path: Path, zoo: Path) -> None:
+    out = hub.write_artefact([tmp_path / "run"], tmp_path / "half", bits=16)
+    hub.record_scores(out, "test", {"auc": 0.875}, None)
+    card = hub.read_artefact(out).card
+    assert card["metrics"]["test"] == {"auc": 0.875} and card["before_rounding"] == {"test": {"auc": 0.9}}
+    assert "- before the weights were rounded: auc 0.9000\n" in hub.card_markdown(card)
+    files.write_json(
+        out / "card.json", {**hub.read_card("rec/one"), "weights_dtype": "float16", "weights_run": {"average": 3}}
+    )
+    hub.record_scores(out, "test", {"auc": 0.88}, None)  # the run's own score is not that of its averaged weights
+    assert "before_rounding" not in files.read_object(out / "card.json")
 
 
 # ---------------------------------------------------------------------------------------------------- models
